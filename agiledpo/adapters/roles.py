@@ -1,0 +1,95 @@
+"""The adapters of one agent, known by role."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from peft import LoraConfig, PeftModel
+from torch import nn
+
+from agiledpo.adapters.shared_base import SharedBaseModel
+
+Role = Literal["actor", "reference"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class AgentAdapters:
+    """Actor and reference adapters of one agent on a shared base.
+
+    The reference is a frozen adapter of its own, or the bare base model.
+
+    Args:
+        base: The base model that carries the adapters.
+        config: LoRA configuration of both adapters.
+        separate_reference: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
+        seed: Seed of the actor's initialisation.
+    """
+
+    def __init__(self, base: SharedBaseModel, config: LoraConfig, *, separate_reference: bool, seed: int) -> None:
+        self.base = base
+        self.lora_config = config
+        self._names: dict[Role, str | None] = {"actor": base.add("actor", config, trainable=True, seed=seed)}
+        self._names["reference"] = (
+            base.add("reference", config, trainable=False, seed=seed) if separate_reference else None
+        )
+        if separate_reference:
+            self.copy_role("actor", "reference")
+        self._finalizer = weakref.finalize(self, _disown, base, [n for n in self._names.values() if n is not None])
+        self.use("actor")
+
+    def name(self, role: str) -> str | None:
+        """Physical adapter name of a role; None stands for the bare base.
+
+        Raises:
+            ValueError: The agent has no such role.
+        """
+        for known, name in self._names.items():
+            if known == role:
+                return name
+        raise ValueError(f"There is no adapter {role!r}; this agent has {', '.join(self._names)}.")
+
+    @property
+    def owned(self) -> dict[str, str]:
+        """Physical name by role, for the roles that have an adapter of their own."""
+        return {role: name for role, name in self._names.items() if name is not None}
+
+    def use(self, role: str) -> None:
+        """Make a role's adapter the active one."""
+        self.base.activate(self.name(role))
+
+    @contextmanager
+    def select(self, role: str) -> Iterator[PeftModel]:
+        """Make a role's adapter active inside the context; whatever was active before is restored."""
+        with self.base.active(self.name(role)) as model:
+            yield model
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """The adapter parameters of a role (empty for a reference that is the bare base)."""
+        name = self.name(role)
+        return [] if name is None else list(self.base.parameters(name).values())
+
+    def copy_role(self, source: str, target: str) -> None:
+        """Copy the weights of one role's adapter onto another's."""
+        source_name, target_name = self.name(source), self.name(target)
+        if source_name is None or target_name is None:
+            raise ValueError(f"Cannot copy {source!r} onto {target!r}: one of them is the bare base model.")
+        self.base.copy(source_name, target_name)
+
+    def copy_from(self, other: "AgentAdapters") -> None:
+        """Copy every adapter of another agent on the same base onto this agent's."""
+        for role, name in self.owned.items():
+            source = other.name(role)
+            if source is None:
+                raise ValueError(f"The other agent has no {role!r} adapter to copy.")
+            self.base.copy(source, name)
+
+    def release(self) -> None:
+        """Remove the adapters now; the agent cannot be used afterwards."""
+        self._finalizer()
+        self.base.sweep()
+
+
+def _disown(base: SharedBaseModel, names: list[str]) -> None:
+    for name in names:
+        base.disown(name)

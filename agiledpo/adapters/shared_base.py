@@ -1,0 +1,304 @@
+"""One frozen base model that carries the LoRA adapters of every agent.
+
+This is the only module that calls PEFT's functions for adding, activating and deleting adapters. Agents own adapters by
+physical name; roles such as ``actor`` and ``reference`` are the business of :mod:`agiledpo.adapters.roles`.
+"""
+
+import itertools
+import json
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import set_peft_model_state_dict
+from peft.utils.save_and_load import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+_ADAPTER_NUMBERS = itertools.count()
+
+# Initialisations that rewrite the base weights (PiSSA, OLoRA, LoftQ, ...) would change the base of every other agent.
+_INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")
+
+
+class SharedBaseModel:
+    """A frozen causal language model and the named LoRA adapters on it.
+
+    Made through :meth:`of`, which returns the same object for the same model as long as anything uses it.
+
+    Attributes:
+        model: The Transformers model, with PEFT's layers injected.
+        peft_model: The PEFT view of the same model.
+    """
+
+    _by_model_id: "weakref.WeakValueDictionary[int, SharedBaseModel]" = weakref.WeakValueDictionary()
+    _by_name: "weakref.WeakValueDictionary[str, SharedBaseModel]" = weakref.WeakValueDictionary()
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.peft_model: PeftModel | None = model if isinstance(model, PeftModel) else None
+        self.model: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+        _check_causal_lm(self.model)
+        if self.peft_model is None and any(isinstance(module, BaseTunerLayer) for module in self.model.modules()):
+            raise ValueError("actor_network already carries PEFT layers; pass the PeftModel that put them there.")
+        self.model.requires_grad_(False)
+        self._trainable: dict[str, bool] = {}
+        self._parameters: dict[str, dict[str, nn.Parameter]] = {}
+        self._orphans: list[str] = []
+        self._can_checkpoint = False
+        self._active: str | None = None if self.peft_model is None else starting_adapter(self.peft_model)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel | PeftModel) -> "SharedBaseModel":
+        """Return the shared base of ``model``, made on first use.
+
+        Args:
+            model: A Transformers causal language model, or a PeftModel over one. Parameters are frozen in place.
+
+        Raises:
+            ValueError: The model has no language-model head, is an encoder-decoder, is a PeftModel whose active adapter
+                is not one LoRA adapter, or carries PEFT layers that another PeftModel owns.
+        """
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        known = cls._by_model_id.get(id(base))
+        if known is None:
+            known = cls._by_model_id[id(base)] = cls(model)
+        elif isinstance(model, PeftModel) and known.peft_model is not model:
+            raise ValueError("actor_network is a second PeftModel over one base model; pass the base model itself.")
+        return known
+
+    @classmethod
+    def load(cls, model_name: str, model_config: Mapping[str, Any] | None = None) -> "SharedBaseModel":
+        """Load a causal language model by name or path, once per process for the same name and settings.
+
+        Args:
+            model_name: What ``AutoModelForCausalLM.from_pretrained`` takes.
+            model_config: Its keyword arguments (``dtype``, ``attn_implementation``, ...).
+        """
+        settings = dict(model_config or {})
+        key = json.dumps([model_name, settings], sort_keys=True, default=str)
+        known = cls._by_name.get(key)
+        if known is None:
+            known = cls._by_name[key] = cls.of(AutoModelForCausalLM.from_pretrained(model_name, **settings))
+        return known
+
+    def enable_checkpointing(self) -> None:
+        """Let decoder layers recompute their activations in backward while they are in training mode."""
+        if not self._can_checkpoint:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            self._can_checkpoint = True
+
+    # Adapters -------------------------------------------------------------------------------------------------------
+
+    def add(self, role: str, config: LoraConfig, *, trainable: bool, seed: int) -> str:
+        """Add a freshly initialised adapter and return its physical name.
+
+        Args:
+            role: Readable part of the name.
+            config: LoRA configuration; it is copied, the caller's object is not changed.
+            trainable: Whether the adapter's parameters require gradients.
+            seed: Seed of the initialisation; the global random state is left as it was.
+
+        Raises:
+            ValueError: The configuration would change the shared base weights.
+        """
+        _check_keeps_base(config)
+        self.sweep()
+        name = f"agiledpo{next(_ADAPTER_NUMBERS)}_{role}"
+        with torch.random.fork_rng(devices=_cuda_devices(self.model)):
+            torch.manual_seed(seed)
+            if self.peft_model is None:
+                self.peft_model = PeftModel(self.model, deepcopy(config), adapter_name=name)
+                self._active = name
+                # When the last user of this base is gone the caller's model is a plain Transformers model again.
+                weakref.finalize(self, self.peft_model.unload)
+            else:
+                self.peft_model.add_adapter(name, deepcopy(config))
+        self._trainable[name] = trainable
+        self._parameters[name] = self._find_parameters(name)
+        self._restore_requires_grad()
+        return name
+
+    def disown(self, name: str) -> None:
+        """Mark an adapter for removal at the next safe point (a garbage collector may call this at any moment)."""
+        self._orphans.append(name)
+
+    def sweep(self) -> None:
+        """Remove the adapters of agents that are gone."""
+        while self._orphans:
+            self.remove(self._orphans.pop())
+
+    def remove(self, name: str) -> None:
+        """Delete an adapter and free its memory."""
+        if self._trainable.pop(name, None) is None:
+            return
+        del self._parameters[name]
+        if self._active == name:
+            self._activate(None)
+        # PEFT activates another adapter after a deletion; ours is put back afterwards.
+        self.peft.delete_adapter(name)
+        current, self._active = self._active, ""
+        self._activate(current)
+
+    @property
+    def peft(self) -> PeftModel:
+        """The PEFT view of the model."""
+        if self.peft_model is None:
+            raise RuntimeError("No adapter has been added to this base model yet.")
+        return self.peft_model
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Physical names of the adapters that agents own."""
+        self.sweep()
+        return tuple(self._trainable)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the base weights."""
+        return self.model.device
+
+    def config(self, name: str) -> LoraConfig:
+        """LoRA configuration of an adapter."""
+        return self.peft.peft_config[name]
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """Parameters of one adapter by a name that does not depend on the adapter's own.
+
+        Two adapters of the same configuration have the same keys in the same order.
+        """
+        return self._parameters[name] if name in self._parameters else self._find_parameters(name)
+
+    def _find_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        return {
+            key.replace(f".{name}", ""): parameter
+            for key, parameter in self.peft.named_parameters()
+            if name in key.split(".")
+        }
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """State of one adapter with the keys that PEFT writes to ``adapter_model.safetensors``."""
+        return get_peft_model_state_dict(self.peft, adapter_name=name, save_embedding_layers=False)
+
+    def saved_config(self, name: str) -> LoraConfig:
+        """Configuration to save beside an adapter's state: for inference, naming its base model."""
+        config = deepcopy(self.config(name))
+        config.inference_mode = True
+        config.base_model_name_or_path = self.model.name_or_path or None
+        return config
+
+    def base_state(self) -> dict[str, Tensor]:
+        """Weights of the base model under their own names, without any adapter."""
+        return {
+            key.replace(".base_layer.", "."): tensor
+            for key, tensor in self.model.state_dict().items()
+            if not any(f".{name}" in key for name in self.peft.peft_config)
+        }
+
+    def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Load a state that :meth:`state` or PEFT wrote onto an adapter.
+
+        Raises:
+            ValueError: Keys are missing or unexpected.
+        """
+        result = set_peft_model_state_dict(self.peft, dict(state), adapter_name=name)
+        missing = [key for key in result.missing_keys if name in key.split(".")]
+        if missing or result.unexpected_keys:
+            raise ValueError(
+                f"The adapter's weights do not fit: missing {missing[:3]}, unexpected {result.unexpected_keys[:3]}. "
+                "Check that rank and target_modules are those of the adapter that was saved."
+            )
+
+    @torch.no_grad()
+    def copy(self, source: str, target: str) -> None:
+        """Copy one adapter's weights onto another of the same configuration."""
+        destination = self.parameters(target)
+        for key, parameter in self.parameters(source).items():
+            destination[key].copy_(parameter)
+
+    # Switching ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def active(self, name: str | None) -> Iterator[PeftModel]:
+        """Make one adapter active (None: the bare base) and restore what was active before, also on errors.
+
+        Keep it open until after ``backward``: gradient checkpointing runs the forward pass again.
+        """
+        previous = self._active
+        self.activate(name)
+        try:
+            yield self.peft
+        finally:
+            self.activate(previous if previous is None or previous in self.peft.peft_config else None)
+
+    def activate(self, name: str | None) -> None:
+        """Make one adapter active until the next switch; None disables all adapters."""
+        if name != self._active:
+            self._activate(name)
+
+    def _activate(self, name: str | None) -> None:
+        tuner = self.peft.base_model
+        if name is None:
+            tuner.disable_adapter_layers()
+        else:
+            if self._active is None:
+                tuner.enable_adapter_layers()
+            self.peft.set_adapter(name)
+        self._active = name
+        self._restore_requires_grad()
+
+    def _restore_requires_grad(self) -> None:
+        # PEFT freezes whatever is inactive; optimizers and gradient hooks expect every actor to stay trainable.
+        for name, trainable in self._trainable.items():
+            for parameter in self._parameters[name].values():
+                parameter.requires_grad_(trainable)
+
+
+def starting_adapter(model: PeftModel) -> str:
+    """Name of the one active LoRA adapter of a PeftModel.
+
+    Raises:
+        ValueError: None or several adapters are active, or the active one is not LoRA.
+    """
+    active = model.active_adapters
+    if len(active) != 1 or not isinstance(model.peft_config[active[0]], LoraConfig):
+        raise ValueError(
+            f"actor_network is a PeftModel with active adapters {active}; exactly one active LoRA adapter is needed. "
+            "Call set_adapter(name) on it, or pass the base model."
+        )
+    return active[0]
+
+
+def _check_causal_lm(model: PreTrainedModel) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"actor_network is a {type(model).__name__}; a Transformers PreTrainedModel or a PeftModel is needed."
+        )
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder; agiledpo tunes decoder-only causal language models.")
+    if model.get_output_embeddings() is None:
+        raise ValueError(f"{name} has no language-model head. Load it with AutoModelForCausalLM.from_pretrained(...).")
+
+
+def _check_keeps_base(config: LoraConfig) -> None:
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"lora_config is a {type(config).__name__}; only peft.LoraConfig is supported.")
+    if config.bias != "none":
+        raise ValueError(
+            f"lora_config.bias={config.bias!r} trains biases of the base model, which all agents share; use bias='none'."
+        )
+    if config.init_lora_weights not in _INITS_THAT_KEEP_THE_BASE:
+        raise ValueError(
+            f"lora_config.init_lora_weights={config.init_lora_weights!r} rewrites weights of the base model, which all "
+            f"agents share; use one of {_INITS_THAT_KEEP_THE_BASE}."
+        )
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None})
+

@@ -1,0 +1,234 @@
+"""The contract of an agent in a population: identity, hyperparameters, fitness, clone, hooks."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
+
+
+class EvolvableAlgorithm(ABC):
+    """An agent that can be evaluated, cloned and mutated.
+
+    Args:
+        observation_space: Space of what the environment yields; checked, otherwise unused.
+        action_space: Space of what the agent would answer; checked, otherwise unused.
+        index: Identity of the agent in its population.
+        hp_config: Hyperparameters that evolution may change; None for none.
+        device: Where the agent computes.
+        accelerator: Accelerate's handle; its device wins over ``device``.
+        seed: Seed of everything random in the agent.
+
+    Attributes:
+        fitness: Fitness at each evaluation so far.
+        scores: Training score of each call of ``learn`` (the reward margin).
+        steps: Pairs seen, one entry per training run; the last one counts on.
+        mut: What the last mutation changed; None before the first.
+    """
+
+    HYPERPARAMETERS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        observation_space: spaces.Space | None,
+        action_space: spaces.Space | None,
+        *,
+        index: int,
+        hp_config: HyperparameterConfig | None,
+        device: str | torch.device,
+        accelerator: Accelerator | None,
+        seed: int,
+    ) -> None:
+        for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+            if space is not None and not isinstance(space, spaces.Space):
+                raise ValueError(
+                    f"{name} is a {type(space).__name__}, not a gymnasium space. Pass env.{name}, or leave it out."
+                )
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.index = index
+        self.hp_config = hp_config
+        self.accelerator = accelerator
+        self.device = torch.device(device) if accelerator is None else accelerator.device
+        self.seed = seed
+        self.fitness: list[float] = []
+        self.scores: list[float] = []
+        self.steps: list[int] = [0]
+        self.mut: str | None = None
+        self.training = True
+        self.network_groups: list[NetworkGroup] = []
+        self._mutation_hooks: list[Callable[[], None]] = []
+
+    # What each algorithm provides -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def learn(self, experiences: Mapping[str, Any], training: bool = True) -> dict[str, float]:
+        """Update the agent from experiences; without ``training`` only measure."""
+
+    @abstractmethod
+    def test(self, env: Any, loop: int = 1) -> np.ndarray:
+        """Evaluate the agent, record its fitness and return it."""
+
+    @abstractmethod
+    def clone(self, index: int | None = None, wrap: bool = True) -> Self:
+        """Return an independent copy of the agent."""
+
+    @abstractmethod
+    def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
+        """Networks, and unless ``networks_only`` optimizers, by attribute name."""
+
+    # Hyperparameters ------------------------------------------------------------------------------------------------
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Live values of the hyperparameters by name."""
+        return {name: vars(self)[name] for name in self.HYPERPARAMETERS}
+
+    def check_hyperparameters(self) -> None:
+        """Check ``hp_config`` against the live values; called once the algorithm has set them."""
+        if self.hp_config is not None:
+            self.hp_config.check(self.hyperparameters)
+
+    @staticmethod
+    def inspect_attributes(agent: "EvolvableAlgorithm", input_args_only: bool = False) -> dict[str, Any]:
+        """Attributes of an agent other than networks and optimizers.
+
+        Args:
+            agent: The agent.
+            input_args_only: Only those that its constructor takes.
+        """
+        arguments = inspect.signature(type(agent).__init__).parameters
+        return {
+            name: value
+            for name, value in vars(agent).items()
+            if not name.startswith("_")
+            and not isinstance(value, (nn.Module, Optimizer))
+            and (name in arguments or not input_args_only)
+        }
+
+    @staticmethod
+    def copy_attributes(agent: "EvolvableAlgorithm", clone: "EvolvableAlgorithm") -> "EvolvableAlgorithm":
+        """Copy what an agent has lived through, and its hyperparameters, to a clone.
+
+        Args:
+            agent: Where from.
+            clone: Where to; its index, adapters and optimizer are left alone.
+
+        Returns:
+            The clone.
+        """
+        for name in (*agent.HYPERPARAMETERS, "fitness", "scores", "steps", "mut"):
+            setattr(clone, name, deepcopy(vars(agent)[name]))
+        clone._mutation_hooks = list(agent._mutation_hooks)
+        return clone
+
+    # Registries -----------------------------------------------------------------------------------------------------
+
+    def register_network_group(self, group: NetworkGroup) -> None:
+        """Declare a group of networks.
+
+        Args:
+            group: The group.
+
+        Raises:
+            ValueError: It names something that is not one of the agent's networks.
+        """
+        networks = self.evolvable_attributes(networks_only=True)
+        unknown = [name for name in (group.eval_network, *group.shared_networks) if name not in networks]
+        if unknown:
+            raise ValueError(f"NetworkGroup names {', '.join(unknown)}; the agent's networks are {', '.join(networks)}.")
+        self.network_groups.append(group)
+
+    def register_mutation_hook(self, hook: Callable[[], None]) -> None:
+        """Register a function to be called after each mutation and after cloning.
+
+        Args:
+            hook: Takes no arguments.
+        """
+        self._mutation_hooks.append(hook)
+
+    def mutation_hook(self) -> None:
+        """Call every registered mutation hook, in the order of registration."""
+        for hook in self._mutation_hooks:
+            hook()
+
+    @abstractmethod
+    def reinit_optimizers(self, optimizer: OptimizerConfig | None = None) -> None:
+        """Bring optimizers in line with the live hyperparameters."""
+
+    # Small things ---------------------------------------------------------------------------------------------------
+
+    def to_device(self, *experiences: Any) -> tuple[Any, ...]:
+        """Move tensors, and tensors in dictionaries, lists and tuples, to the agent's device.
+
+        Args:
+            *experiences: What to move; anything that is not a tensor or a container stays as it is.
+        """
+        return tuple(_to(item, self.device) for item in experiences)
+
+    def preprocess_observation(self, observation: Any) -> Any:
+        """Return the observation unchanged: the environment has tokenised it already.
+
+        Args:
+            observation: What the environment yielded.
+        """
+        return observation
+
+    @staticmethod
+    def get_state_dim(observation_space: spaces.Space | list[spaces.Space]) -> Any:
+        """Size of an observation space as a network's input sees it.
+
+        Args:
+            observation_space: A space or a list of them.
+
+        Returns:
+            A tuple of integers; for dictionaries and tuples of spaces the same structure of tuples.
+        """
+        return _space_dim(observation_space)
+
+    @staticmethod
+    def get_action_dim(action_space: spaces.Space | list[spaces.Space]) -> Any:
+        """Size of an action space as a network's output sees it.
+
+        Args:
+            action_space: A space or a list of them.
+
+        Returns:
+            As :meth:`get_state_dim`.
+        """
+        return _space_dim(action_space)
+
+
+def _to(item: Any, device: torch.device) -> Any:
+    match item:
+        case Tensor():
+            return item.to(device)
+        case Mapping():
+            return {key: _to(value, device) for key, value in item.items()}
+        case list() | tuple():
+            return type(item)(_to(value, device) for value in item)
+    return item
+
+
+def _space_dim(space: spaces.Space | list[spaces.Space]) -> Any:
+    match space:
+        case list() | spaces.Tuple():
+            return tuple(_space_dim(part) for part in space)
+        case spaces.Dict():
+            return {key: _space_dim(part) for key, part in space.items()}
+        case spaces.Discrete() | spaces.MultiBinary():
+            return (int(np.prod(space.n)),)
+        case spaces.MultiDiscrete():
+            return (int(np.sum(space.nvec)),)
+        case spaces.Box():
+            return tuple(space.shape)
+    return (spaces.flatdim(space),) if space.is_np_flattenable else ()

@@ -1,0 +1,404 @@
+"""An evolvable algorithm whose network is a set of LoRA adapters on a shared base model."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from accelerate import Accelerator
+from gymnasium import spaces
+from peft import LoraConfig, PeftModel
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import SequentialLR
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from agiledpo.adapters import AgentAdapters, SharedBaseModel
+from agiledpo.adapters.modes import set_modes
+from agiledpo.adapters.shared_base import starting_adapter
+from agiledpo.algorithms.core.evolvable import EvolvableAlgorithm
+from agiledpo.algorithms.core.randomness import TorchRandomStream
+from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
+from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
+from agiledpo.checkpoint import save_agent
+
+
+class LLMAlgorithm(EvolvableAlgorithm):
+    """Adapters, optimizer and randomness of one agent on a shared base model.
+
+    Args:
+        observation_space: Checked, otherwise unused.
+        action_space: Checked, otherwise unused.
+        pad_token_id: Fills padding; None takes the model's.
+        pad_token: Text of the padding token, for information.
+        model_name: Name or path to load the base model from; shared by agents of the same name and settings.
+        actor_network: The base model itself, or a PeftModel whose active adapter the actor starts from.
+        model_config: Keyword arguments of ``from_pretrained``.
+        hp_config: Hyperparameters that evolution may change.
+        index: Identity in a population.
+        lr: Learning rate.
+        weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: Largest gradient norm of an optimizer step; larger gradients are scaled down.
+        lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
+        accelerator: Accelerate's handle, one process.
+        device: Where to compute; None leaves the model where it is.
+        wrap: Accepted for AgileRL's sake; one process needs no wrapping.
+        clone: The agent is a copy, and receives its adapters from the original.
+        seed: Seed of the LoRA initialisation and of dropout.
+        gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
+        torch_compiler: Mode of ``torch.compile`` for the decoder layers; None for none.
+        use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
+
+    Raises:
+        ValueError: Neither or both of ``model_name`` and ``actor_network``, a model or LoRA configuration that cannot
+            be shared, a device that differs from the other agents', an unsupported accelerator, or a bad number.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space | None,
+        action_space: spaces.Space | None,
+        *,
+        pad_token_id: int | None,
+        pad_token: str | None,
+        model_name: str | None,
+        actor_network: PreTrainedModel | PeftModel | None,
+        model_config: Mapping[str, Any] | None,
+        hp_config: HyperparameterConfig | None,
+        index: int,
+        lr: float,
+        weight_decay: float,
+        max_grad_norm: float,
+        lora_config: LoraConfig | None,
+        accelerator: Accelerator | None,
+        device: str | torch.device | None,
+        wrap: bool,
+        clone: bool,
+        seed: int,
+        gradient_checkpointing: bool,
+        torch_compiler: str | None,
+        use_separate_reference_adapter: bool,
+    ) -> None:
+        _check_accelerator(accelerator)
+        _check_positive(lr=lr, max_grad_norm=max_grad_norm)
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay={weight_decay} is negative; use 0 for none.")
+        if (model_name is None) == (actor_network is None):
+            raise ValueError("Pass exactly one of actor_network (a loaded model) and model_name (a name or path).")
+        if model_name is not None:
+            base = SharedBaseModel.load(model_name, model_config)
+        else:
+            assert actor_network is not None
+            base = SharedBaseModel.of(actor_network)
+        super().__init__(
+            observation_space,
+            action_space,
+            index=index,
+            hp_config=hp_config,
+            device=base.device if device is None else device,
+            accelerator=accelerator,
+            seed=seed,
+        )
+        _place(base, self.device)
+        self.base = base
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.wrap = wrap
+        self.pad_token = pad_token
+        self.pad_token_id = _pad_token_id(base.model, pad_token_id)
+        self.use_separate_reference_adapter = use_separate_reference_adapter
+        self.torch_compiler = torch_compiler
+        self.gradient_checkpointing = _resolve_checkpointing(base.model, gradient_checkpointing, torch_compiler)
+        start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
+        self.lora_config = _resolve_lora(lora_config, None if start is None else base.config(start))
+        self.adapters = AgentAdapters(
+            base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed
+        )
+        if start is not None:
+            for name in self.adapters.owned.values():
+                base.copy(start, name)
+        self.random_stream = TorchRandomStream(seed, self.device)
+        self.reference_update_tracker = 0
+        self.optimizer: Optimizer = AdamW(
+            self.adapters.parameters("actor"), lr=lr, weight_decay=weight_decay, fused=_fused(self.device)
+        )
+        self.register_network_group(NetworkGroup("actor", policy=True))
+        if torch_compiler is not None:
+            self.recompile()
+
+    # Networks -------------------------------------------------------------------------------------------------------
+
+    @property
+    def actor(self) -> PeftModel:
+        """The shared model with this agent's actor adapter active."""
+        return self.get_policy()
+
+    def get_policy(self) -> PeftModel:
+        """Activate this agent's actor adapter and return the model that carries it.
+
+        The model is shared: using another agent activates that agent's adapter. For a limited time use
+        ``with agent.select_adapter("actor") as model``.
+        """
+        self.adapters.use("actor")
+        return self.base.peft
+
+    def use_adapter(self, adapter_name: str) -> None:
+        """Switch the active adapter.
+
+        Args:
+            adapter_name: ``"actor"`` or ``"reference"``. The reference never requires gradients; the actor's LoRA
+                parameters do, whichever adapter is active.
+
+        Raises:
+            ValueError: There is no such role.
+        """
+        self.adapters.use(adapter_name)
+
+    @contextmanager
+    def select_adapter(self, adapter_name: str) -> Iterator[PeftModel]:
+        """Switch the active adapter for the time of the context and restore what was active before.
+
+        Args:
+            adapter_name: ``"actor"`` or ``"reference"``.
+        """
+        with self.adapters.select(adapter_name) as model:
+            yield model
+
+    def set_training_mode(self, training: bool) -> None:
+        """Set whether the actor's LoRA dropout and gradient checkpointing are on; the frozen base always evaluates.
+
+        Args:
+            training: Training mode.
+        """
+        self.training = training
+        set_modes(
+            self.base, self.adapters.name("actor"), training=training, checkpointing=self.gradient_checkpointing
+        )
+
+    def set_reference_policy(self, reference_update_tracker: int) -> None:
+        """Copy the actor onto the reference when the tracker has advanced.
+
+        Args:
+            reference_update_tracker: Usually the number of epochs done.
+
+        Raises:
+            ValueError: The tracker went backwards, or the reference is the bare base model, which all agents share.
+        """
+        if reference_update_tracker < self.reference_update_tracker:
+            raise ValueError(
+                f"reference_update_tracker={reference_update_tracker} is below the {self.reference_update_tracker} of "
+                "the last update; it only counts up."
+            )
+        if reference_update_tracker == self.reference_update_tracker:
+            return
+        if not self.use_separate_reference_adapter:
+            raise ValueError(
+                "The reference is the bare base model, which all agents share and which cannot move. "
+                "Make the agent with use_separate_reference_adapter=True."
+            )
+        self.adapters.copy_role("actor", "reference")
+        self.reference_update_tracker = reference_update_tracker
+
+    def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
+        """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
+        networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
+        return networks if networks_only else {**networks, "optimizer": self.optimizer}
+
+    def recompile(self) -> None:
+        """Compile the decoder layers in place with ``torch.compile``, for any sequence length."""
+        for layer in self.base.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.compile(mode=self.torch_compiler or "default", dynamic=True)
+
+    # Optimizer ------------------------------------------------------------------------------------------------------
+
+    def reinit_optimizers(self, optimizer: OptimizerConfig | None = None) -> None:
+        """Set the optimizer's learning rate to the agent's; moments are kept.
+
+        Args:
+            optimizer: Which optimizer; None for all. There is one.
+        """
+        name = "optimizer" if optimizer is None else optimizer.name
+        if name != "optimizer":
+            raise ValueError(f"There is no optimizer {name!r}; the agent has 'optimizer'.")
+        self.update_lr(self.optimizer, self.lr, self.accelerator)
+
+    @staticmethod
+    def update_lr(
+        optimizer: Optimizer,
+        lr: float | tuple[float, float],
+        accelerator: Accelerator | None = None,
+        scheduler_config: CosineLRScheduleConfig | None = None,
+    ) -> tuple[Accelerator | None, SequentialLR | None]:
+        """Set the learning rate of an optimizer.
+
+        Args:
+            optimizer: The optimizer.
+            lr: One rate for all parameter groups, or one for the first (actor) and one for the others (critic).
+            accelerator: Handed back.
+            scheduler_config: Also attach this schedule.
+
+        Returns:
+            The accelerator, and the schedule or None.
+        """
+        first, others = lr if isinstance(lr, tuple) else (lr, lr)
+        for number, group in enumerate(optimizer.param_groups):
+            group["lr"] = group["initial_lr"] = others if number else first
+        return accelerator, None if scheduler_config is None else cosine_schedule(optimizer, scheduler_config)
+
+    # Copies ---------------------------------------------------------------------------------------------------------
+
+    def clone(self, index: int | None = None, wrap: bool = True) -> Self:
+        """Return an independent copy on the same base: adapters, optimizer state, hyperparameters, history.
+
+        Args:
+            index: Identity of the copy; None keeps this agent's.
+            wrap: Accepted for AgileRL's sake.
+        """
+        arguments = self.inspect_attributes(self, input_args_only=True)
+        arguments.update(
+            actor_network=self.base.model, index=self.index if index is None else index, wrap=wrap, clone=True
+        )
+        twin = type(self)(**arguments)
+        twin.adapters.copy_from(self.adapters)
+        self.copy_attributes(self, twin)
+        twin.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
+        twin.random_stream.load_state_dict(self.random_stream.state_dict())
+        twin.reference_update_tracker = self.reference_update_tracker
+        twin.mutation_hook()
+        return twin
+
+    @classmethod
+    def population(
+        cls,
+        size: int,
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Space | None = None,
+        wrapper_cls: Callable[..., Any] | None = None,
+        wrapper_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Make agents 0 to ``size - 1`` on one base model.
+
+        Args:
+            size: Number of agents.
+            observation_space: As in the constructor.
+            action_space: As in the constructor.
+            wrapper_cls: Called on each agent with ``wrapper_kwargs``; its results are returned instead of the agents.
+            wrapper_kwargs: Keyword arguments for ``wrapper_cls``.
+            **kwargs: The other arguments of the constructor.
+
+        Raises:
+            ValueError: ``size`` is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"size={size}; a population has at least one agent.")
+        agents = [cls(observation_space, action_space, index=index, **kwargs) for index in range(size)]
+        if wrapper_cls is None:
+            return agents
+        return [wrapper_cls(agent, **(wrapper_kwargs or {})) for agent in agents]
+
+    def clean_up(self) -> None:
+        """Remove the agent's adapters and optimizer state now; otherwise that happens when it is garbage-collected."""
+        self.optimizer.state.clear()
+        self.adapters.release()
+
+    def save_checkpoint(self, path: str | Path, lora_only: bool = True, save_optimizer: bool = True) -> None:
+        """Save the agent as PEFT adapters plus state; see :func:`agiledpo.checkpoint.save_agent`.
+
+        Args:
+            path: Directory to write; a checkpoint that is already there is replaced once the new one is complete.
+            lora_only: Save adapters only; False also saves the weights of the base model.
+            save_optimizer: Also save the optimizer's state.
+        """
+        save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer)
+
+
+def _check_accelerator(accelerator: Accelerator | None) -> None:
+    if accelerator is None:
+        return
+    if accelerator.num_processes > 1 or accelerator.state.deepspeed_plugin is not None:
+        raise ValueError(
+            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; this version "
+            "trains in one process without DeepSpeed. Use Accelerator() and a single process."
+        )
+    if accelerator.mixed_precision != "no":
+        raise ValueError(
+            f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model with "
+            "dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
+        )
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name}={value} must be a positive, finite number.")
+
+
+def _place(base: SharedBaseModel, device: torch.device) -> None:
+    here = base.device
+    if here.type == device.type and device.index in (None, here.index):
+        return
+    if base.adapter_names:
+        raise ValueError(f"The shared base model is on {here} and other agents use it; this agent asks for {device}.")
+    base.model.to(device)
+
+
+def _pad_token_id(model: PreTrainedModel, pad_token_id: int | None) -> int:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if pad_token_id is None:
+        return 0 if model.config.get_text_config().pad_token_id is None else model.config.get_text_config().pad_token_id
+    if not 0 <= pad_token_id < vocabulary:
+        raise ValueError(
+            f"pad_token_id={pad_token_id} is outside the model's vocabulary of {vocabulary} tokens. "
+            "Use tokenizer.eos_token_id, or resize the model's embeddings."
+        )
+    return pad_token_id
+
+
+def _resolve_checkpointing(model: PreTrainedModel, wanted: bool, torch_compiler: str | None) -> bool:
+    if wanted and torch_compiler is not None:
+        warnings.warn(
+            "gradient_checkpointing is switched off because torch_compiler is set; pass gradient_checkpointing=False "
+            "to say so yourself.",
+            stacklevel=4,
+        )
+        return False
+    return wanted and model.supports_gradient_checkpointing
+
+
+def _resolve_lora(lora_config: LoraConfig | None, start: LoraConfig | None) -> LoraConfig:
+    if start is not None:
+        differences = _lora_differences(lora_config, start)
+        if differences:
+            raise ValueError(
+                "lora_config differs from that of the PeftModel's adapter, which the actor starts from: "
+                f"{', '.join(differences)}. Leave lora_config out, or pass the base model."
+            )
+        return start
+    if lora_config is not None:
+        return lora_config
+    warnings.warn(
+        "No lora_config given; using LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules='all-linear').",
+        stacklevel=4,
+    )
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _lora_differences(given: LoraConfig | None, start: LoraConfig) -> list[str]:
+    if given is None:
+        return []
+    return [
+        f"{name}={vars(given)[name]} against {vars(start)[name]}"
+        for name in ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+        if vars(given)[name] != vars(start)[name]
+    ]
+
+
+def _fused(device: torch.device) -> bool:
+    return device.type in ("cpu", "cuda")

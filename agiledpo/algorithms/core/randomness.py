@@ -1,0 +1,52 @@
+"""A named stream of randomness for code that can only draw from torch's global generators (dropout)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class TorchRandomStream:
+    """Global torch randomness that belongs to one owner.
+
+    Args:
+        seed: Seed of the stream.
+        device: Device whose generator is streamed beside the CPU's.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._states: list[Tensor] = []
+        with self._fork():
+            torch.manual_seed(seed)
+            self._states = self._read()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Draw from this stream inside; outside the global state is as if nothing had happened."""
+        with self._fork():
+            torch.set_rng_state(self._states[0])
+            if self._device is not None:
+                torch.cuda.set_rng_state(self._states[1], self._device)
+            try:
+                yield
+            finally:
+                self._states = self._read()
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """The stream's state, one uint8 tensor per generator."""
+        return {"states": [state.clone() for state in self._states]}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Continue a stream where :meth:`state_dict` was taken."""
+        self._states = [tensor.clone() for tensor in state["states"]]
+
+    def _fork(self) -> "torch.random.fork_rng":  # type: ignore[valid-type]
+        return torch.random.fork_rng(devices=[] if self._device is None else [self._device])
+
+    def _read(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self._device is not None:
+            states.append(torch.cuda.get_rng_state(self._device))
+        return states

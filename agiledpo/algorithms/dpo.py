@@ -1,0 +1,444 @@
+"""Direct Preference Optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from time import perf_counter
+from typing import Any, ClassVar, Literal, NoReturn
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from gymnasium import spaces
+from peft import LoraConfig, PeftModel
+from torch.nn.utils import clip_grad_norm_
+from transformers import PreTrainedModel
+
+from agiledpo.adapters.modes import set_modes
+from agiledpo.algorithms.core.errors import NonFiniteLossError
+from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.registry import HyperparameterConfig
+from agiledpo.algorithms.liger import resolve_liger
+from agiledpo.algorithms.metrics import PreferenceMeter
+from agiledpo.llm_envs import PreferenceGym
+from agiledpo.losses import ObjectiveTerms, PreferenceObjective
+from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, Scorer
+
+
+class DPO(LLMAlgorithm):
+    """A LoRA agent that learns preferences offline.
+
+    The loss of a pair is ``-log sigmoid(beta * ((log p - log p_ref)(chosen) - (log p - log p_ref)(rejected)))`` (eq. 7),
+    plus ``nll_alpha`` times the negative log-likelihood per chosen token. Log-probabilities are sums over completion
+    tokens.
+
+    Args:
+        observation_space: ``env.observation_space``; optional, checked against the model's vocabulary.
+        action_space: ``env.action_space``; optional.
+        pad_token_id: Fills padding, which nothing reads; None takes the model's.
+        pad_token: Text of the padding token.
+        model_name: Name or path of the base model; either this or ``actor_network``.
+        actor_network: The base model, which all agents made on it share, or a PeftModel whose active adapter the
+            actor (and the reference) start from.
+        model_config: Keyword arguments of ``from_pretrained`` for ``model_name``.
+        hp_config: Hyperparameters that evolution may change; None for none.
+        index: Identity in a population.
+        batch_size: Pairs per optimizer step.
+        lr: Learning rate of AdamW.
+        beta: Strength of the pull towards the reference policy.
+        nll_alpha: Weight of the NLL per chosen token; 0 is plain DPO.
+        max_grad_norm: Largest gradient norm of a step.
+        update_epochs: Passes over the experiences in each call of ``learn``.
+        calc_position_embeddings: Hand position ids to the model. Rows are padded on the right, so without them the
+            model counts the same positions itself.
+        micro_batch_size_per_gpu: Pairs per forward pass, a divisor of ``batch_size``; None takes the whole batch.
+            It changes memory and speed, never the result.
+        device: Where to compute; None leaves the model where it is.
+        lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
+        accelerator: Accelerate's handle, one process.
+        wrap: Accepted for AgileRL's sake; one process needs no wrapping.
+        clone: The agent is being made as a copy.
+        seed: Seed of the LoRA initialisation and of LoRA dropout.
+        gradient_checkpointing: Recompute decoder layers in backward: slower, far less memory.
+        torch_compiler: Mode of ``torch.compile`` for the decoder layers; None for none.
+        use_liger_loss: Use Liger's fused loss; without it a warning, and our own.
+        use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
+        weight_decay: AdamW's decoupled weight decay.
+        reference_update: ``"never"``: the reference is fixed; ``"epoch"``: the training loop copies the actor onto it
+            after each epoch, as AgileRL does.
+        loss_type: Name, or several names, of ``agiledpo.losses.PREFERENCE_LOSSES``.
+        loss_weights: Weights of several losses; None weighs each 1.
+        label_smoothing: Share of labels believed to be wrong, for the losses that use it.
+        f_divergence_type: Divergence that replaces the reverse KL.
+        f_alpha_divergence_coef: Coefficient of the alpha divergence.
+        ld_alpha: LD-DPO's weight of the tokens beyond the shorter completion's length; None for none.
+        use_weighting: WPO's weights.
+        discopop_tau: Temperature of DiscoPOP.
+        preference_loss_weight: NeMo RL's weight of the preference loss.
+        sft_loss_weight: NeMo RL's weight of the NLL of chosen.
+        preference_average_log_probs: Average, not sum, over tokens in the preference loss.
+        sft_average_log_probs: Average, not sum, over tokens in the NLL of ``sft_loss_weight``.
+
+    Raises:
+        ValueError: A parameter or a combination of parameters makes no sense; it is named, with the way out.
+    """
+
+    HYPERPARAMETERS: ClassVar[tuple[str, ...]] = (
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "max_grad_norm",
+        "update_epochs",
+        "beta",
+        "nll_alpha",
+        "loss_type",
+        "loss_weights",
+        "label_smoothing",
+        "f_divergence_type",
+        "f_alpha_divergence_coef",
+        "ld_alpha",
+        "use_weighting",
+        "discopop_tau",
+        "preference_loss_weight",
+        "sft_loss_weight",
+        "preference_average_log_probs",
+        "sft_average_log_probs",
+    )
+
+    def __init__(
+        self,
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Space | None = None,
+        *,
+        pad_token_id: int | None = None,
+        pad_token: str | None = None,
+        model_name: str | None = None,
+        actor_network: PreTrainedModel | PeftModel | None = None,
+        model_config: Mapping[str, Any] | None = None,
+        hp_config: HyperparameterConfig | None = None,
+        index: int = 0,
+        batch_size: int = 16,
+        lr: float = 5e-6,
+        beta: float = 0.1,
+        nll_alpha: float = 1.0,
+        max_grad_norm: float = 0.1,
+        update_epochs: int = 1,
+        calc_position_embeddings: bool = True,
+        micro_batch_size_per_gpu: int | None = None,
+        device: str | torch.device | None = None,
+        lora_config: LoraConfig | None = None,
+        accelerator: Accelerator | None = None,
+        wrap: bool = True,
+        clone: bool = False,
+        seed: int = 42,
+        gradient_checkpointing: bool = True,
+        torch_compiler: str | None = None,
+        use_liger_loss: bool = False,
+        use_separate_reference_adapter: bool = True,
+        weight_decay: float = 0.0,
+        reference_update: Literal["never", "epoch"] = "never",
+        loss_type: str | Sequence[str] = "sigmoid",
+        loss_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        f_divergence_type: str = "reverse_kl",
+        f_alpha_divergence_coef: float = 0.5,
+        ld_alpha: float | None = None,
+        use_weighting: bool = False,
+        discopop_tau: float = 0.05,
+        preference_loss_weight: float = 1.0,
+        sft_loss_weight: float = 0.0,
+        preference_average_log_probs: bool = False,
+        sft_average_log_probs: bool = False,
+    ) -> None:
+        self.batch_size = batch_size
+        self.update_epochs = update_epochs
+        self.micro_batch_size_per_gpu = micro_batch_size_per_gpu
+        self.calc_position_embeddings = calc_position_embeddings
+        self.reference_update = reference_update
+        self.beta = beta
+        self.nll_alpha = nll_alpha
+        self.loss_type = (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
+        self.loss_weights = None if loss_weights is None else tuple(loss_weights)
+        self.label_smoothing = label_smoothing
+        self.f_divergence_type = f_divergence_type
+        self.f_alpha_divergence_coef = f_alpha_divergence_coef
+        self.ld_alpha = ld_alpha
+        self.use_weighting = use_weighting
+        self.discopop_tau = discopop_tau
+        self.preference_loss_weight = preference_loss_weight
+        self.sft_loss_weight = sft_loss_weight
+        self.preference_average_log_probs = preference_average_log_probs
+        self.sft_average_log_probs = sft_average_log_probs
+        self._check_settings(use_separate_reference_adapter)
+        self.use_liger_loss = resolve_liger(use_liger_loss)
+        super().__init__(
+            observation_space,
+            action_space,
+            pad_token_id=pad_token_id,
+            pad_token=pad_token,
+            model_name=model_name,
+            actor_network=actor_network,
+            model_config=model_config,
+            hp_config=hp_config,
+            index=index,
+            lr=lr,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            lora_config=lora_config,
+            accelerator=accelerator,
+            device=device,
+            wrap=wrap,
+            clone=clone,
+            seed=seed,
+            gradient_checkpointing=gradient_checkpointing,
+            torch_compiler=torch_compiler,
+            use_separate_reference_adapter=use_separate_reference_adapter,
+        )
+        self.check_hyperparameters()
+        self._lm = CausalLM.of(self.base.model)
+
+    @property
+    def objective(self) -> PreferenceObjective:
+        """The loss as the live hyperparameters define it."""
+        return PreferenceObjective(
+            loss_type=self.loss_type,
+            loss_weights=self.loss_weights,
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+            f_divergence_type=self.f_divergence_type,
+            f_alpha_divergence_coef=self.f_alpha_divergence_coef,
+            ld_alpha=self.ld_alpha,
+            use_weighting=self.use_weighting,
+            discopop_tau=self.discopop_tau,
+            nll_alpha=self.nll_alpha,
+            preference_loss_weight=self.preference_loss_weight,
+            sft_loss_weight=self.sft_loss_weight,
+            preference_average_log_probs=self.preference_average_log_probs,
+            sft_average_log_probs=self.sft_average_log_probs,
+        )
+
+    def learn(self, experiences: Mapping[str, Any] | PreferenceBatch, training: bool = True) -> dict[str, float]:
+        """Update the actor from preference pairs.
+
+        One optimizer step is made for every ``batch_size`` pairs; the last may hold fewer.
+
+        Args:
+            experiences: What ``PreferenceGym`` yields, or AgileRL's padded dictionary: ``chosen_input_ids``,
+                ``chosen_attention_mask``, ``rejected_input_ids``, ``rejected_attention_mask``, each int64 (B, T), and
+                ``prompt_lengths`` (B,).
+            training: False only measures; no weight changes.
+
+        Returns:
+            Means over the pairs as they were met in the first pass: ``mean_loss``, ``mean_chosen_reward``,
+            ``mean_rejected_reward``, and the metrics of :class:`agiledpo.algorithms.metrics.PreferenceMeter`. None of
+            them depends on how the batch is split or on ``update_epochs``. When training also ``grad_norm`` (before
+            clipping, mean over steps), ``lr``, ``beta`` and ``tokens_per_second`` (prompt counted once per pair).
+
+        Raises:
+            NonFiniteLossError: A loss or gradient is NaN or infinite. The pairs are named; the step was not made.
+            ValueError: The experiences are malformed or not for this model.
+        """
+        batch = (
+            experiences if isinstance(experiences, PreferenceBatch) else PreferenceBatch.from_experiences(experiences)
+        )
+        return self._measure(batch, training)
+
+    def evaluate(self, env: PreferenceGym) -> dict[str, float]:
+        """Measure the actor on the whole held-out split; no weight and no training cursor changes.
+
+        Args:
+            env: The environment.
+
+        Returns:
+            The metrics of :meth:`learn`, over all held-out pairs.
+        """
+        return self._measure(
+            PreferenceBatch.concat([PreferenceBatch.from_experiences(batch) for batch in env.test_batches()]), False
+        )
+
+    def test(self, env: PreferenceGym, loop: int = 1, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Evaluate on the whole held-out split and record the fitness.
+
+        The fitness is the preference accuracy (a tie counts one half). It does not grow with ``beta``, as rewards do.
+
+        Args:
+            env: The environment.
+            loop: Number of evaluations to average. They are all over the same pairs, so more than one changes nothing.
+            *args: Ignored.
+            **kwargs: Ignored.
+
+        Returns:
+            The fitness, a scalar array.
+        """
+        if loop < 1:
+            raise ValueError(f"loop={loop}; at least one evaluation is needed.")
+        fitness = float(np.mean([self.evaluate(env)["rewards/accuracies"] for _ in range(loop)]))
+        self.fitness.append(fitness)
+        return np.array(fitness)
+
+    def check_environment(self, env: PreferenceGym) -> None:
+        """Check that an environment's tokens are this agent's.
+
+        Args:
+            env: The environment.
+
+        Raises:
+            ValueError: Its tokenizer makes ids that the model does not embed.
+        """
+        self._check_vocabulary(len(env.tokenizer))
+
+    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: DPO learns from given pairs and does not act.
+
+        Raises:
+            RuntimeError: Always; it says how to generate instead.
+        """
+        raise RuntimeError(
+            "DPO is an offline algorithm: it learns from given pairs and takes no actions. To generate, use "
+            "agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
+        )
+
+    # The steps of learn ---------------------------------------------------------------------------------------------
+
+    def _measure(self, batch: PreferenceBatch, training: bool) -> dict[str, float]:
+        started = perf_counter()
+        objective = self.objective
+        scorer = self._scorer()
+        scorer.check(batch)
+        reference = self._reference(scorer, batch)
+        meter = PreferenceMeter()
+        if not training:
+            with torch.no_grad(), closing(self._terms(scorer, objective, batch, reference, training=False)) as parts:
+                for terms in parts:
+                    meter.add(terms)
+            return meter.result()
+        for epoch in range(self.update_epochs):
+            for start, stop in batch.spans(self.batch_size):
+                measured, grad_norm = self._step(
+                    scorer, objective, batch.slice(start, stop), reference.slice(start, stop)
+                )
+                if epoch == 0:
+                    meter.add(*measured, grad_norm=grad_norm)
+        self.steps[-1] += len(batch)
+        seconds = perf_counter() - started
+        metrics = meter.result() | {
+            "lr": self.lr,
+            "beta": self.beta,
+            "tokens_per_second": batch.tokens * self.update_epochs / seconds,
+        }
+        self.scores.append(metrics["rewards/margins"])
+        return metrics
+
+    def _step(
+        self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
+    ) -> tuple[list[ObjectiveTerms], float]:
+        """One optimizer step on ``batch``, micro-batch by micro-batch; returns their terms and the gradient norm."""
+        self.reinit_optimizers()
+        self.optimizer.zero_grad(set_to_none=True)
+        measured = []
+        try:
+            with closing(self._terms(scorer, objective, batch, reference, training=True)) as parts:
+                for terms in parts:
+                    (terms.loss.sum() / len(batch)).backward()
+                    measured.append(terms)
+            grad_norm = float(clip_grad_norm_(self.adapters.parameters("actor"), self.max_grad_norm))
+            if not math.isfinite(grad_norm):
+                raise NonFiniteLossError(
+                    f"The gradient norm is {grad_norm} on {', '.join(batch.labels)}; the step was not made. "
+                    f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs."
+                )
+            self.optimizer.step()
+        finally:
+            # Gradients of the shared base's adapters are memory that the next agent needs.
+            self.optimizer.zero_grad(set_to_none=True)
+        return measured, grad_norm
+
+    def _terms(
+        self,
+        scorer: Scorer,
+        objective: PreferenceObjective,
+        batch: PreferenceBatch,
+        reference: PairScores,
+        *,
+        training: bool,
+    ) -> Generator[ObjectiveTerms, None, None]:
+        """Loss terms of each micro-batch; the actor stays active until the caller has used them."""
+        mean_chosen_tokens = batch.chosen_tokens / len(batch)
+        actor = self.adapters.name("actor")
+        for start, stop in batch.spans(self._pairs_per_pass(objective, batch)):
+            part, baseline = batch.slice(start, stop), reference.slice(start, stop)
+            randomness = self.random_stream.active() if training else nullcontext()
+            with self.adapters.select("actor"), randomness:
+                set_modes(self.base, actor, training=training, checkpointing=self.gradient_checkpointing)
+                policy = scorer.score(part)
+                terms = objective(
+                    policy.chosen,
+                    policy.rejected,
+                    baseline.chosen,
+                    baseline.rejected,
+                    mean_chosen_tokens=mean_chosen_tokens,
+                )
+                _check_finite(terms, part)
+                yield terms
+
+    @torch.no_grad()
+    def _reference(self, scorer: Scorer, batch: PreferenceBatch) -> PairScores:
+        """Log-probabilities of the batch under the reference policy."""
+        with self.adapters.select("reference"):
+            set_modes(self.base, None, training=False, checkpointing=False)
+            size = self.micro_batch_size_per_gpu or self.batch_size
+            return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(size)])
+
+    def _scorer(self) -> Scorer:
+        return Scorer(
+            self._lm,
+            pad_token_id=self.pad_token_id,
+            explicit_positions=self.calc_position_embeddings,
+            collision=self.use_weighting,
+        )
+
+    def _check_vocabulary(self, tokens: int) -> None:
+        if tokens > self._lm.vocabulary:
+            raise ValueError(
+                f"The tokenizer has {tokens} tokens, but {type(self.base.model).__name__} embeds only "
+                f"{self._lm.vocabulary}. Load both from the same name, or call "
+                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
+            )
+
+    def _pairs_per_pass(self, objective: PreferenceObjective, batch: PreferenceBatch) -> int:
+        return len(batch) if objective.batch_coupled else self.micro_batch_size_per_gpu or self.batch_size
+
+    def _check_settings(self, use_separate_reference_adapter: bool) -> None:
+        objective = self.objective  # validates its own parameters
+        for name in ("batch_size", "update_epochs"):
+            value = vars(self)[name]
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+        micro = self.micro_batch_size_per_gpu
+        if micro is not None:
+            if not isinstance(micro, int) or micro < 1 or self.batch_size % micro:
+                raise ValueError(
+                    f"batch_size={self.batch_size} is not divisible by micro_batch_size_per_gpu={micro!r}. "
+                    "Choose a divisor, or None for the whole batch at once."
+                )
+            if objective.batch_coupled and micro != self.batch_size:
+                raise ValueError(
+                    f"loss_type={self.loss_type} compares all pairs of a batch, so micro_batch_size_per_gpu={micro} would "
+                    f"change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
+                )
+        if self.reference_update not in ("never", "epoch"):
+            raise ValueError(f"reference_update={self.reference_update!r}; use 'never' or 'epoch'.")
+        if self.reference_update == "epoch" and not use_separate_reference_adapter:
+            raise ValueError(
+                "reference_update='epoch' needs a reference that can move, but use_separate_reference_adapter=False makes "
+                "the shared base model the reference. Set one of the two back to its default."
+            )
+
+
+def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:
+    broken = [label for label, loss in zip(batch.labels, terms.loss.tolist(), strict=True) if not math.isfinite(loss)]
+    if broken:
+        raise NonFiniteLossError(
+            f"The loss is not finite on {', '.join(broken)}; no weight was changed. Look at these pairs, or lower the "
+            "learning rate if earlier steps already went astray."
+        )

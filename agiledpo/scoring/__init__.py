@@ -1,0 +1,7 @@
+"""Batch layouts and log-probabilities of completions."""
+
+from agiledpo.scoring.batch import PreferenceBatch
+from agiledpo.scoring.causal_lm import CausalLM
+from agiledpo.scoring.engine import PairScores, Scorer
+
+__all__ = ["CausalLM", "PairScores", "PreferenceBatch", "Scorer"]

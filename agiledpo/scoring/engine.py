@@ -1,0 +1,137 @@
+"""Score completions: from a batch of pairs to per-token log-probabilities under the active adapter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agiledpo.losses import TokenLogProbs
+from agiledpo.scoring.batch import PreferenceBatch
+from agiledpo.scoring.causal_lm import CausalLM
+from agiledpo.scoring.head import completion_logps
+from agiledpo.scoring.layout import Layout, separate_rows
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Per-token log-probabilities of both completions of B pairs."""
+
+    chosen: TokenLogProbs
+    rejected: TokenLogProbs
+
+    def slice(self, start: int, stop: int) -> "PairScores":
+        """Scores of pairs ``start`` to ``stop``, padded no wider than they need."""
+        return PairScores(_slice(self.chosen, start, stop), _slice(self.rejected, start, stop))
+
+    @staticmethod
+    def concat(scores: Sequence["PairScores"]) -> "PairScores":
+        """Put the scores of consecutive batches one after the other."""
+        return PairScores(_concat([s.chosen for s in scores]), _concat([s.rejected for s in scores]))
+
+
+class Scorer:
+    """Computes log-probabilities of completions with whatever adapter is active on the model.
+
+    Args:
+        lm: The causal language model, taken apart.
+        pad_token_id: Fills the padding, which nothing reads.
+        explicit_positions: Hand position ids to the model instead of letting it count (the same numbers).
+        collision: Also compute the per-token collision terms that WPO weighting needs.
+    """
+
+    def __init__(
+        self, lm: CausalLM, *, pad_token_id: int, explicit_positions: bool = True, collision: bool = False
+    ) -> None:
+        self.lm = lm
+        self.pad_token_id = pad_token_id
+        self.explicit_positions = explicit_positions
+        self.collision = collision
+
+    def check(self, batch: PreferenceBatch) -> None:
+        """Refuse a batch the model cannot read, before anything is computed.
+
+        Raises:
+            ValueError: A token is outside the model's vocabulary, or a sequence is longer than the model allows.
+        """
+        if batch.largest_token_id >= self.lm.vocabulary:
+            raise ValueError(
+                f"The batch holds token id {batch.largest_token_id}, but {type(self.lm.model).__name__} embeds only "
+                f"{self.lm.vocabulary} tokens: the tokenizer is not this model's. Load both from the same name, or call "
+                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
+            )
+        if self.lm.max_positions is None:
+            return
+        for prompt, chosen, rejected, label in zip(
+            batch.prompts, batch.chosen, batch.rejected, batch.labels, strict=True
+        ):
+            length = len(prompt) + max(len(chosen), len(rejected))
+            if length > self.lm.max_positions:
+                raise ValueError(
+                    f"{label} has {length} tokens; {type(self.lm.model).__name__} allows {self.lm.max_positions}. "
+                    f"Pass max_context_length={self.lm.max_positions} to PreferenceGym."
+                )
+
+    def score(self, batch: PreferenceBatch) -> PairScores:
+        """Log-probabilities of every completion token of a batch.
+
+        Args:
+            batch: B pairs.
+
+        Returns:
+            Per-token log-probabilities (B, T), T the longest completion of each side; float32.
+        """
+        layout = separate_rows(batch, self.pad_token_id).to(self.lm.model.device)
+        logps, collision = self._token_logps(layout)
+        chosen, rejected = layout.lengths[: len(batch)], layout.lengths[len(batch) :]
+        border = int(chosen.sum())
+        return PairScores(
+            _pad(logps[:border], None if collision is None else collision[:border], chosen),
+            _pad(logps[border:], None if collision is None else collision[border:], rejected),
+        )
+
+    def _token_logps(self, layout: Layout) -> tuple[Tensor, Tensor | None]:
+        positions = layout.position_ids if self.explicit_positions else None
+        if self.lm.head is not None:
+            hidden = self.lm.hidden_states(layout.input_ids, positions)
+            return completion_logps(
+                hidden.flatten(0, 1)[layout.predictors], layout.targets, self.lm.head, collision=self.collision
+            )
+        logits = self.lm.logits(layout.input_ids, positions).flatten(0, 1)[layout.predictors].float()
+        log_probs = torch.log_softmax(logits, dim=-1)
+        collision = torch.logsumexp(2 * log_probs.detach(), dim=-1) if self.collision else None
+        return log_probs.gather(1, layout.targets[:, None])[:, 0], collision
+
+
+def _pad(logps: Tensor, collision: Tensor | None, lengths: Tensor) -> TokenLogProbs:
+    sizes = lengths.tolist()
+
+    def pad(values: Tensor) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(values.split(sizes)), batch_first=True)
+
+    mask = torch.arange(max(sizes))[None] < lengths[:, None]
+    return TokenLogProbs(
+        logps=pad(logps), mask=mask.to(logps.device), log_collision=None if collision is None else pad(collision)
+    )
+
+
+def _slice(tokens: TokenLogProbs, start: int, stop: int) -> TokenLogProbs:
+    width = int(tokens.mask[start:stop].sum(1).max())
+    collision = None if tokens.log_collision is None else tokens.log_collision[start:stop, :width]
+    return TokenLogProbs(
+        logps=tokens.logps[start:stop, :width], mask=tokens.mask[start:stop, :width], log_collision=collision
+    )
+
+
+def _concat(tokens: Sequence[TokenLogProbs]) -> TokenLogProbs:
+    width = max(t.mask.shape[1] for t in tokens)
+
+    def cat(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+    collisions = [t.log_collision for t in tokens if t.log_collision is not None]
+    return TokenLogProbs(
+        logps=cat([t.logps for t in tokens]),
+        mask=cat([t.mask for t in tokens]),
+        log_collision=cat(collisions) if collisions else None,
+    )

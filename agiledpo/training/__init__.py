@@ -1,0 +1,5 @@
+"""The training loops."""
+
+from agiledpo.training.train_llm import finetune_llm_preference
+
+__all__ = ["finetune_llm_preference"]

