@@ -21,6 +21,7 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.liger import resolve_liger
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.llm_envs import PreferenceGym
+from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
 from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, Scorer
 
@@ -196,6 +197,7 @@ class DPO(LLMAlgorithm):
         )
         self.check_hyperparameters()
         self._lm = CausalLM.of(self.base.model)
+        self._check_vocabulary(action_space)
 
     @property
     def objective(self) -> PreferenceObjective:
@@ -285,7 +287,7 @@ class DPO(LLMAlgorithm):
         Raises:
             ValueError: Its tokenizer makes ids that the model does not embed.
         """
-        self._check_vocabulary(len(env.tokenizer))
+        self._check_vocabulary(env.action_space)
 
     def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: DPO learns from given pairs and does not act.
@@ -397,10 +399,10 @@ class DPO(LLMAlgorithm):
             collision=self.use_weighting,
         )
 
-    def _check_vocabulary(self, tokens: int) -> None:
-        if tokens > self._lm.vocabulary:
+    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
+        if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
             raise ValueError(
-                f"The tokenizer has {tokens} tokens, but {type(self.base.model).__name__} embeds only "
+                f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
                 f"{self._lm.vocabulary}. Load both from the same name, or call "
                 "model.resize_token_embeddings(len(tokenizer)) before making the agent."
             )

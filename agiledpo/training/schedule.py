@@ -73,9 +73,9 @@ class Schedule:
         return Schedule(total, evaluation_interval, checkpoint_steps)
 
     def stretches(self, env: PreferenceGym) -> Iterator[Stretch]:
-        """Draw the run's batches; the last one is cut to the run's length."""
+        """Draw the run's batches from where the environment stands; the last one is cut to the run's length."""
         pairs_done = iteration = 0
-        experiences = env.reset()
+        experiences = env.step()
         while True:
             epoch = env.num_epochs
             batch = PreferenceBatch.from_experiences(experiences)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
+from agiledpo.llm_envs.spaces import TokenSpace
 
 
 class EvolvableAlgorithm(ABC):
@@ -225,10 +226,12 @@ def _space_dim(space: spaces.Space | list[spaces.Space]) -> Any:
             return tuple(_space_dim(part) for part in space)
         case spaces.Dict():
             return {key: _space_dim(part) for key, part in space.items()}
+        case TokenSpace():
+            return (space.size,)
         case spaces.Discrete() | spaces.MultiBinary():
             return (int(np.prod(space.n)),)
         case spaces.MultiDiscrete():
             return (int(np.sum(space.nvec)),)
         case spaces.Box():
             return tuple(space.shape)
-    return (spaces.flatdim(space),) if space.is_np_flattenable else ()
+    return ()

@@ -1,0 +1,70 @@
+"""Where tokenised data is kept, and under which name."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+# Raise it whenever the tokens or columns of a prepared row change: old files are then no longer found.
+_FORMAT_VERSION = 1
+
+
+def cache_directory() -> Path:
+    """The directory of tokenised data: `$AGILEDPO_CACHE` if set, else `~/.cache/agiledpo/tokenized`."""
+    chosen = os.environ.get("AGILEDPO_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "agiledpo" / "tokenized"
+
+
+def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Name the tokenised form of a dataset: equal names mean equal tokens, in this process or any other.
+
+    Hashing the tokenizer object would not do: its bytes change when it is called.
+
+    Args:
+        dataset_fingerprint: Fingerprint that datasets keeps of the rows' content.
+        tokenizer: From `isolated_copy`, so that truncation and padding do not count.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    parts = {
+        "format": _FORMAT_VERSION,
+        "dataset": dataset_fingerprint,
+        "libraries": [transformers.__version__, tokenizers.__version__],
+        "tokenizer": _tokenizer_identity(tokenizer),
+    }
+    return _digest(json.dumps(parts, sort_keys=True).encode())[:32]
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+        "vocabulary": _backend_digest(tokenizer) if tokenizer.is_fast else _vocabulary_digest(tokenizer),
+        "special_tokens": {role: str(token) for role, token in tokenizer.special_tokens_map.items()},
+        "eos_token_id": tokenizer.eos_token_id,
+        "split_special_tokens": tokenizer.split_special_tokens,
+        "chat_template": tokenizer.chat_template,
+    }
+
+
+def _backend_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    return _digest(tokenizer.backend_tokenizer.to_str().encode())
+
+
+def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Digest of a tokenizer written in Python: its vocabulary and the files that it would save."""
+    parts = [json.dumps(sorted(tokenizer.get_vocab().items())).encode()]
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save_vocabulary(directory)
+        parts += [path.read_bytes() for path in sorted(Path(directory).iterdir())]
+    return _digest(*parts)
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -1,0 +1,126 @@
+"""Check chat messages."""
+
+from typing import Any
+
+from agiledpo.data.errors import PreferenceDataError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def without_none(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copy messages without the keys that are None.
+
+    Arrow gives every message of a column the keys of all of them; templates expect absent keys to be absent.
+    """
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+
+
+def check_prompt_messages(messages: Any, *, row: int, name: str) -> None:
+    """Refuse a chat prompt that is malformed or that does not end with a turn to be answered.
+
+    Raises:
+        PreferenceDataError: See above; names the row and column "prompt".
+    """
+    _check_messages(messages, row=row, column="prompt", name=name)
+    last = messages[-1]["role"]
+    if last not in ("user", "tool"):
+        raise _error(
+            f"the prompt ends with a message of role {last!r}",
+            "End it with the user's turn (or a tool's result); the assistant's answers belong to chosen and rejected.",
+            row,
+            "prompt",
+            name,
+        )
+
+
+def check_completion_messages(messages: Any, *, row: int, column: str, name: str) -> None:
+    """Refuse a chat completion that is malformed, says nothing, or holds more than the assistant's side.
+
+    A tool's results may follow the assistant's calls. A user turn may not: all of a completion is scored as the
+    model's own words.
+
+    Raises:
+        PreferenceDataError: See above; names the row and column.
+    """
+    _check_messages(messages, row=row, column=column, name=name)
+    first = messages[0]["role"]
+    if first != "assistant":
+        raise _error(
+            f"the completion begins with a message of role {first!r}",
+            "Keep the dialogue so far in prompt only; a completion begins with the assistant's answer.",
+            row,
+            column,
+            name,
+        )
+    for message in messages:
+        if message["role"] not in ("assistant", "tool"):
+            raise _error(
+                f"the completion holds a message of role {message['role']!r}",
+                "Move the earlier turns to prompt and keep only the last answer as the completion.",
+                row,
+                column,
+                name,
+            )
+        if message["role"] == "assistant" and not message.get("tool_calls") and not message["content"].strip():
+            raise _error(
+                "the completion is empty or only whitespace",
+                f"Give it content, or drop such rows: "
+                f'dataset.filter(lambda row: row["{column}"][-1]["content"].strip()).',
+                row,
+                column,
+                name,
+            )
+
+
+def _check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
+    if not isinstance(messages, list):
+        raise _error(
+            f"expected a list of chat messages, got {type(messages).__name__}",
+            "Write it as [{'role': ..., 'content': ...}].",
+            row,
+            column,
+            name,
+        )
+    if not messages:
+        raise _error("the list of messages is empty", "Fill it in, or drop such rows.", row, column, name)
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _error(
+                f"message {number} is {type(message).__name__}, not a dict",
+                "Write it as {'role': ..., 'content': ...}.",
+                row,
+                column,
+                name,
+            )
+        role = message.get("role")
+        if role not in ROLES:
+            raise _error(
+                f"message {number} has the unknown role {role!r}",
+                f"Use one of {', '.join(ROLES)}; rename others with dataset.map.",
+                row,
+                column,
+                name,
+            )
+        content = message.get("content")
+        if content is None and message.get("tool_calls"):
+            continue
+        if content is None:
+            raise _error(
+                f"message {number} (role {role!r}) has no content",
+                "Give every message a text under 'content' (only a message with tool_calls may lack it).",
+                row,
+                column,
+                name,
+            )
+        if not isinstance(content, str):
+            raise _error(
+                f"the content of message {number} is {type(content).__name__}, not text",
+                "Only text can be trained on: join its text parts into one string.",
+                row,
+                column,
+                name,
+            )
+
+
+def _error(problem: str, remedy: str, row: int, column: str, name: str) -> PreferenceDataError:
+    return PreferenceDataError(problem, remedy=remedy, dataset=name, row=row, column=column)

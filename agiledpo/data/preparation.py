@@ -1,0 +1,165 @@
+"""From the user's dataset to tokenised rows that fit."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features
+from transformers import PreTrainedTokenizerBase
+
+from agiledpo.data.cache import cache_directory, tokenized_fingerprint
+from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
+from agiledpo.data.formats import COLUMNS, Form, check_dataset, recognise_form
+from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_pairs
+
+# Below this, starting processes takes longer than tokenising.
+_ROWS_WORTH_PROCESSES = 20_000
+
+_PREPARED_FEATURES = Features.from_arrow_schema(
+    pa.schema(
+        [
+            ("row", pa.int64()),
+            ("prompt", pa.string()),
+            ("chosen", pa.string()),
+            ("rejected", pa.string()),
+            ("prompt_ids", pa.list_(pa.int32())),
+            ("chosen_ids", pa.list_(pa.int32())),
+            ("rejected_ids", pa.list_(pa.int32())),
+            ("prompt_length", pa.int64()),
+            ("chosen_length", pa.int64()),
+            ("rejected_length", pa.int64()),
+        ]
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPreferences:
+    """Tokenised preference pairs.
+
+    Attributes:
+        dataset: One row per pair, memory-mapped from the cache: "row" (row number in the user's dataset), "prompt",
+            "chosen", "rejected" (text, as rendered for chat), "prompt_ids", "chosen_ids", "rejected_ids" (token ids),
+            "prompt_length", "chosen_length", "rejected_length" (numbers of tokens).
+        form: Whether the user's rows were text or chat.
+        filter_counts: What filtering by length left out.
+        fingerprint: Name of the tokens and the limits: equal fingerprints mean equal rows.
+    """
+
+    dataset: Dataset
+    form: Form
+    filter_counts: FilterCounts
+    fingerprint: str
+
+
+def prepare_preferences(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    max_context_length: int | None = None,
+    min_completion_length: int | None = None,
+    num_proc: int | None = None,
+) -> PreparedPreferences:
+    """Check, tokenise and filter a preference dataset.
+
+    Tokens are kept on disk (see `cache_directory`) under a name made of the data, the tokenizer and its chat template,
+    so each dataset is tokenised once, in whichever process and with whichever limits. `datasets.disable_caching()`
+    turns the reuse off.
+
+    Args:
+        dataset: Columns "prompt", "chosen" and "rejected", all text or all chat messages; others are ignored.
+        tokenizer: The model's tokenizer; it is not changed.
+        name: What messages call the dataset, such as "train".
+        max_context_length: Leave out rows whose prompt and longer completion have more tokens together.
+        min_completion_length: Leave out rows with a completion of fewer tokens (its end-of-sequence token counts) or
+            with a prompt that has no room for as many.
+        num_proc: Processes to tokenise with; None takes one per CPU for large datasets and none for small ones.
+
+    Raises:
+        PreferenceDataError: The dataset or one of its rows cannot be learned from, or no row is left.
+        TypeError: `tokenizer` is not a tokenizer, or a number is not an integer.
+        ValueError: The tokenizer has no end-of-sequence token or no chat template where it needs one, or a number is
+            out of range.
+
+    Warns:
+        UserWarning: Rows were left out.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
+    limits = LengthLimits(max_context_length, min_completion_length)
+    dataset = check_dataset(dataset, name=name)
+    form = recognise_form(dataset, name=name)
+    check_tokenizer(tokenizer, form)
+    tokenizer = isolated_copy(tokenizer)
+    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer)
+    tokenized = _tokenize(dataset, tokenizer, form, fingerprint, name, _processes(num_proc, len(dataset)))
+    kept, counts = filter_by_length(tokenized, limits, name=name)
+    return PreparedPreferences(
+        dataset=kept,
+        form=form,
+        filter_counts=counts,
+        fingerprint=f"{fingerprint}-{limits.max_context_length}-{limits.min_completion_length}",
+    )
+
+
+def _processes(num_proc: int | None, rows: int) -> int | None:
+    """Number of worker processes, or None to work in this one."""
+    if num_proc is None:
+        num_proc = (os.cpu_count() or 1) if rows > _ROWS_WORTH_PROCESSES else 1
+    elif isinstance(num_proc, bool) or not isinstance(num_proc, int):
+        raise TypeError(f"num_proc must be an int or None, got {num_proc!r}.")
+    elif num_proc < 1:
+        raise ValueError(f"num_proc must be at least 1, got {num_proc}.")
+    num_proc = min(num_proc, rows)
+    return num_proc if num_proc > 1 else None
+
+
+def _tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
+    fingerprint: str,
+    name: str,
+    num_proc: int | None,
+) -> Dataset:
+    directory = cache_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    return dataset.select_columns(list(COLUMNS)).map(
+        _tokenize_batch,
+        batched=True,
+        with_indices=True,
+        remove_columns=list(COLUMNS),
+        features=_PREPARED_FEATURES,
+        # datasets writes beside and renames, so a file that is there is complete.
+        cache_file_name=str(directory / f"{fingerprint}.arrow"),
+        new_fingerprint=fingerprint,
+        fn_kwargs={"tokenizer": tokenizer, "form": form, "name": name},
+        num_proc=num_proc,
+        desc=f"Tokenizing {name} dataset",
+    )
+
+
+def _tokenize_batch(
+    batch: Mapping[str, list[Any]],
+    rows: Sequence[int],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
+    name: str,
+) -> dict[str, list[Any]]:
+    pairs = tokenize_pairs({column: batch[column] for column in COLUMNS}, rows, tokenizer, form, name=name)
+    return {
+        "row": list(rows),
+        "prompt": [pair.prompt for pair in pairs],
+        "chosen": [pair.chosen for pair in pairs],
+        "rejected": [pair.rejected for pair in pairs],
+        "prompt_ids": [pair.prompt_ids for pair in pairs],
+        "chosen_ids": [pair.chosen_ids for pair in pairs],
+        "rejected_ids": [pair.rejected_ids for pair in pairs],
+        "prompt_length": [len(pair.prompt_ids) for pair in pairs],
+        "chosen_length": [len(pair.chosen_ids) for pair in pairs],
+        "rejected_length": [len(pair.rejected_ids) for pair in pairs],
+    }

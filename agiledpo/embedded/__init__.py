@@ -1,0 +1,1 @@
+"""The embedded model and preference set that demo and tests run on."""

@@ -1,0 +1,302 @@
+"""The environment that hands out preference pairs."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from gymnasium import spaces
+from transformers import PreTrainedTokenizerBase
+
+from agiledpo.data import FilterCounts, PreparedPreferences, prepare_preferences
+from agiledpo.llm_envs.batching import collate, epoch_permutation
+from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
+from agiledpo.llm_envs.types import PreferenceExperiences, Split
+
+_STATE_VERSION = 1
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A place in the endless sequence of batches of a split.
+
+    Attributes:
+        split: The split.
+        epoch: Complete passes over the split before this one.
+        position: Rows of this pass that have been handed out.
+        was_reset: Whether the last call was `reset`.
+    """
+
+    split: Split
+    epoch: int = 0
+    position: int = 0
+    was_reset: bool = False
+
+
+class PreferenceGym:
+    """Hands out batches of preference pairs, epoch after epoch, from a training and a test split.
+
+    The training order is a new permutation in every epoch, a pure function of seed and epoch: neither evaluation nor
+    anything else in the process changes it. The last batch of an epoch may be smaller; no row is lost or moved to the
+    next epoch. The test split keeps its order.
+
+    Args:
+        train_dataset: A `datasets.Dataset` with the columns "prompt", "chosen" and "rejected", all text or all lists of
+            chat messages. Other columns are ignored.
+        test_dataset: The same, for evaluation.
+        tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
+        data_batch_size_per_gpu: Pairs per batch.
+        accelerator: Kept as an attribute; more than one process is not supported yet.
+        max_context_length: Rows of more tokens are left out; None keeps all. Nothing is truncated.
+        min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
+        seed: Of the training order; not negative.
+        num_proc: Processes to tokenise with; None decides by the size of the dataset.
+
+    Attributes:
+        name: Name of the training dataset, or "preferences" if it has none.
+        tokenizer: As given.
+        pad_token_id: The tokenizer's.
+        accelerator: As given.
+        data_batch_size_per_gpu: As given.
+        seed: Of the training order.
+        observation_space: Contains every batch.
+        action_space: Completions as token ids, int64 tensors (B, T); the `chosen_input_ids` of every batch lie in it.
+        filter_counts: For "train" and "test", how many rows were left out and why.
+
+    Raises:
+        PreferenceDataError: A dataset or one of its rows cannot be learned from.
+        TypeError: An argument has the wrong type.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or the accelerator has
+            several processes.
+
+    Warns:
+        UserWarning: Rows were left out.
+    """
+
+    def __init__(
+        self,
+        train_dataset: Dataset,
+        test_dataset: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        data_batch_size_per_gpu: int = 8,
+        accelerator: Accelerator | None = None,
+        max_context_length: int | None = None,
+        min_completion_length: int | None = None,
+        seed: int = 42,
+        *,
+        num_proc: int | None = None,
+    ) -> None:
+        _check_integer("data_batch_size_per_gpu", data_batch_size_per_gpu, lowest=1)
+        _check_integer("seed", seed, lowest=0)
+        if accelerator is not None and accelerator.num_processes > 1:
+            raise ValueError(
+                f"PreferenceGym does not support several processes yet, and the accelerator has "
+                f"{accelerator.num_processes}. Start one process."
+            )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                "The tokenizer has no pad token, and batches are padded with it. "
+                "Set one first, for example tokenizer.pad_token = tokenizer.eos_token."
+            )
+        self.tokenizer = tokenizer
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self.accelerator = accelerator
+        self.data_batch_size_per_gpu = data_batch_size_per_gpu
+        self.seed = seed
+
+        def prepare(dataset: Dataset, name: Split) -> PreparedPreferences:
+            return prepare_preferences(
+                dataset,
+                tokenizer,
+                name=name,
+                max_context_length=max_context_length,
+                min_completion_length=min_completion_length,
+                num_proc=num_proc,
+            )
+
+        self._splits: dict[Split, PreparedPreferences] = {
+            "train": prepare(train_dataset, "train"),
+            "test": prepare(test_dataset, "test"),
+        }
+        self.name: str = train_dataset.info.dataset_name or "preferences"
+        self.filter_counts: dict[Split, FilterCounts] = {
+            split: prepared.filter_counts for split, prepared in self._splits.items()
+        }
+        self.observation_space, self.action_space = _preference_spaces(tokenizer, data_batch_size_per_gpu)
+        self._train_cursor = _Cursor("train")
+        # The cursor in use: the training cursor, or one of an evaluation.
+        self._cursor = self._train_cursor
+        self._permutation: tuple[tuple[int, int], torch.Tensor] | None = None
+
+    @property
+    def num_epochs(self) -> int:
+        """Complete passes over the training split. Counted when the first batch of the next pass is asked for."""
+        return self._train_cursor.epoch
+
+    def __len__(self) -> int:
+        """Rows in the current split after filtering."""
+        return len(self._splits[self._cursor.split].dataset)
+
+    def reset(self, reset_dataloaders: bool = False) -> PreferenceExperiences:
+        """Return the next batch of the current split.
+
+        Args:
+            reset_dataloaders: Go back to the start of the current pass over the split first; `num_epochs` stays.
+
+        Warns:
+            UserWarning: The split is rewound, or the previous call was a reset as well, whose batch is then skipped.
+        """
+        if reset_dataloaders:
+            warnings.warn(
+                f"Rewinding the {self._cursor.split} split to the start of its current pass: proceed with caution, "
+                "rows that were already handed out come again.",
+                UserWarning,
+                stacklevel=2,
+            )
+            self._cursor.position = 0
+        if self._cursor.was_reset:
+            warnings.warn(
+                "env.reset() was called more than once in a row without env.step(): "
+                "every call hands out a new batch, so the one before may go unused.",
+                UserWarning,
+                stacklevel=2,
+            )
+        batch = self._next_batch()
+        self._cursor.was_reset = True
+        return batch
+
+    def step(self, completions: Any = None) -> PreferenceExperiences:
+        """Return the next batch of the current split, beginning a new pass when the split is exhausted.
+
+        Args:
+            completions: Ignored; the pairs are what they are.
+        """
+        batch = self._next_batch()
+        self._cursor.was_reset = False
+        return batch
+
+    @contextmanager
+    def eval_mode(self) -> Iterator["PreferenceGym"]:
+        """Within the context, the current split is the test split, from its start.
+
+        Contexts may be nested. On the way out, however it is taken, everything is where it was before.
+        """
+        outer = self._cursor
+        self._cursor = _Cursor("test")
+        try:
+            yield self
+        finally:
+            self._cursor = outer
+
+    def test_batches(self) -> Iterator[PreferenceExperiences]:
+        """The whole test split once, in order, whatever the current split and place are, and without changing them."""
+        for start in range(0, len(self._splits["test"].dataset), self.data_batch_size_per_gpu):
+            yield self._batch(_Cursor("test", position=start))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training split, also in `eval_mode`; JSON can hold it."""
+        return {
+            "version": _STATE_VERSION,
+            "epoch": self._train_cursor.epoch,
+            "position": self._train_cursor.position,
+            "seed": self.seed,
+            "fingerprint": self._splits["train"].fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place where `state_dict` was taken; the batches that follow are the ones that followed there.
+
+        The seed is taken from the state. Batches are the same if the batch size is.
+
+        Raises:
+            ValueError: The state is of another version, of other data, another tokenizer or other length limits, or is
+                not a place in this split.
+        """
+        expected = set(self.state_dict())
+        if set(state) != expected or state["version"] != _STATE_VERSION:
+            raise ValueError(f"Not a state of this version of PreferenceGym (version {_STATE_VERSION}): {state!r}.")
+        for number in ("epoch", "position", "seed"):
+            _check_integer(number, state[number], lowest=0)
+        fingerprint = self._splits["train"].fingerprint
+        if state["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"The state belongs to other training rows (fingerprint {state['fingerprint']}, here {fingerprint}): "
+                "resume with the same dataset, tokenizer, max_context_length and min_completion_length."
+            )
+        rows = len(self._splits["train"].dataset)
+        if state["position"] > rows:
+            raise ValueError(f"position {state['position']} is beyond the {rows} rows of the train split.")
+        self.seed = state["seed"]
+        self._train_cursor.epoch = state["epoch"]
+        self._train_cursor.position = state["position"]
+        self._train_cursor.was_reset = False
+
+    def _next_batch(self) -> PreferenceExperiences:
+        """The batch at the cursor in use, which moves behind it."""
+        cursor = self._cursor
+        if cursor.position >= len(self):
+            cursor.epoch += 1
+            cursor.position = 0
+        batch = self._batch(cursor)
+        cursor.position += len(batch["prompt"])
+        return batch
+
+    def _batch(self, cursor: _Cursor) -> PreferenceExperiences:
+        dataset = self._splits[cursor.split].dataset
+        stop = min(cursor.position + self.data_batch_size_per_gpu, len(dataset))
+        if cursor.split == "train":
+            indices = self._train_order(cursor.epoch)[cursor.position : stop].tolist()
+        else:
+            indices = list(range(cursor.position, stop))
+        return collate(dataset[indices], split=cursor.split, pad_token_id=self.pad_token_id)
+
+    def _train_order(self, epoch: int) -> torch.Tensor:
+        """(rows,) int64; the last one is kept, since every batch of an epoch needs the same."""
+        key = (self.seed, epoch)
+        if self._permutation is None or self._permutation[0] != key:
+            self._permutation = key, epoch_permutation(len(self._splits["train"].dataset), self.seed, epoch)
+        return self._permutation[1]
+
+
+def _preference_spaces(tokenizer: PreTrainedTokenizerBase, sample_rows: int) -> tuple[spaces.Dict, TokenSpace]:
+    """The space of batches and the space of completions."""
+    # Ids may have gaps, so that the largest is beyond their number.
+    vocabulary_size = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+    def ids() -> TokenSpace:
+        return TokenSpace(vocabulary_size, sample_rows=sample_rows)
+
+    def mask() -> TokenSpace:
+        return TokenSpace(2, sample_rows=sample_rows)
+
+    def texts() -> TextListSpace:
+        return TextListSpace(sample_rows=sample_rows)
+
+    observation_space = spaces.Dict(
+        {
+            "prompt": texts(),
+            "chosen": texts(),
+            "rejected": texts(),
+            "prompt_lengths": CountSpace(low=1, sample_rows=sample_rows),
+            "chosen_input_ids": ids(),
+            "chosen_attention_mask": mask(),
+            "rejected_input_ids": ids(),
+            "rejected_attention_mask": mask(),
+            "row": CountSpace(low=0, sample_rows=sample_rows),
+            "split": ChoiceSpace(("train", "test")),
+        }
+    )
+    return observation_space, ids()
+
+
+def _check_integer(name: str, value: Any, *, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}.")
+    if value < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, got {value}.")

@@ -1,0 +1,38 @@
+"""What the environments hand out."""
+
+from typing import Literal, TypedDict
+
+import torch
+
+Split = Literal["train", "test"]
+
+
+class PreferenceExperiences(TypedDict):
+    """A batch of preference pairs.
+
+    B is the number of pairs, T the longest sequence of either side in this batch. Rows are padded on the right; where
+    the mask is 0, ids are the pad token. Row i of both `*_input_ids` begins with the same `prompt_lengths[i]` tokens.
+
+    Attributes:
+        prompt: B texts, as rendered for chat.
+        chosen: B texts, as rendered for chat.
+        rejected: B texts, as rendered for chat.
+        prompt_lengths: (B,) int64, number of prompt tokens, at least 1.
+        chosen_input_ids: (B, T) int64, prompt and chosen completion.
+        chosen_attention_mask: (B, T) int64, 1 where there is a token, 0 where there is padding.
+        rejected_input_ids: (B, T) int64, prompt and rejected completion.
+        rejected_attention_mask: (B, T) int64, as for chosen.
+        row: (B,) int64, row numbers in the dataset that the user handed over.
+        split: The split that the rows belong to.
+    """
+
+    prompt: list[str]
+    chosen: list[str]
+    rejected: list[str]
+    prompt_lengths: torch.Tensor
+    chosen_input_ids: torch.Tensor
+    chosen_attention_mask: torch.Tensor
+    rejected_input_ids: torch.Tensor
+    rejected_attention_mask: torch.Tensor
+    row: torch.Tensor
+    split: Split

@@ -1,0 +1,230 @@
+"""What ``learn`` computes: numbers, invariances, and what it leaves alone."""
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from agiledpo.algorithms.core.errors import NonFiniteLossError
+
+MEASURED = ("loss", "preference_loss", "nll_loss", "sft_loss", "rewards/chosen", "rewards/rejected", "logps/chosen")
+
+
+def weights(agent, role="actor"):
+    return [p.detach().clone() for p in agent.adapters.parameters(role)]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def distance(one, other):
+    one, other = (torch.cat([x.flatten() for x in xs]) for xs in (one, other))
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt2", "gemma", "mistral"])
+@pytest.mark.parametrize("separate", [True, False])
+def test_before_the_first_step_the_loss_is_ln_2_and_rewards_are_0(make_agent, experiences, architecture, separate):
+    agent = make_agent(architecture=architecture, use_separate_reference_adapter=separate)
+    metrics = agent.learn(experiences)
+    assert abs(metrics["mean_loss"] - math.log(2)) < 1e-6
+    for name in ("mean_chosen_reward", "mean_rejected_reward", "rewards/margins"):
+        assert metrics[name] == 0.0
+    assert metrics["rewards/accuracies"] == 0.5
+
+
+def test_the_dropout_of_the_base_and_of_lora_do_not_move_the_first_loss(tiny_model, make_agent, experiences):
+    model = tiny_model("gpt2", attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5)
+    model.train()
+    dropped = LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear", task_type="CAUSAL_LM")
+    agent = make_agent(actor_network=model, lora_config=dropped)
+    assert abs(agent.learn(experiences)["mean_loss"] - math.log(2)) < 1e-6
+
+
+def test_lora_dropout_is_on_in_training_only_and_comes_from_the_agents_own_stream(tiny_model, make_agent, experiences):
+    config = LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear", task_type="CAUSAL_LM")
+    one, other = (make_agent(moved=True, lora_config=config) for _ in range(2))
+    state = torch.get_rng_state()
+    measured = one.learn(experiences, training=False)["loss"]
+    assert measured == one.learn(experiences, training=False)["loss"]
+    assert one.learn(experiences)["loss"] != measured
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(12345)
+    other.learn(experiences)
+    assert same(weights(one), weights(other))
+
+
+def test_learning_moves_the_actor_only_and_raises_the_margin(make_agent, experiences):
+    agent = make_agent()
+    base = {name: p.clone() for name, p in agent.base.model.named_parameters() if "lora_" not in name}
+    reference, actor = weights(agent, "reference"), weights(agent)
+    for _ in range(5):
+        metrics = agent.learn(experiences)
+    assert not same(weights(agent), actor)
+    assert same(weights(agent, "reference"), reference)
+    assert all(torch.equal(p, base[n]) for n, p in agent.base.model.named_parameters() if n in base)
+    after = agent.learn(experiences, training=False)
+    assert after["rewards/accuracies"] == 1.0
+    assert after["loss"] < metrics["loss"] < math.log(2)
+    assert metrics["grad_norm"] > 0
+    assert metrics["tokens_per_second"] > 0
+    assert (metrics["lr"], metrics["beta"], metrics["pairs"]) == (1e-3, 0.1, 6.0)
+    assert agent.steps == [30]
+
+
+def test_measuring_changes_nothing(make_agent, experiences):
+    agent = make_agent(moved=True)
+    before, steps = weights(agent), list(agent.steps)
+    one, other = (agent.learn(experiences, training=False) for _ in range(2))
+    assert one == other
+    assert same(weights(agent), before)
+    assert agent.steps == steps
+    assert "grad_norm" not in one
+
+
+@pytest.mark.parametrize("nll_alpha", [0.0, 1.0])
+@pytest.mark.parametrize("loss_type", ["sigmoid", ["sigmoid", "sft"], "bco_pair"])
+def test_the_split_into_micro_batches_changes_nothing(make_agent, experiences, nll_alpha, loss_type):
+    results = []
+    for micro in (None, 1, 2, 3):
+        agent = make_agent(moved=True, micro_batch_size_per_gpu=micro, nll_alpha=nll_alpha, loss_type=loss_type)
+        metrics = agent.learn(experiences)
+        results.append((metrics, weights(agent), agent.learn(experiences, training=False)))
+    for metrics, moved, after in results[1:]:
+        for name in (*MEASURED, "grad_norm"):
+            assert metrics[name] == pytest.approx(results[0][0][name], rel=2e-5, abs=2e-6)
+        assert after["loss"] == pytest.approx(results[0][2]["loss"], rel=2e-5)
+        assert distance(moved, results[0][1]) < 1e-4
+
+
+def test_update_epochs_do_not_change_what_is_reported(make_agent, experiences):
+    once, thrice = make_agent(moved=True), make_agent(moved=True, update_epochs=3)
+    one, other = once.learn(experiences), thrice.learn(experiences)
+    for name in (*MEASURED, "grad_norm"):
+        assert one[name] == other[name]
+    twice_more = [once.learn(experiences) for _ in range(2)]
+    assert len(twice_more) == 2
+    assert distance(weights(thrice), weights(once)) < 1e-6
+
+
+def test_one_optimizer_step_per_batch_size_pairs(make_agent, experiences):
+    agent = make_agent(moved=True, batch_size=4)
+    agent.learn(experiences)
+    (step,) = {int(state["step"]) for state in agent.optimizer.state.values()}
+    assert step == 2  # 4 pairs, then the remaining 2
+    whole, accumulated = make_agent(moved=True), make_agent(moved=True, batch_size=6, micro_batch_size_per_gpu=2)
+    for other in (whole, accumulated):
+        other.learn(experiences)
+        assert {int(state["step"]) for state in other.optimizer.state.values()} == {1}
+
+
+def test_left_padding_gives_the_same_step(make_agent, make_experiences):
+    lengths = [(7, 5, 9), (1, 1, 1), (3, 8, 1)]
+    right, left = make_agent(moved=True), make_agent(moved=True)
+    one, other = right.learn(make_experiences(lengths)), left.learn(make_experiences(lengths, left=True))
+    assert {k: v for k, v in one.items() if k in MEASURED} == {k: v for k, v in other.items() if k in MEASURED}
+    assert same(weights(right), weights(left))
+
+
+def test_the_first_completion_token_is_trained(make_agent, make_experiences):
+    """One-token completions: the only token there is must carry the whole gradient."""
+    agent = make_agent()
+    experiences = make_experiences([(4, 1, 1), (1, 1, 1)])
+    first = agent.learn(experiences)
+    assert all(math.isfinite(value) for value in first.values())
+    assert first["grad_norm"] > 0
+    for _ in range(10):
+        agent.learn(experiences)
+    after = agent.learn(experiences, training=False)
+    assert after["logps/chosen"] > first["logps/chosen"]
+    assert after["rewards/accuracies"] == 1.0
+
+
+def test_nll_is_the_mean_over_all_chosen_tokens(make_agent, experiences):
+    agent = make_agent(moved=True, nll_alpha=0.5)
+    metrics = agent.learn(experiences, training=False)
+    chosen_tokens = sum(
+        int(mask.sum()) - int(length)
+        for mask, length in zip(experiences["chosen_attention_mask"], experiences["prompt_lengths"], strict=True)
+    )
+    expected = -metrics["logps/chosen"] * 6 / chosen_tokens
+    assert metrics["nll_loss"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["loss"] == pytest.approx(metrics["preference_loss"] + 0.5 * expected, rel=1e-6)
+
+
+def test_gradient_checkpointing_is_used_and_changes_nothing(make_agent, experiences):
+    agents = [make_agent(moved=True, gradient_checkpointing=flag) for flag in (True, False)]
+    forwards = []
+    for agent in agents:
+        layer, calls = agent.base.model.model.layers[0].mlp, []
+        handle = layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        agent.learn(experiences)
+        handle.remove()
+        forwards.append(len(calls))
+    assert forwards == [3, 2]  # reference, policy, and with checkpointing policy again in backward
+    assert distance(weights(agents[0]), weights(agents[1])) < 1e-6
+
+
+def test_gradients_are_clipped_to_the_norm(make_agent, experiences):
+    """After the first step Adam's first moment is 0.1 times the clipped gradient."""
+    for limit in (1e-3, 1e9):
+        agent = make_agent(moved=True, max_grad_norm=limit)
+        norm = agent.learn(experiences)["grad_norm"]
+        moments = torch.cat([state["exp_avg"].flatten() for state in agent.optimizer.state.values()])
+        assert float(moments.norm()) / 0.1 == pytest.approx(min(norm, limit), rel=1e-3)
+
+
+def test_a_non_finite_loss_names_the_rows_and_changes_no_weight(make_agent, experiences):
+    agent = make_agent(moved=True, micro_batch_size_per_gpu=2)
+    experiences |= {"row": torch.tensor([3, 1, 4, 15, 9, 26]), "split": "train"}
+    victim = int(experiences["chosen_input_ids"][3, 12])
+    others = torch.cat([experiences[f"{s}_input_ids"][torch.arange(6) != 3].flatten() for s in ("chosen", "rejected")])
+    experiences["chosen_input_ids"][3, 12] = next(t for t in range(3, 97) if t not in others.tolist() and t != victim)
+    agent.base.model.model.embed_tokens.weight.data[experiences["chosen_input_ids"][3, 12]] = float("nan")
+    agent.base.model.lm_head.weight.data[experiences["chosen_input_ids"][3, 12]] = 0.0
+    # A chosen completion of one token only predicts; make row 3's prompt end in the broken token instead.
+    experiences["chosen_input_ids"][3, 11] = experiences["chosen_input_ids"][3, 12]
+    experiences["rejected_input_ids"][3, 11] = experiences["chosen_input_ids"][3, 12]
+    before, moments = weights(agent), dict(agent.optimizer.state)
+    with pytest.raises(NonFiniteLossError, match="not finite on train row 15; no weight was changed"):
+        agent.learn(experiences)
+    assert same(weights(agent), before)
+    assert dict(agent.optimizer.state) == moments == {}
+    assert all(p.grad is None for p in agent.adapters.parameters("actor"))
+
+
+def test_a_non_finite_gradient_changes_no_weight(make_agent, experiences):
+    agent = make_agent(moved=True)
+    before = weights(agent)
+    victim = agent.adapters.parameters("actor")[0]
+    victim.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteLossError, match="gradient norm is"):
+        agent.learn(experiences)
+    assert same(weights(agent), before)
+
+
+def test_weight_decay_and_learning_rate_are_read_at_each_step(make_agent, experiences):
+    agent = make_agent(moved=True)
+    agent.learn(experiences)
+    agent.lr = 0.0125
+    metrics = agent.learn(experiences)
+    assert metrics["lr"] == 0.0125
+    assert {group["lr"] for group in agent.optimizer.param_groups} == {0.0125}
+    assert {int(state["step"]) for state in agent.optimizer.state.values()} == {2}
+
+
+def test_wpo_weighting_runs_through_the_agent(make_agent, experiences):
+    plain, weighted = (make_agent(moved=True, use_weighting=flag).learn(experiences) for flag in (False, True))
+    assert 0 < weighted["preference_loss"] < plain["preference_loss"]
+
+
+def test_compiled_layers_give_the_same_step(make_agent, make_experiences):
+    experiences = make_experiences([(7, 5, 9), (3, 8, 1)])
+    with pytest.warns(UserWarning, match="gradient_checkpointing is switched off because torch_compiler is set"):
+        compiled = make_agent(moved=True, torch_compiler="default")
+    plain = make_agent(moved=True, gradient_checkpointing=False)
+    assert compiled.gradient_checkpointing is False
+    assert compiled.learn(experiences)["loss"] == pytest.approx(plain.learn(experiences)["loss"], rel=1e-5)
+    assert distance(weights(compiled), weights(plain)) < 1e-4
