@@ -139,7 +139,10 @@ class SharedBaseModel:
         del self._parameters[name]
         if self._active == name:
             self._activate(None)
-        # PEFT activates another adapter after a deletion; ours is put back afterwards.
+        # PEFT must not choose which adapter becomes active; ours is put back afterwards.
+        others = [other for other in self.peft.peft_config if other != name]
+        if others:
+            self.peft.set_adapter(others[0])
         self.peft.delete_adapter(name)
         current, self._active = self._active, ""
         self._activate(current)

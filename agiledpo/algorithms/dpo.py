@@ -80,6 +80,9 @@ class DPO(LLMAlgorithm):
         preference_average_log_probs: Average, not sum, over tokens in the preference loss.
         sft_average_log_probs: Average, not sum, over tokens in the NLL of ``sft_loss_weight``.
 
+    Attributes:
+        held_out: Metrics of the last ``test``, over the whole held-out split.
+
     Raises:
         ValueError: A parameter or a combination of parameters makes no sense; it is named, with the way out.
     """
@@ -196,6 +199,7 @@ class DPO(LLMAlgorithm):
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
         self.check_hyperparameters()
+        self.held_out: dict[str, float] = {}
         self._lm = CausalLM.of(self.base.model)
         self._check_vocabulary(action_space)
 
@@ -274,9 +278,12 @@ class DPO(LLMAlgorithm):
         """
         if loop < 1:
             raise ValueError(f"loop={loop}; at least one evaluation is needed.")
-        fitness = float(np.mean([self.evaluate(env)["rewards/accuracies"] for _ in range(loop)]))
-        self.fitness.append(fitness)
-        return np.array(fitness)
+        fitnesses = []
+        for _ in range(loop):
+            self.held_out = self.evaluate(env)
+            fitnesses.append(self.held_out["rewards/accuracies"])
+        self.fitness.append(float(np.mean(fitnesses)))
+        return np.array(self.fitness[-1])
 
     def check_environment(self, env: PreferenceGym) -> None:
         """Check that an environment's tokens are this agent's.

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import FilterCounts, PreparedPreferences, prepare_preferences
+from agiledpo.data.formats import check_dataset, recognise_form
 from agiledpo.llm_envs.batching import collate, epoch_permutation
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import PreferenceExperiences, Split
@@ -104,6 +105,9 @@ class PreferenceGym:
                 "The tokenizer has no pad token, and batches are padded with it. "
                 "Set one first, for example tokenizer.pad_token = tokenizer.eos_token."
             )
+        # Both are looked at before either is tokenised, which may take minutes.
+        recognise_form(check_dataset(train_dataset, name="train"), name="train")
+        recognise_form(check_dataset(test_dataset, name="test"), name="test")
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
         self.accelerator = accelerator

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
 
 from agiledpo.algorithms import DPO
@@ -43,7 +42,7 @@ def finetune_llm_preference(
         checkpoint_steps: Pairs between two checkpoints; None makes none.
         checkpoint_path: Directory of the checkpoints, ``./saved_checkpoints`` by default: the agent itself if there is
             one, ``agent_<index>/`` for each if there are several. A newer checkpoint replaces the older one.
-        save_elite: Save the agent of the highest final fitness to ``elite_path``.
+        save_elite: Save the agent of the highest final fitness (ties: of the largest margin) to ``elite_path``.
         elite_path: Directory for it.
         verbose: Print the objectives and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
@@ -83,7 +82,7 @@ def finetune_llm_preference(
             if schedule.checkpoints(stretch):
                 _save(agents, Path(checkpoint_path or elite_path or "saved_checkpoints"))
     if save_elite and elite_path is not None:
-        agents[int(np.argmax(fitnesses))].save_checkpoint(elite_path)
+        max(agents, key=_rank).save_checkpoint(elite_path)
     return agents, fitnesses
 
 
@@ -94,6 +93,11 @@ def _learn(agent: DPO, queue: PairQueue, batch: PreferenceBatch, *, flush: bool)
     while len(queue) >= agent.batch_size or (flush and len(queue)):
         metrics.append(agent.learn(queue.take(agent.batch_size)))
     return metrics
+
+
+def _rank(agent: DPO) -> tuple[float, float]:
+    """Fitness, ties broken by the mean log-ratio margin, in which there is no beta."""
+    return agent.fitness[-1], agent.held_out["rewards/margins"] / agent.beta
 
 
 def _save(agents: Sequence[DPO], path: Path) -> None:
