@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCABULARY = 97
 
@@ -57,7 +59,7 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
-            # The default initialisation is so small that all tokens are nearly equally likely: nothing to be wrong about.
+            # The default initialisation makes all tokens nearly equally likely: nothing to be wrong about.
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.data.mul_(6)
@@ -98,6 +100,38 @@ def make_experiences() -> Callable[..., dict[str, Tensor]]:
             experiences[f"{side}_input_ids"] = torch.stack([pad(ids) for ids in sequences])
             experiences[f"{side}_attention_mask"] = torch.stack([pad(torch.ones_like(ids)) for ids in sequences])
         return experiences
+
+    return make
+
+
+@pytest.fixture
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A real tokenizer of the tiny models' vocabulary: words ``w4`` ... ``w96`` and four special tokens."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, VOCABULARY))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture
+def make_pairs() -> Callable[..., Dataset]:
+    """Make a dataset of text pairs in the tiny tokenizer's words: ``make_pairs(rows, seed=0)``.
+
+    There is something to learn: chosen completions are of words below ``w50``, rejected ones of words from there on.
+    """
+
+    def make(rows: int, *, seed: int = 0) -> Dataset:
+        generator = torch.Generator().manual_seed(seed)
+
+        def words(low: int, high: int) -> str:
+            length = int(torch.randint(1, 7, (), generator=generator))
+            return " ".join(f"w{i}" for i in torch.randint(low, high, (length,), generator=generator).tolist())
+
+        return Dataset.from_list(
+            [{"prompt": words(4, 97) + " ", "chosen": words(4, 50), "rejected": words(50, 97)} for _ in range(rows)]
+        )
 
     return make
 

@@ -27,5 +27,5 @@ def set_modes(base: SharedBaseModel, adapter: str | None, *, training: bool, che
         if isinstance(module, GradientCheckpointingLayer):
             # Set on the layer alone: .train() would switch on the dropout of the base inside it too.
             module.training = checkpointing
-        elif isinstance(module, LoraLayer) and adapter in module.lora_dropout:
+        elif adapter is not None and isinstance(module, LoraLayer) and adapter in module.lora_dropout:
             module.lora_dropout[adapter].train()

@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, LoraModel, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
 from peft.utils.save_and_load import get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -36,12 +36,12 @@ class SharedBaseModel:
         peft_model: The PEFT view of the same model.
     """
 
-    _by_model_id: "weakref.WeakValueDictionary[int, SharedBaseModel]" = weakref.WeakValueDictionary()
-    _by_name: "weakref.WeakValueDictionary[str, SharedBaseModel]" = weakref.WeakValueDictionary()
+    _by_model_id: ClassVar["weakref.WeakValueDictionary[int, SharedBaseModel]"] = weakref.WeakValueDictionary()
+    _by_name: ClassVar["weakref.WeakValueDictionary[str, SharedBaseModel]"] = weakref.WeakValueDictionary()
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         self.peft_model: PeftModel | None = model if isinstance(model, PeftModel) else None
-        self.model: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.model = _base_of(model)
         _check_causal_lm(self.model)
         if self.peft_model is None and any(isinstance(module, BaseTunerLayer) for module in self.model.modules()):
             raise ValueError("actor_network already carries PEFT layers; pass the PeftModel that put them there.")
@@ -63,7 +63,7 @@ class SharedBaseModel:
             ValueError: The model has no language-model head, is an encoder-decoder, is a PeftModel whose active adapter
                 is not one LoRA adapter, or carries PEFT layers that another PeftModel owns.
         """
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = _base_of(model)
         known = cls._by_model_id.get(id(base))
         if known is None:
             known = cls._by_model_id[id(base)] = cls(model)
@@ -167,7 +167,7 @@ class SharedBaseModel:
 
     def config(self, name: str) -> LoraConfig:
         """LoRA configuration of an adapter."""
-        return self.peft.peft_config[name]
+        return cast(LoraConfig, self.peft.peft_config[name])
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Parameters of one adapter by a name that does not depend on the adapter's own.
@@ -208,7 +208,7 @@ class SharedBaseModel:
         Raises:
             ValueError: Keys are missing or unexpected.
         """
-        result = set_peft_model_state_dict(self.peft, dict(state), adapter_name=name)
+        result: Any = set_peft_model_state_dict(self.peft, dict(state), adapter_name=name)
         missing = [key for key in result.missing_keys if name in key.split(".")]
         if missing or result.unexpected_keys:
             raise ValueError(
@@ -244,7 +244,7 @@ class SharedBaseModel:
             self._activate(name)
 
     def _activate(self, name: str | None) -> None:
-        tuner = self.peft.base_model
+        tuner = cast(LoraModel, self.peft.base_model)
         if name is None:
             tuner.disable_adapter_layers()
         else:
@@ -259,6 +259,10 @@ class SharedBaseModel:
         for name, trainable in self._trainable.items():
             for parameter in self._parameters[name].values():
                 parameter.requires_grad_(trainable)
+
+
+def _base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
 
 
 def starting_adapter(model: PeftModel) -> str:
@@ -293,7 +297,7 @@ def _check_keeps_base(config: LoraConfig) -> None:
         raise ValueError(f"lora_config is a {type(config).__name__}; only peft.LoraConfig is supported.")
     if config.bias != "none":
         raise ValueError(
-            f"lora_config.bias={config.bias!r} trains biases of the base model, which all agents share; use bias='none'."
+            f"lora_config.bias={config.bias!r} trains biases of the base model, which all agents share; use 'none'."
         )
     if config.init_lora_weights not in _INITS_THAT_KEEP_THE_BASE:
         raise ValueError(
@@ -303,5 +307,6 @@ def _check_keeps_base(config: LoraConfig) -> None:
 
 
 def _cuda_devices(model: nn.Module) -> list[int]:
-    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None})
-
+    return sorted(
+        {p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None}
+    )

@@ -29,9 +29,9 @@ from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, Scorer
 class DPO(LLMAlgorithm):
     """A LoRA agent that learns preferences offline.
 
-    The loss of a pair is ``-log sigmoid(beta * ((log p - log p_ref)(chosen) - (log p - log p_ref)(rejected)))`` (eq. 7),
-    plus ``nll_alpha`` times the negative log-likelihood per chosen token. Log-probabilities are sums over completion
-    tokens.
+    The loss of a pair is ``-log sigmoid(beta * ((log p - log p_ref)(chosen) - (log p - log p_ref)(rejected)))``
+    (eq. 7), plus ``nll_alpha`` times the negative log-likelihood per chosen token. Log-probabilities are sums over
+    completion tokens.
 
     Args:
         observation_space: ``env.observation_space``; optional, checked against the model's vocabulary.
@@ -432,15 +432,15 @@ class DPO(LLMAlgorithm):
                 )
             if objective.batch_coupled and micro != self.batch_size:
                 raise ValueError(
-                    f"loss_type={self.loss_type} compares all pairs of a batch, so micro_batch_size_per_gpu={micro} would "
-                    f"change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
+                    f"loss_type={self.loss_type} compares all pairs of a batch, so micro_batch_size_per_gpu={micro} "
+                    f"would change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
                 )
         if self.reference_update not in ("never", "epoch"):
             raise ValueError(f"reference_update={self.reference_update!r}; use 'never' or 'epoch'.")
         if self.reference_update == "epoch" and not use_separate_reference_adapter:
             raise ValueError(
-                "reference_update='epoch' needs a reference that can move, but use_separate_reference_adapter=False makes "
-                "the shared base model the reference. Set one of the two back to its default."
+                "reference_update='epoch' needs a reference that can move, but use_separate_reference_adapter=False "
+                "makes the shared base model the reference. Set one of the two back to its default."
             )
 
 

@@ -9,11 +9,11 @@ class PreferenceMeter:
     """Collects loss terms over any number of batches.
 
     The result holds, as means over pairs: ``loss`` and ``mean_loss`` (the whole objective), ``preference_loss``,
-    ``sft_loss``, ``nll_loss``, ``rewards/chosen`` and ``mean_chosen_reward``, ``rewards/rejected`` and ``mean_rejected_reward``
-    (``beta`` times log p - log p_ref, in nats), ``rewards/margins`` (their difference), ``rewards/accuracies`` (share of
-    pairs whose chosen reward is larger, a tie counts one half), ``logps/chosen`` and ``logps/rejected`` (summed
-    log-probability of a completion under the policy, in nats), ``pairs`` (their number), and ``grad_norm`` if steps
-    were made (mean over steps, before clipping).
+    ``sft_loss`` and ``nll_loss`` (its terms, without their weights), ``rewards/chosen`` and ``mean_chosen_reward``,
+    ``rewards/rejected`` and ``mean_rejected_reward`` (``beta`` times log p - log p_ref, in nats), ``rewards/margins``
+    (their difference), ``rewards/accuracies`` (share of pairs whose chosen reward is larger, a tie counts one half),
+    ``logps/chosen`` and ``logps/rejected`` (summed log-probability of a completion under the policy, in nats),
+    ``pairs`` (their number), and ``grad_norm`` if steps were made (mean over steps, before clipping).
     """
 
     def __init__(self) -> None:

@@ -87,7 +87,9 @@ class PreferenceBatch:
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if key != "prompt_lengths"}
         lengths = tensors["prompt_lengths"].reshape(-1)
         if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
-            raise ValueError(f"The ids and masks of both sides must have one shape (pairs, tokens); they have {shapes}.")
+            raise ValueError(
+                f"The ids and masks of both sides must have one shape (pairs, tokens); they have {shapes}."
+            )
         pairs = shapes["chosen_input_ids"][0]
         if pairs == 0 or len(lengths) != pairs:
             raise ValueError(f"prompt_lengths has {len(lengths)} entries for {pairs} pairs; one per pair is needed.")

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,8 @@ class CausalLM:
         head: LMHead | None = _head(model, config)
         if head is None or not _reproduces_logits(model, body, head):
             warnings.warn(
-                f"{type(model).__name__} computes its logits in a way agiledpo does not know, so its own forward pass is "
-                "used for them. Results are the same; memory grows with sequence length x vocabulary.",
+                f"{type(model).__name__} computes its logits in a way agiledpo does not know, so its own forward pass "
+                "is used for them. Results are the same; memory grows with sequence length x vocabulary.",
                 stacklevel=2,
             )
             head = None
@@ -52,7 +52,7 @@ class CausalLM:
             head=head,
             max_positions=config.get("max_position_embeddings") or config.get("n_positions"),
             takes_positions="position_ids" in inspect.signature(body.forward).parameters,
-            vocabulary=model.get_input_embeddings().weight.shape[0],
+            vocabulary=embedding_rows(model),
         )
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
@@ -69,6 +69,11 @@ class CausalLM:
         return {"use_cache": False, **positions}
 
 
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Number of tokens that a model embeds."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+
+
 def _head(model: PreTrainedModel, config: Mapping[str, Any]) -> LMHead | None:
     scale = config.get("logit_scale") or 1.0
     if config.get("logits_scaling"):
@@ -81,7 +86,7 @@ def _reproduces_logits(model: PreTrainedModel, body: nn.Module, head: LMHead) ->
     was_training = model.training
     model.eval()
     try:
-        ids = torch.arange(1, 5, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(1, 5, device=model.device)[None] % embedding_rows(model)
         expected = model(input_ids=ids, use_cache=False).logits.double()
         actual = head.logits(body(input_ids=ids, use_cache=False).last_hidden_state).double()
     finally:

@@ -57,8 +57,8 @@ class Scorer:
         if batch.largest_token_id >= self.lm.vocabulary:
             raise ValueError(
                 f"The batch holds token id {batch.largest_token_id}, but {type(self.lm.model).__name__} embeds only "
-                f"{self.lm.vocabulary} tokens: the tokenizer is not this model's. Load both from the same name, or call "
-                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
+                f"{self.lm.vocabulary} tokens: the tokenizer is not this model's. Load both from the same name, or "
+                "call model.resize_token_embeddings(len(tokenizer)) before making the agent."
             )
         if self.lm.max_positions is None:
             return

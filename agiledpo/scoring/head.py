@@ -7,10 +7,10 @@ backward is one multiplication.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 # Logits held at a time: 2^24 float32 numbers are 64 MiB, 340 positions of a vocabulary of 49k.
@@ -34,7 +34,7 @@ class LMHead:
     @property
     def vocabulary(self) -> int:
         """Number of tokens the head scores."""
-        return self.module.weight.shape[0]
+        return cast(Tensor, self.module.weight).shape[0]
 
     @property
     def is_frozen_linear(self) -> bool:
@@ -92,12 +92,10 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
     """Chunked ``log_softmax(head(hidden))[target]``; differentiable by the hidden states only."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, hidden: Tensor, targets: Tensor, head: LMHead, collision: bool
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: LMHead, collision: bool) -> tuple[Tensor, Tensor]:
         rows = _chunk_rows(head.vocabulary)
-        weight = head.module.weight
-        needs_grad = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        weight = cast(Tensor, head.module.weight)
+        needs_grad = ctx.needs_input_grad[0]
         derivative = torch.empty_like(hidden) if needs_grad else None
         logps, collisions = [], []
         for start in range(0, len(hidden), rows):
@@ -111,14 +109,14 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
                 grad_logits = log_probs.exp_().neg_()
                 grad_logits.scatter_add_(1, target, torch.ones_like(target, dtype=grad_logits.dtype))
                 derivative[part] = head.transform_grad(logits, grad_logits).to(weight.dtype) @ weight
-        ctx.save_for_backward(derivative)  # type: ignore[attr-defined]
+        ctx.save_for_backward(*(() if derivative is None else (derivative,)))
         collided = torch.cat(collisions)
-        ctx.mark_non_differentiable(collided)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(collided)
         return torch.cat(logps), collided
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (derivative,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        (derivative,) = ctx.saved_tensors
         return (grad_logps[:, None] * derivative).to(derivative.dtype), None, None, None
 
 

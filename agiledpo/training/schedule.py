@@ -66,10 +66,7 @@ class Schedule:
                 raise ValueError(f"{name}={value} must be at least 1, or None.")
         if num_epochs is not None and max_steps is not None:
             warnings.warn("num_epochs and max_steps are both given; num_epochs takes precedence.", stacklevel=3)
-        if num_epochs is not None or max_steps is None:
-            total = (num_epochs or 1) * len(env)
-        else:
-            total = max_steps
+        total = max_steps if num_epochs is None and max_steps is not None else (num_epochs or 1) * len(env)
         return Schedule(total, evaluation_interval, checkpoint_steps)
 
     def stretches(self, env: PreferenceGym) -> Iterator[Stretch]:

@@ -18,9 +18,15 @@ def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, tmp_path, m
     monkeypatch.setenv("CI", "1")  # TRL sends telemetry otherwise
     pairs: Dataset = make_pairs(4)
     agent = DPO(
-        actor_network=tiny_model(), lora_config=lora, batch_size=4, lr=LR, beta=0.2, nll_alpha=0.0,
-        use_separate_reference_adapter=False, gradient_checkpointing=False,
-    )  # fmt: skip
+        actor_network=tiny_model(),
+        lora_config=lora,
+        batch_size=4,
+        lr=LR,
+        beta=0.2,
+        nll_alpha=0.0,
+        use_separate_reference_adapter=False,
+        gradient_checkpointing=False,
+    )
     randomise(agent)
     model = get_peft_model(tiny_model(), lora)
     trainable = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
@@ -29,14 +35,27 @@ def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, tmp_path, m
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(
-            output_dir=str(tmp_path), beta=0.2, learning_rate=LR, max_grad_norm=0.1, weight_decay=0.0,
-            per_device_train_batch_size=4, max_steps=1, lr_scheduler_type="constant", warmup_steps=0, logging_steps=1,
-            optim="adamw_torch", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
+            output_dir=str(tmp_path),
+            beta=0.2,
+            learning_rate=LR,
+            max_grad_norm=0.1,
+            weight_decay=0.0,
+            per_device_train_batch_size=4,
+            max_steps=1,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            logging_steps=1,
+            optim="adamw_torch",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to=[],
+            save_strategy="no",
             max_length=None,
-        ),  # fmt: skip
+        ),
         train_dataset=pairs,
         processing_class=tiny_tokenizer,
-    )  # fmt: skip
+    )
     # After construction: TRL keeps a copy of a trained adapter as its reference, ours is the bare base.
     theirs = {n.replace(".default", ""): p for n, p in trainer.model.named_parameters() if p.requires_grad}
     for name, parameter in theirs.items():

@@ -11,7 +11,9 @@ def test_left_and_right_padding_read_the_same(make_experiences):
     right, left = (PreferenceBatch.from_experiences(make_experiences(lengths, left=side)) for side in (False, True))
     for side in ("prompts", "chosen", "rejected"):
         assert all(torch.equal(a, b) for a, b in zip(vars(right)[side], vars(left)[side], strict=True))
-    assert [(len(p), len(c), len(r)) for p, c, r in zip(right.prompts, right.chosen, right.rejected, strict=True)] == lengths
+    assert [
+        (len(p), len(c), len(r)) for p, c, r in zip(right.prompts, right.chosen, right.rejected, strict=True)
+    ] == lengths
     assert (right.tokens, right.chosen_tokens, len(right)) == (18, 5, 2)
 
 
@@ -66,5 +68,7 @@ def test_tokens_the_model_does_not_know_and_rows_it_cannot_hold(tiny_model, make
     experiences["chosen_input_ids"][0, -1] = 97
     with pytest.raises(ValueError, match="token id 97, but LlamaForCausalLM embeds only 97"):
         scorer.check(PreferenceBatch.from_experiences(experiences))
-    with pytest.raises(ValueError, match=r"pair 1 of the batch has 65 tokens; LlamaForCausalLM allows 64.*max_context_length=64"):
+    with pytest.raises(
+        ValueError, match=r"pair 1 of the batch has 65 tokens; LlamaForCausalLM allows 64.*max_context_length=64"
+    ):
         scorer.check(PreferenceBatch.from_experiences(make_experiences([(2, 2, 2), (30, 5, 35)])))

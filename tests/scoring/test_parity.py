@@ -45,9 +45,7 @@ def test_scores_equal_full_logits(tiny_model, lora, make_experiences, plain_logp
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_loss_and_gradients_equal_a_plain_implementation(
-    tiny_model, lora, make_experiences, plain_logps, architecture
-):
+def test_loss_and_gradients_equal_a_plain_implementation(tiny_model, lora, make_experiences, plain_logps, architecture):
     adapters, scorer = make(tiny_model, lora, architecture)
     batch = PreferenceBatch.from_experiences(make_experiences(LENGTHS))
     beta, parameters = 0.3, adapters.parameters("actor")
@@ -130,9 +128,7 @@ def test_slices_and_concatenation_of_scores(tiny_model, lora, make_experiences):
         one, other = vars(whole)[side], vars(joined)[side]
         assert torch.equal(one.mask, other.mask)
         torch.testing.assert_close(one.logps, other.logps, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            one.log_collision[one.mask], other.log_collision[other.mask], rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(one.log_collision[one.mask], other.log_collision[other.mask], rtol=1e-5, atol=1e-5)
     cut = whole.slice(1, 2)
     assert cut.chosen.logps.shape == (1, 1)
     assert torch.equal(cut.chosen.logps[0], whole.chosen.logps[1, :1])

@@ -146,7 +146,9 @@ class EvolvableAlgorithm(ABC):
         networks = self.evolvable_attributes(networks_only=True)
         unknown = [name for name in (group.eval_network, *group.shared_networks) if name not in networks]
         if unknown:
-            raise ValueError(f"NetworkGroup names {', '.join(unknown)}; the agent's networks are {', '.join(networks)}.")
+            raise ValueError(
+                f"NetworkGroup names {', '.join(unknown)}; the agent's networks are {', '.join(networks)}."
+            )
         self.network_groups.append(group)
 
     def register_mutation_hook(self, hook: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
 from agiledpo.checkpoint import save_agent
+from agiledpo.scoring.causal_lm import embedding_rows
 
 
 class LLMAlgorithm(EvolvableAlgorithm):
@@ -176,9 +177,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             training: Training mode.
         """
         self.training = training
-        set_modes(
-            self.base, self.adapters.name("actor"), training=training, checkpointing=self.gradient_checkpointing
-        )
+        set_modes(self.base, self.adapters.name("actor"), training=training, checkpointing=self.gradient_checkpointing)
 
     def set_reference_policy(self, reference_update_tracker: int) -> None:
         """Copy the actor onto the reference when the tracker has advanced.
@@ -324,13 +323,13 @@ def _check_accelerator(accelerator: Accelerator | None) -> None:
         return
     if accelerator.num_processes > 1 or accelerator.state.deepspeed_plugin is not None:
         raise ValueError(
-            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; this version "
-            "trains in one process without DeepSpeed. Use Accelerator() and a single process."
+            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; "
+            "this version trains in one process without DeepSpeed. Use Accelerator() and a single process."
         )
     if accelerator.mixed_precision != "no":
         raise ValueError(
-            f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model with "
-            "dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
+            f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
+            "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
         )
 
 
@@ -346,11 +345,11 @@ def _place(base: SharedBaseModel, device: torch.device) -> None:
         return
     if base.adapter_names:
         raise ValueError(f"The shared base model is on {here} and other agents use it; this agent asks for {device}.")
-    base.model.to(device)
+    cast(nn.Module, base.model).to(device)
 
 
 def _pad_token_id(model: PreTrainedModel, pad_token_id: int | None) -> int:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = embedding_rows(model)
     if pad_token_id is None:
         return 0 if model.config.get_text_config().pad_token_id is None else model.config.get_text_config().pad_token_id
     if not 0 <= pad_token_id < vocabulary:

@@ -1,7 +1,7 @@
 """A named stream of randomness for code that can only draw from torch's global generators (dropout)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class TorchRandomStream:
         """Continue a stream where :meth:`state_dict` was taken."""
         self._states = [tensor.clone() for tensor in state["states"]]
 
-    def _fork(self) -> "torch.random.fork_rng":  # type: ignore[valid-type]
+    def _fork(self) -> AbstractContextManager[None]:
         return torch.random.fork_rng(devices=[] if self._device is None else [self._device])
 
     def _read(self) -> list[Tensor]:

@@ -67,7 +67,9 @@ class HyperparameterConfig(Mapping[str, RLParameter]):
     def __init__(self, **parameters: RLParameter) -> None:
         for name, parameter in parameters.items():
             if not isinstance(parameter, RLParameter):
-                raise TypeError(f"{name}={parameter!r} is not an RLParameter; write {name}=RLParameter(min=..., max=...).")
+                raise TypeError(
+                    f"{name}={parameter!r} is not an RLParameter; write {name}=RLParameter(min=..., max=...)."
+                )
         self._parameters = parameters
 
     def __getitem__(self, name: str) -> RLParameter:
@@ -90,7 +92,9 @@ class HyperparameterConfig(Mapping[str, RLParameter]):
         """
         for name, parameter in self.items():
             if name not in values:
-                raise ValueError(f"hp_config names {name!r}, which is no hyperparameter; there are {', '.join(values)}.")
+                raise ValueError(
+                    f"hp_config names {name!r}, which is no hyperparameter; there are {', '.join(values)}."
+                )
             value = values[name]
             if not isinstance(value, (int, float)) or isinstance(value, bool):
                 raise ValueError(f"hp_config names {name!r}, whose value {value!r} is not a number.")
