@@ -81,7 +81,7 @@ def test_answers_that_are_prefixes_and_prompts_that_share_prefixes(make_agent, t
 
 @pytest.fixture
 def plain():
-    """log p(answer + end | prompt) from words, one forward, full logits."""
+    """Log p(answer + end | prompt) from words, one forward, full logits."""
 
     def score(agent, tokenizer, prompt, answer):
         before, after = ([tokenizer.convert_tokens_to_ids(word) for word in part.split()] for part in (prompt, answer))

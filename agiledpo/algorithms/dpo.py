@@ -23,7 +23,7 @@ from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
-from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, Scorer
+from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, PrefixSharing, Scorer
 
 
 class DPO(LLMAlgorithm):
@@ -67,6 +67,8 @@ class DPO(LLMAlgorithm):
         weight_decay: AdamW's decoupled weight decay.
         reference_update: ``"never"``: the reference is fixed; ``"epoch"``: the training loop copies the actor onto it
             after each epoch, as AgileRL does.
+        prefix_sharing: ``"auto"``: compute the prompt that chosen and rejected share once, where that is exact for the
+            model; True: or fail; False: compute it twice. Memory and speed, never the result.
         loss_type: Name, or several names, of ``agiledpo.losses.PREFERENCE_LOSSES``.
         loss_weights: Weights of several losses; None weighs each 1.
         label_smoothing: Share of labels believed to be wrong, for the losses that use it.
@@ -141,6 +143,7 @@ class DPO(LLMAlgorithm):
         use_separate_reference_adapter: bool = True,
         weight_decay: float = 0.0,
         reference_update: Literal["never", "epoch"] = "never",
+        prefix_sharing: PrefixSharing = "auto",
         loss_type: str | Sequence[str] = "sigmoid",
         loss_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
@@ -159,6 +162,7 @@ class DPO(LLMAlgorithm):
         self.micro_batch_size_per_gpu = micro_batch_size_per_gpu
         self.calc_position_embeddings = calc_position_embeddings
         self.reference_update = reference_update
+        self.prefix_sharing: PrefixSharing = prefix_sharing
         self.beta = beta
         self.nll_alpha = nll_alpha
         self.loss_type = (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
@@ -201,6 +205,7 @@ class DPO(LLMAlgorithm):
         self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
         self._lm = CausalLM.of(self.base.model)
+        self._scorer()  # refuses settings that do not suit the model
         self._check_vocabulary(action_space)
 
     @property
@@ -377,7 +382,7 @@ class DPO(LLMAlgorithm):
         for start, stop in batch.spans(self._pairs_per_pass(objective, batch)):
             part, baseline = batch.slice(start, stop), reference.slice(start, stop)
             randomness = self.random_stream.active() if training else nullcontext()
-            with self.adapters.select("actor"), randomness:
+            with self.adapters.select("actor"), scorer.session(), randomness:
                 set_modes(self.base, actor, training=training, checkpointing=self.gradient_checkpointing)
                 policy = scorer.score(part)
                 terms = objective(
@@ -393,7 +398,7 @@ class DPO(LLMAlgorithm):
     @torch.no_grad()
     def _reference(self, scorer: Scorer, batch: PreferenceBatch) -> PairScores:
         """Log-probabilities of the batch under the reference policy."""
-        with self.adapters.select("reference"):
+        with self.adapters.select("reference"), scorer.session():
             set_modes(self.base, None, training=False, checkpointing=False)
             size = self.micro_batch_size_per_gpu or self.batch_size
             return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(size)])
@@ -402,6 +407,7 @@ class DPO(LLMAlgorithm):
         return Scorer(
             self._lm,
             pad_token_id=self.pad_token_id,
+            prefix_sharing=self.prefix_sharing,
             explicit_positions=self.calc_position_embeddings,
             collision=self.use_weighting,
         )

@@ -9,8 +9,9 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data.cache import cache_directory, tokenized_fingerprint
+from agiledpo.cache import cache_directory
 from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
+from agiledpo.data.fingerprint import tokenized_fingerprint
 from agiledpo.data.formats import COLUMNS, Form, check_dataset, recognise_form
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_pairs
 
@@ -125,7 +126,7 @@ def _tokenize(
     name: str,
     num_proc: int | None,
 ) -> Dataset:
-    directory = cache_directory()
+    directory = cache_directory("tokenized")
     directory.mkdir(parents=True, exist_ok=True)
     return dataset.select_columns(list(COLUMNS)).map(
         _tokenize_batch,

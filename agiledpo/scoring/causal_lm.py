@@ -3,14 +3,15 @@
 import inspect
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agiledpo.scoring import probe
 from agiledpo.scoring.head import LMHead
+from agiledpo.scoring.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class CausalLM:
         max_positions: Longest sequence the model's configuration allows, tokens; None if it names no limit.
         takes_positions: Whether the body accepts ``position_ids``.
         vocabulary: Number of tokens that the model embeds.
+        packs: Whether packed rows give the hidden states of separate ones, so that a pair can share its prompt.
     """
 
     model: PreTrainedModel
@@ -32,41 +34,52 @@ class CausalLM:
     max_positions: int | None
     takes_positions: bool
     vocabulary: int
+    packs: bool
 
     @staticmethod
     def of(model: PreTrainedModel) -> "CausalLM":
-        """Take ``model`` apart and check, on a few tokens, that body and head give the model's own logits."""
+        """Take ``model`` apart and check on a few tokens that the parts do what the whole does."""
         config = model.config.get_text_config().to_dict()
-        body = model.base_model
-        head: LMHead | None = _head(model, config)
-        if head is None or not _reproduces_logits(model, body, head):
+        lm = CausalLM(
+            model=model,
+            body=model.base_model,
+            head=_head(model, config),
+            max_positions=config.get("max_position_embeddings") or config.get("n_positions"),
+            takes_positions="position_ids" in inspect.signature(model.base_model.forward).parameters,
+            vocabulary=embedding_rows(model),
+            packs=False,
+        )
+        if not probe.reproduces_logits(lm):
             warnings.warn(
                 f"{type(model).__name__} computes its logits in a way agiledpo does not know, so its own forward pass "
                 "is used for them. Results are the same; memory grows with sequence length x vocabulary.",
                 stacklevel=2,
             )
-            head = None
-        return CausalLM(
-            model=model,
-            body=body,
-            head=head,
-            max_positions=config.get("max_position_embeddings") or config.get("n_positions"),
-            takes_positions="position_ids" in inspect.signature(body.forward).parameters,
-            vocabulary=embedding_rows(model),
-        )
+            return replace(lm, head=None)
+        # Attention in chunks is a matter of masks, which packed rows bring themselves.
+        return replace(lm, packs=config.get("attention_chunk_size") is None and probe.packs(lm))
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
-        """Final hidden states, (rows, T, H)."""
-        return self.body(input_ids=input_ids, **self._call(position_ids)).last_hidden_state
+    def hidden_states(self, layout: Layout, *, positions: bool = True) -> Tensor:
+        """Final hidden states, (rows, T, H).
 
-    def logits(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+        Args:
+            layout: What goes through the model; packed rows need :func:`packed_attention`.
+            positions: Hand over position ids; padded rows can do without.
+        """
+        return self.body(**self._inputs(layout, positions)).last_hidden_state
+
+    def logits(self, layout: Layout, *, positions: bool = True) -> Tensor:
         """The model's own logits, (rows, T, V)."""
-        return self.model(input_ids=input_ids, **self._call(position_ids)).logits
+        return self.model(**self._inputs(layout, positions)).logits
 
-    def _call(self, position_ids: Tensor | None) -> dict[str, Any]:
+    def _inputs(self, layout: Layout, positions: bool) -> dict[str, Any]:
         # Attention caches would only hold memory here.
-        positions = {"position_ids": position_ids} if self.takes_positions and position_ids is not None else {}
-        return {"use_cache": False, **positions}
+        inputs: dict[str, Any] = {"input_ids": layout.input_ids, "use_cache": False}
+        if self.takes_positions and (positions or layout.packed is not None):
+            inputs["position_ids"] = layout.position_ids
+        if layout.packed is not None:
+            inputs["packed_rows"] = layout.packed
+        return inputs
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
@@ -79,18 +92,3 @@ def _head(model: PreTrainedModel, config: Mapping[str, Any]) -> LMHead | None:
     if config.get("logits_scaling"):
         scale /= config["logits_scaling"]
     return LMHead(model.get_output_embeddings(), scale=scale, softcap=config.get("final_logit_softcapping"))
-
-
-@torch.no_grad()
-def _reproduces_logits(model: PreTrainedModel, body: nn.Module, head: LMHead) -> bool:
-    was_training = model.training
-    model.eval()
-    try:
-        ids = torch.arange(1, 5, device=model.device)[None] % embedding_rows(model)
-        expected = model(input_ids=ids, use_cache=False).logits.double()
-        actual = head.logits(body(input_ids=ids, use_cache=False).last_hidden_state).double()
-    finally:
-        model.train(was_training)
-    scale = expected.abs().max().clamp_min(1.0)
-    tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 3e-2
-    return expected.shape == actual.shape and bool((expected - actual).abs().max() <= tolerance * scale)

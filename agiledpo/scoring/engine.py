@@ -1,16 +1,21 @@
 """Score completions: from a batch of pairs to per-token log-probabilities under the active adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from agiledpo.losses import TokenLogProbs
+from agiledpo.scoring.attention import PACKED_ATTENTION, packed_attention
 from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.causal_lm import CausalLM
 from agiledpo.scoring.head import completion_logps
-from agiledpo.scoring.layout import Layout, separate_rows
+from agiledpo.scoring.layout import Layout, packed_rows, separate_rows
+
+PrefixSharing = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,34 @@ class Scorer:
     Args:
         lm: The causal language model, taken apart.
         pad_token_id: Fills the padding, which nothing reads.
+        prefix_sharing: ``"auto"``: compute the prompt of a pair once where that is exact for the model; True: or fail;
+            False: compute it for each completion.
         explicit_positions: Hand position ids to the model instead of letting it count (the same numbers).
         collision: Also compute the per-token collision terms that WPO weighting needs.
+
+    Raises:
+        ValueError: ``prefix_sharing=True`` with a model for which it is not exact.
     """
 
     def __init__(
-        self, lm: CausalLM, *, pad_token_id: int, explicit_positions: bool = True, collision: bool = False
+        self,
+        lm: CausalLM,
+        *,
+        pad_token_id: int,
+        prefix_sharing: PrefixSharing = "auto",
+        explicit_positions: bool = True,
+        collision: bool = False,
     ) -> None:
+        if prefix_sharing not in ("auto", True, False):
+            raise ValueError(f"prefix_sharing={prefix_sharing!r}; use 'auto', True or False.")
+        if prefix_sharing is True and not lm.packs:
+            raise ValueError(
+                f"prefix_sharing=True, but the completions of a pair cannot share their prompt in "
+                f"{type(lm.model).__name__}: more than attention carries information along the sequence, or its "
+                "attention is not Transformers' interface. Use prefix_sharing='auto' or False."
+            )
         self.lm = lm
+        self.share_prompts = prefix_sharing is not False
         self.pad_token_id = pad_token_id
         self.explicit_positions = explicit_positions
         self.collision = collision
@@ -72,8 +97,14 @@ class Scorer:
                     f"Pass max_context_length={self.lm.max_positions} to PreferenceGym."
                 )
 
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Prepare the model for scoring; keep it open until after ``backward``, which may run the forward again."""
+        with packed_attention(self.lm.model) if self.lm.packs else nullcontext():
+            yield
+
     def score(self, batch: PreferenceBatch) -> PairScores:
-        """Log-probabilities of every completion token of a batch.
+        """Log-probabilities of every completion token of a batch, inside a :meth:`session`.
 
         Args:
             batch: B pairs.
@@ -81,7 +112,9 @@ class Scorer:
         Returns:
             Per-token log-probabilities (B, T), T the longest completion of each side; float32.
         """
-        layout = separate_rows(batch, self.pad_token_id).to(self.lm.model.device)
+        if self.lm.packs and self.lm.model.config._attn_implementation != PACKED_ATTENTION:
+            raise RuntimeError("score() was called outside of `with scorer.session():`.")
+        layout = self._layout(batch).to(self.lm.model.device)
         logps, collision = self._token_logps(layout)
         chosen, rejected = layout.lengths[: len(batch)], layout.lengths[len(batch) :]
         border = int(chosen.sum())
@@ -90,14 +123,18 @@ class Scorer:
             _pad(logps[border:], None if collision is None else collision[border:], rejected),
         )
 
+    def _layout(self, batch: PreferenceBatch) -> Layout:
+        if self.lm.packs:
+            return packed_rows(batch, share_prompts=self.share_prompts)
+        return separate_rows(batch, self.pad_token_id)
+
     def _token_logps(self, layout: Layout) -> tuple[Tensor, Tensor | None]:
-        positions = layout.position_ids if self.explicit_positions else None
         if self.lm.head is not None:
-            hidden = self.lm.hidden_states(layout.input_ids, positions)
+            hidden = self.lm.hidden_states(layout, positions=self.explicit_positions)
             return completion_logps(
                 hidden.flatten(0, 1)[layout.predictors], layout.targets, self.lm.head, collision=self.collision
             )
-        logits = self.lm.logits(layout.input_ids, positions).flatten(0, 1)[layout.predictors].float()
+        logits = self.lm.logits(layout, positions=self.explicit_positions).flatten(0, 1)[layout.predictors].float()
         log_probs = torch.log_softmax(logits, dim=-1)
         collision = torch.logsumexp(2 * log_probs.detach(), dim=-1) if self.collision else None
         return log_probs.gather(1, layout.targets[:, None])[:, 0], collision

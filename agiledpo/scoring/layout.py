@@ -1,10 +1,12 @@
 """Lay a batch out as the tensors that go through the model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from agiledpo.scoring.attention import PackedRows
 from agiledpo.scoring.batch import PreferenceBatch
 
 
@@ -12,14 +14,15 @@ from agiledpo.scoring.batch import PreferenceBatch
 class Layout:
     """Model input, and where in it the completions are predicted.
 
-    Completions are numbered 0..2B-1, all chosen ones first. N is the number of completion tokens of the batch.
+    Completions are numbered 0..2B-1, all chosen ones first. M is the number of completion tokens of the batch.
 
     Attributes:
-        input_ids: Tokens, right-padded; int64 (rows, T).
+        input_ids: Tokens; int64 (rows, T).
         position_ids: Position of each token in its own sequence; int64 (rows, T).
-        predictors: Flat index into (rows * T) of the position that predicts each completion token; int64 (N,).
-        targets: The completion tokens, completion by completion; int64 (N,).
+        predictors: Flat index into (rows * T) of the position that predicts each completion token; int64 (M,).
+        targets: The completion tokens, completion by completion; int64 (M,).
         lengths: Tokens of each completion; int64 (2B,), on the CPU.
+        packed: How the tokens make up rows, if they are packed into one sequence; None for padded rows.
     """
 
     input_ids: Tensor
@@ -27,20 +30,23 @@ class Layout:
     predictors: Tensor
     targets: Tensor
     lengths: Tensor
+    packed: PackedRows | None = None
 
     def to(self, device: torch.device) -> "Layout":
         """Move what the model reads to ``device``."""
+        packed = self.packed
         return Layout(
             self.input_ids.to(device),
             self.position_ids.to(device),
             self.predictors.to(device),
             self.targets.to(device),
             self.lengths,
+            packed and PackedRows(packed.bounds, packed.parts.to(device), packed.positions.to(device)),
         )
 
 
 def separate_rows(batch: PreferenceBatch, pad_token_id: int) -> Layout:
-    """One row ``[prompt | completion | padding]`` per completion.
+    """One padded row ``[prompt | completion | padding]`` per completion, for any causal model.
 
     Rows are padded on the right, so under causal attention no real token ever sees padding and no mask is needed.
 
@@ -61,5 +67,55 @@ def separate_rows(batch: PreferenceBatch, pad_token_id: int) -> Layout:
         position_ids=torch.arange(width).expand_as(input_ids),
         predictors=torch.cat(predictors),
         targets=torch.cat(completions),
-        lengths=torch.tensor([len(ids) for ids in completions]),
+        lengths=_lengths(completions),
     )
+
+
+def packed_rows(batch: PreferenceBatch, *, share_prompts: bool) -> Layout:
+    """All tokens in one sequence without padding, for attention through :mod:`agiledpo.scoring.attention`.
+
+    Args:
+        batch: B pairs.
+        share_prompts: One row ``[prompt | chosen | rejected]`` per pair, its positions restarting after the prompt;
+            False makes two, ``[prompt | chosen]`` and ``[prompt | rejected]``.
+    """
+    completions = [*batch.chosen, *batch.rejected]
+    pairs = range(len(batch))
+    rows = (
+        [(i, len(batch) + i) for i in pairs]
+        if share_prompts
+        else [(i,) for i in pairs] + [(len(batch) + i,) for i in pairs]
+    )
+    tokens, positions, parts, bounds = [], [], [], []
+    predictors: list[Tensor] = [torch.empty(0)] * len(completions)
+    end = 0
+    for row in rows:
+        start, prompt = end, batch.prompts[row[0] % len(batch)]
+        pieces = [prompt, *(completions[i] for i in row)]
+        last_of_prompt = end = start + len(prompt)
+        last_of_prompt -= 1
+        for i in row:
+            # The first token of each completion is predicted by the end of the prompt, the others by their neighbour.
+            predictors[i] = torch.arange(end - 1, end - 1 + len(completions[i]))
+            predictors[i][0] = last_of_prompt
+            end += len(completions[i])
+        tokens += pieces
+        positions += [
+            torch.arange(len(prompt)),
+            *(torch.arange(len(prompt), len(prompt) + len(completions[i])) for i in row),
+        ]
+        parts += [torch.full((len(piece),), number) for number, piece in enumerate(pieces)]
+        bounds.append((start, end))
+    position_ids = torch.cat(positions)
+    return Layout(
+        input_ids=torch.cat(tokens)[None],
+        position_ids=position_ids[None],
+        predictors=torch.cat(predictors),
+        targets=torch.cat(completions),
+        lengths=_lengths(completions),
+        packed=PackedRows(tuple(bounds), torch.cat(parts), position_ids),
+    )
+
+
+def _lengths(completions: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([len(ids) for ids in completions])

@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
+from agiledpo.cache import cache_directory
 from agiledpo.data import FilterCounts, Form, PreferenceDataError, prepare_preferences
-from agiledpo.data.cache import cache_directory, tokenized_fingerprint
+from agiledpo.data.fingerprint import tokenized_fingerprint
 from agiledpo.data.tokenization import isolated_copy
 
 Rows = Callable[..., Dataset]
@@ -22,9 +23,8 @@ MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / "tokenized"
-    monkeypatch.setenv("AGILEDPO_CACHE", str(directory))
-    return directory
+    monkeypatch.setenv("AGILEDPO_CACHE", str(tmp_path))
+    return tmp_path / "tokenized"
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_output_format_of_the_dataset_does_not_matter(text_rows: Rows, tokenizer
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AGILEDPO_CACHE", str(tmp_path / "here"))
-    assert cache_directory() == tmp_path / "here"
+    assert cache_directory("tokenized") == tmp_path / "here" / "tokenized"
     monkeypatch.delenv("AGILEDPO_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_directory() == tmp_path / ".cache" / "agiledpo" / "tokenized"
+    assert cache_directory("tokenized") == tmp_path / ".cache" / "agiledpo" / "tokenized"
 
 
 def test_second_time_nothing_is_tokenised(
@@ -142,7 +142,7 @@ def test_another_process_finds_the_tokens(
     )
     result = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "AGILEDPO_CACHE": str(cache), "PYTHONHASHSEED": "7"},
+        env={**os.environ, "AGILEDPO_CACHE": str(cache.parent), "PYTHONHASHSEED": "7"},
         capture_output=True,
         text=True,
         check=False,

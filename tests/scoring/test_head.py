@@ -14,6 +14,11 @@ from agiledpo.scoring.head import LMHead, completion_logps
 N, H, V = 11, 6, 13
 
 
+def score(scorer, batch):
+    with scorer.session():
+        return scorer.score(batch)
+
+
 def make_head(*, bias=False, dtype=torch.float64, trained=False, **transform):
     module = nn.Linear(H, V, bias=bias, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +99,7 @@ def test_no_full_logits_exist(monkeypatch, tiny_model, lora, make_experiences):
             return result
 
     with adapters.select("actor"), Watch():
-        scores = scorer.score(batch)
+        scores = score(scorer, batch)
         (scores.chosen.logps.sum() - scores.rejected.logps.sum()).backward()
     assert largest == 3
 
@@ -109,7 +114,7 @@ def test_a_lora_adapter_on_the_head_is_used_and_trained(tiny_model, make_experie
     batch = PreferenceBatch.from_experiences(make_experiences([(4, 6, 3)]))
     with adapters.select("actor") as active:
         expected = plain_logps(active, batch.prompts[0], batch.chosen[0])
-        actual = scorer.score(batch).chosen.logps[0]
+        actual = score(scorer, batch).chosen.logps[0]
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
         pairs = [torch.autograd.grad(x.sum(), adapters.parameters("actor")) for x in (actual, expected)]
     for one, other in zip(*pairs, strict=True):
@@ -132,7 +137,7 @@ def test_a_model_with_logits_of_its_own_falls_back_to_its_own_forward(tiny_model
         scorer = Scorer(CausalLM.of(model), pad_token_id=0)
     batch = PreferenceBatch.from_experiences(make_experiences([(4, 6, 3), (2, 1, 5)]))
     with adapters.select("actor") as active:
-        scores = scorer.score(batch)
+        scores = score(scorer, batch)
         for i in range(2):
             expected = plain_logps(active, batch.prompts[i], batch.rejected[i])
             torch.testing.assert_close(scores.rejected.logps[i, : len(expected)], expected, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """Scores, DPO loss and LoRA gradients against one forward per sequence with full logits, on many architectures."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,30 +13,41 @@ from agiledpo.losses import PreferenceObjective
 from agiledpo.scoring import CausalLM, PreferenceBatch, Scorer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2", "gemma", "mistral", "gemma2", "cohere", "granite", "phi3")
+LAYOUTS = ("shared", "packed", "padded")
 LENGTHS = [(7, 5, 9), (1, 1, 1), (3, 8, 1), (12, 1, 6)]
 
 
-def make(tiny_model, lora, architecture, dtype=torch.float32):
+def score(scorer, batch):
+    with scorer.session():
+        return scorer.score(batch)
+
+
+def make(tiny_model, lora, architecture, dtype=torch.float32, layout="shared"):
     model = tiny_model(architecture, dtype=dtype)
     model.eval()
     adapters = AgentAdapters(SharedBaseModel.of(model), lora, separate_reference=True, seed=0)
     generator = torch.Generator().manual_seed(3)
     for parameter in adapters.parameters("actor"):
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return adapters, Scorer(CausalLM.of(model), pad_token_id=0)
+    lm = CausalLM.of(model)
+    assert lm.packs
+    if layout == "padded":
+        lm = replace(lm, packs=False)
+    return adapters, Scorer(lm, pad_token_id=0, prefix_sharing=layout == "shared")
 
 
 def relative(actual, expected):
     return float((actual - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_equal_full_logits(tiny_model, lora, make_experiences, plain_logps, architecture):
-    adapters, scorer = make(tiny_model, lora, architecture)
+def test_scores_equal_full_logits(tiny_model, lora, make_experiences, plain_logps, architecture, layout):
+    adapters, scorer = make(tiny_model, lora, architecture, layout=layout)
     assert scorer.lm.head is not None
     batch = PreferenceBatch.from_experiences(make_experiences(LENGTHS))
     with adapters.select("actor") as model, torch.no_grad():
-        scores = scorer.score(batch)
+        scores = score(scorer, batch)
         for i, prompt in enumerate(batch.prompts):
             for side, completion in ((scores.chosen, batch.chosen[i]), (scores.rejected, batch.rejected[i])):
                 expected = plain_logps(model, prompt, completion)
@@ -44,16 +56,19 @@ def test_scores_equal_full_logits(tiny_model, lora, make_experiences, plain_logp
                 assert float(side.logps[i][~side.mask[i]].abs().sum()) == 0.0
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_loss_and_gradients_equal_a_plain_implementation(tiny_model, lora, make_experiences, plain_logps, architecture):
-    adapters, scorer = make(tiny_model, lora, architecture)
+def test_loss_and_gradients_equal_a_plain_implementation(
+    tiny_model, lora, make_experiences, plain_logps, architecture, layout
+):
+    adapters, scorer = make(tiny_model, lora, architecture, layout=layout)
     batch = PreferenceBatch.from_experiences(make_experiences(LENGTHS))
     beta, parameters = 0.3, adapters.parameters("actor")
 
     with adapters.select("reference"), torch.no_grad():
-        reference = scorer.score(batch)
+        reference = score(scorer, batch)
     with adapters.select("actor"):
-        policy = scorer.score(batch)
+        policy = score(scorer, batch)
         terms = PreferenceObjective(beta=beta)(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
         loss = terms.loss.mean()
         gradients = torch.autograd.grad(loss, parameters)
@@ -84,7 +99,7 @@ def test_bfloat16_scores_stay_near_float64(tiny_model, lora, make_experiences, p
     exact, _ = make(tiny_model, lora, architecture, dtype=torch.float64)
     adapters, scorer = make(tiny_model, lora, architecture, dtype=torch.bfloat16)
     with torch.no_grad(), exact.select("reference") as model, adapters.select("reference"):
-        scores = scorer.score(batch)
+        scores = score(scorer, batch)
         assert scores.chosen.logps.dtype == torch.float32
         for i, prompt in enumerate(batch.prompts):
             expected = plain_logps(model, prompt, batch.chosen[i])
@@ -96,12 +111,13 @@ def test_bfloat16_scores_stay_near_float64(tiny_model, lora, make_experiences, p
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=4),
     left=st.booleans(),
+    layout=st.sampled_from(LAYOUTS),
 )
-def test_any_lengths_and_either_padding_side(tiny_model, lora, make_experiences, plain_logps, lengths, left):
-    adapters, scorer = make(tiny_model, lora, "llama")
+def test_any_lengths_and_either_padding_side(tiny_model, lora, make_experiences, plain_logps, lengths, left, layout):
+    adapters, scorer = make(tiny_model, lora, "llama", layout=layout)
     batch = PreferenceBatch.from_experiences(make_experiences(lengths, left=left))
     with adapters.select("actor") as model, torch.no_grad():
-        scores = scorer.score(batch)
+        scores = score(scorer, batch)
         for i, prompt in enumerate(batch.prompts):
             for side, completion in ((scores.chosen, batch.chosen[i]), (scores.rejected, batch.rejected[i])):
                 expected = plain_logps(model, prompt, completion)
@@ -109,11 +125,11 @@ def test_any_lengths_and_either_padding_side(tiny_model, lora, make_experiences,
 
 
 def test_explicit_positions_change_nothing(tiny_model, lora, make_experiences):
-    adapters, scorer = make(tiny_model, lora, "gpt2")
+    adapters, scorer = make(tiny_model, lora, "gpt2", layout="padded")
     counted = Scorer(scorer.lm, pad_token_id=0, explicit_positions=False)
     batch = PreferenceBatch.from_experiences(make_experiences(LENGTHS))
     with adapters.select("actor"), torch.no_grad():
-        assert torch.equal(scorer.score(batch).chosen.logps, counted.score(batch).chosen.logps)
+        assert torch.equal(score(scorer, batch).chosen.logps, score(counted, batch).chosen.logps)
 
 
 def test_slices_and_concatenation_of_scores(tiny_model, lora, make_experiences):
@@ -121,8 +137,8 @@ def test_slices_and_concatenation_of_scores(tiny_model, lora, make_experiences):
     scorer.collision = True
     batch = PreferenceBatch.from_experiences(make_experiences(LENGTHS))
     with adapters.select("actor"), torch.no_grad():
-        whole = scorer.score(batch)
-        parts = [scorer.score(batch.slice(start, stop)) for start, stop in batch.spans(3)]
+        whole = score(scorer, batch)
+        parts = [score(scorer, batch.slice(start, stop)) for start, stop in batch.spans(3)]
     joined = type(whole).concat(parts)
     for side in ("chosen", "rejected"):
         one, other = vars(whole)[side], vars(joined)[side]

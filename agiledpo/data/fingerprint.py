@@ -1,8 +1,7 @@
-"""Where tokenised data is kept, and under which name."""
+"""Under which name tokenised data is kept."""
 
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 # Raise it whenever the tokens or columns of a prepared row change: old files are then no longer found.
 _FORMAT_VERSION = 1
-
-
-def cache_directory() -> Path:
-    """The directory of tokenised data: `$AGILEDPO_CACHE` if set, else `~/.cache/agiledpo/tokenized`."""
-    chosen = os.environ.get("AGILEDPO_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "agiledpo" / "tokenized"
 
 
 def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase) -> str:

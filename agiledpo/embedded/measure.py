@@ -1,0 +1,118 @@
+"""What a demo run is measured by: the preference it should teach, and what tells learning from collapse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from agiledpo.algorithms import DPO
+from agiledpo.embedded.rule import count_words, judge
+from agiledpo.embedded.sampling import Answer, sample_answers
+from agiledpo.llm_envs import PreferenceGym
+
+MAX_NEW_TOKENS = 160
+_TEMPERATURE = 0.7
+# The KL is a mean over thousands of tokens already; more answers would only cost time.
+_KL_ANSWERS = 24
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures over held-out pairs and freshly sampled answers to held-out prompts.
+
+    Attributes:
+        accuracy: Share of held-out pairs ranked right, a tie counting one half.
+        satisfied: Share of answers that satisfy the rule.
+        names_topic: Share of answers that name their prompt's topic.
+        distinct: Share of answers that no other answer repeats.
+        words: Mean length of an answer, words.
+        kl_per_token: Mean over the tokens of some of the answers of KL(policy || base), nats.
+        answers: The answers, in the order of the prompts.
+    """
+
+    accuracy: float
+    satisfied: float
+    names_topic: float
+    distinct: float
+    words: float
+    kl_per_token: float
+    answers: Sequence[Answer]
+
+
+def measure(
+    agent: DPO, env: PreferenceGym, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Mapping[str, Any]], seed: int
+) -> Measurement:
+    """Measure an agent's actor.
+
+    Args:
+        agent: The agent; its reference must be the base model.
+        env: Its test split gives the accuracy.
+        tokenizer: The model's tokenizer.
+        prompts: Held-out prompts, each with ``prompt`` (chat messages) and ``topic`` (words).
+        seed: Seed of the sampling.
+    """
+    with agent.select_adapter("actor"):
+        model = agent.base.model.eval()
+        generator = torch.Generator(model.device).manual_seed(seed)
+        answers = sample_answers(
+            model,
+            tokenizer,
+            [row["prompt"] for row in prompts],
+            max_new_tokens=MAX_NEW_TOKENS,
+            temperature=_TEMPERATURE,
+            generator=generator,
+        )
+    verdicts = [judge(row["topic"], a.text, a.finished) for row, a in zip(prompts, answers, strict=True)]
+    texts = [answer.text for answer in answers]
+    return Measurement(
+        accuracy=agent.evaluate(env)["rewards/accuracies"],
+        satisfied=_share(verdict.satisfied for verdict in verdicts),
+        names_topic=_share(verdict.names_topic for verdict in verdicts),
+        distinct=_share(texts.count(text) == 1 for text in texts),
+        words=sum(map(count_words, texts)) / len(texts),
+        kl_per_token=kl_from_reference(
+            agent, tokenizer, [row["prompt"] for row in prompts[:_KL_ANSWERS]], texts[:_KL_ANSWERS]
+        ),
+        answers=answers,
+    )
+
+
+@torch.inference_mode()
+def kl_from_reference(
+    agent: DPO,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[dict[str, str]]],
+    answers: Sequence[str],
+) -> float:
+    """Mean KL(actor || reference) per token of given answers, over the whole vocabulary at each token; nats.
+
+    Args:
+        agent: The agent.
+        tokenizer: The model's tokenizer.
+        prompts: Chat messages, one list per answer.
+        answers: What followed them.
+    """
+    total, tokens = 0.0, 0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        before = tokenizer.encode(str(start), add_special_tokens=False)
+        after = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        ids = torch.tensor([[*before, *after[:-1]]], device=agent.device)
+        policy, reference = (_log_probs(agent, role, ids, len(after)) for role in ("actor", "reference"))
+        total += float((policy.exp() * (policy - reference)).sum())
+        tokens += len(after)
+    return total / max(tokens, 1)
+
+
+def _log_probs(agent: DPO, role: str, ids: torch.Tensor, last: int) -> torch.Tensor:
+    """Log-probabilities of the whole vocabulary at the ``last`` positions, (last, V)."""
+    with agent.select_adapter(role):
+        logits = agent.base.model.eval()(input_ids=ids, logits_to_keep=last).logits[0]
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _share(flags: Any) -> float:
+    values = [bool(flag) for flag in flags]
+    return sum(values) / len(values)
