@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+# Threads that wait without spinning: several times faster where other processes use the machine too.
+export OMP_WAIT_POLICY = passive
 
 .PHONY: demo test lint unit clean
 

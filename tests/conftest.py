@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from agiledpo.cache import cache_directory
+
 VOCABULARY = 97
 
 _SMALL = {
@@ -39,6 +41,18 @@ _OVERRIDES: dict[str, dict[str, object]] = {
     "llama": {"tie_word_embeddings": False},
     "qwen2": {"tie_word_embeddings": True},
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests tokenise out of the user's cache, but use the converted embedded model that is there."""
+    embedded = cache_directory("embedded")
+    embedded.mkdir(parents=True, exist_ok=True)
+    directory = tmp_path_factory.mktemp("cache")
+    (directory / "embedded").symlink_to(embedded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGILEDPO_CACHE", str(directory))
+        yield
 
 
 @pytest.fixture(autouse=True)

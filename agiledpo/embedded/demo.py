@@ -5,6 +5,7 @@ prompts it never trained on, what changed and what did not.
 """
 
 import argparse
+import random
 import textwrap
 import time
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Command-line arguments; None takes the process's.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=240, help="training pairs (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=64, help="held-out prompts to answer (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=128, help="training pairs (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=48, help="held-out prompts to answer (default: %(default)s)")
+    parser.add_argument("--test-pairs", type=int, default=64, help="held-out pairs to rank (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="checkpoint directory (default: %(default)s)"
     )
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Loading {MODEL_NAME} (converted on first use) ...", flush=True)
     model, tokenizer = load_embedded_model(torch.bfloat16)
     train, test = load_embedded_preferences()
+    test = test.shuffle(seed=_SEED).select(range(min(options.test_pairs, len(test))))
     env = PreferenceGym(train, test, tokenizer, data_batch_size_per_gpu=8, seed=_SEED)
     agent = DPO(
         env.observation_space,
@@ -52,36 +55,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lora_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         batch_size=8,
         lr=1e-4,
-        beta=0.1,
-        nll_alpha=0.1,
+        beta=0.3,
+        nll_alpha=1.0,
         max_grad_norm=1.0,
         gradient_checkpointing=False,
         seed=_SEED,
     )
-    prompts = held_out_prompts()[: options.prompts]
+    prompts = held_out_prompts()
+    prompts = random.Random(_SEED).sample(prompts, min(options.prompts, len(prompts)))
 
     print(f"Answering {len(prompts)} held-out prompts before training ...", flush=True)
-    before = measure(agent, env, tokenizer, prompts, seed=_SEED)
+    before = measure(agent, tokenizer, prompts, seed=_SEED)
+    agent.test(env)
     started = time.perf_counter()
     finetune_llm_preference([agent], env, max_steps=options.pairs, evaluation_interval=None)
     seconds = time.perf_counter() - started
-    print(f"Answering the same prompts after {seconds:.0f} s of training ...", flush=True)
-    after = measure(agent, env, tokenizer, prompts, seed=_SEED)
+    print(f"Answering the same prompts after {seconds:.0f} s of training and ranking ...", flush=True)
+    after = measure(agent, tokenizer, prompts, seed=_SEED)
 
-    print(f"\n{_table(before, after, len(test))}\n")
+    print(f"\n{_table(before, after, accuracies=agent.fitness, pairs=len(test))}\n")
     for number in range(0, len(prompts), max(1, len(prompts) // _SHOWN_PROMPTS))[:_SHOWN_PROMPTS]:
         print(_comparison(prompts[number]["prompt"][-1]["content"], before, after, number))
     save_llm_checkpoint(agent, options.out)
     print(f"The adapter is in {options.out}/actor; PeftModel.from_pretrained(base, '{options.out}/actor') loads it.")
 
 
-def _table(before: Measurement, after: Measurement, pairs: int) -> str:
+def _table(before: Measurement, after: Measurement, *, accuracies: Sequence[float], pairs: int) -> str:
     def percent(value: float) -> str:
         return f"{100 * value:.0f} %"
 
     rows = [
         ("held-out prompts and pairs", "before", "after"),
-        (f"preference accuracy ({pairs} pairs)", percent(before.accuracy), percent(after.accuracy)),
+        (f"preference accuracy ({pairs} pairs)", percent(accuracies[0]), percent(accuracies[-1])),
         (f"answers that satisfy the rule ({len(after.answers)})", percent(before.satisfied), percent(after.satisfied)),
         ("answers that name the prompt's topic", percent(before.names_topic), percent(after.names_topic)),
         ("distinct answers", percent(before.distinct), percent(after.distinct)),

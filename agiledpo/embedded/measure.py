@@ -1,4 +1,4 @@
-"""What a demo run is measured by: the preference it should teach, and what tells learning from collapse."""
+"""What freshly sampled answers are measured by: the rule they should satisfy, and what tells learning from collapse."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from agiledpo.algorithms import DPO
 from agiledpo.embedded.rule import count_words, judge
 from agiledpo.embedded.sampling import Answer, sample_answers
-from agiledpo.llm_envs import PreferenceGym
 
 MAX_NEW_TOKENS = 160
 _TEMPERATURE = 0.7
@@ -20,10 +19,9 @@ _KL_ANSWERS = 24
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures over held-out pairs and freshly sampled answers to held-out prompts.
+    """Figures over sampled answers to held-out prompts.
 
     Attributes:
-        accuracy: Share of held-out pairs ranked right, a tie counting one half.
         satisfied: Share of answers that satisfy the rule.
         names_topic: Share of answers that name their prompt's topic.
         distinct: Share of answers that no other answer repeats.
@@ -32,7 +30,6 @@ class Measurement:
         answers: The answers, in the order of the prompts.
     """
 
-    accuracy: float
     satisfied: float
     names_topic: float
     distinct: float
@@ -42,13 +39,12 @@ class Measurement:
 
 
 def measure(
-    agent: DPO, env: PreferenceGym, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Mapping[str, Any]], seed: int
+    agent: DPO, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Mapping[str, Any]], seed: int
 ) -> Measurement:
-    """Measure an agent's actor.
+    """Let an agent's actor answer prompts and measure the answers.
 
     Args:
         agent: The agent; its reference must be the base model.
-        env: Its test split gives the accuracy.
         tokenizer: The model's tokenizer.
         prompts: Held-out prompts, each with ``prompt`` (chat messages) and ``topic`` (words).
         seed: Seed of the sampling.
@@ -67,7 +63,6 @@ def measure(
     verdicts = [judge(row["topic"], a.text, a.finished) for row, a in zip(prompts, answers, strict=True)]
     texts = [answer.text for answer in answers]
     return Measurement(
-        accuracy=agent.evaluate(env)["rewards/accuracies"],
         satisfied=_share(verdict.satisfied for verdict in verdicts),
         names_topic=_share(verdict.names_topic for verdict in verdicts),
         distinct=_share(texts.count(text) == 1 for text in texts),

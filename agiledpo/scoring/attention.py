@@ -101,16 +101,40 @@ def attend_packed(
     for (start, stop), mask in zip(packed_rows.bounds, packed_rows.masks(sliding_window), strict=True):
         q, k, v = (x[0, :, start:stop] for x in (query, key, value))
         if query.device.type == "cpu" or softcap is not None:
-            outputs.append(_RowAttention.apply(q, k, v, mask, scale, softcap))
+            outputs.append(row_attention(q, k, v, mask, scale, softcap))
         else:
-            attended = F.scaled_dot_product_attention(
-                q[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=len(q) != len(k)
-            )
-            outputs.append(attended[0])
+            outputs.append(fused_row_attention(q, k, v, mask, scale))
     return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
 
 
 AttentionInterface.register(PACKED_ATTENTION, attend_packed)
+
+
+def row_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    """Softmax attention of one row, in float32 inside, that keeps no scores for backward.
+
+    Args:
+        query: (heads, W, D).
+        key: (key heads, W, D).
+        value: (key heads, W, D).
+        mask: Boolean (W, W), true where a query (down) sees a key (across).
+        scale: Factor on the scores.
+        softcap: Cap on the scores; None for none.
+
+    Returns:
+        (heads, W, D).
+    """
+    return _RowAttention.apply(query, key, value, mask, scale, softcap)
+
+
+def fused_row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """The same without soft cap through torch's fused kernels, which are the faster way on a GPU."""
+    gqa = len(query) != len(key)
+    return F.scaled_dot_product_attention(
+        query[None], key[None], value[None], attn_mask=mask, scale=scale, enable_gqa=gqa
+    )[0]
 
 
 class _RowAttention(torch.autograd.Function):

@@ -167,6 +167,26 @@ def test_gradient_checkpointing_is_used_and_changes_nothing(make_agent, experien
     assert distance(weights(agents[0]), weights(agents[1])) < 1e-6
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_sharing_the_prompt_changes_nothing_but_the_work(make_agent, experiences, checkpointing):
+    agents = [make_agent(moved=True, prefix_sharing=s, gradient_checkpointing=checkpointing) for s in ("auto", False)]
+    results, tokens = [], []
+    for agent in agents:
+        seen = []
+        handle = agent.base.model.model.embed_tokens.register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(inputs[0].numel())
+        )
+        results.append(agent.learn(experiences))
+        handle.remove()
+        tokens.append(seen[0])
+    prompts = int(experiences["prompt_lengths"].sum())
+    completions = sum(int(experiences[f"{s}_attention_mask"].sum()) for s in ("chosen", "rejected")) - 2 * prompts
+    assert tokens == [prompts + completions, 2 * prompts + completions]
+    for name in (*MEASURED, "grad_norm"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5, abs=1e-6)
+    assert distance(weights(agents[0]), weights(agents[1])) < 1e-4
+
+
 def test_gradients_are_clipped_to_the_norm(make_agent, experiences):
     """After the first step Adam's first moment is 0.1 times the clipped gradient."""
     for limit in (1e-3, 1e9):
