@@ -1,31 +1,58 @@
 """Which modules behave as in training: LoRA dropout and checkpointed layers, never the frozen base."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 from peft.tuners.lora import LoraLayer
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agiledpo.adapters.shared_base import SharedBaseModel
 
 
-def set_modes(base: SharedBaseModel, adapter: str | None, *, training: bool, checkpointing: bool) -> None:
-    """Put the model into evaluation mode, or one adapter on it into training mode.
+def set_modes(base: SharedBaseModel, adapter: str | None, *, training: bool) -> None:
+    """Put the whole model into evaluation mode, but for one adapter's LoRA dropout in training.
 
     The frozen base always evaluates: its own dropout would make the policy differ from the reference where the weights
     do not, so the loss would not start at ln 2.
 
     Args:
         base: The shared model.
-        adapter: The adapter whose LoRA dropout is switched on in training; None for none.
-        training: Training mode, otherwise everything evaluates.
-        checkpointing: Recompute each decoder layer in backward instead of keeping its activations.
+        adapter: The adapter whose dropout is switched; None for none.
+        training: Whether it is on.
     """
     base.peft.eval()
-    if not training:
+    if not training or adapter is None:
         return
-    if checkpointing:
-        base.enable_checkpointing()
     for module in base.model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            # Set on the layer alone: .train() would switch on the dropout of the base inside it too.
-            module.training = checkpointing
-        elif adapter is not None and isinstance(module, LoraLayer) and adapter in module.lora_dropout:
+        if isinstance(module, LoraLayer) and adapter in module.lora_dropout:
             module.lora_dropout[adapter].train()
+
+
+@contextmanager
+def modes(base: SharedBaseModel, adapter: str | None, *, training: bool, checkpointing: bool) -> Iterator[None]:
+    """Set the modes of one scoring pass; afterwards everything evaluates, so that the model can generate.
+
+    Args:
+        base: The shared model.
+        adapter: The adapter that is scored.
+        training: Whether gradients will be taken.
+        checkpointing: Recompute each decoder layer in backward instead of keeping its activations. Keep the context
+            open until after ``backward``.
+    """
+    set_modes(base, adapter, training=training)
+    # Transformers checkpoints layers in training mode, in which some of them drop out activations of the base.
+    layers = [m for m in base.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    replaced = layers if training and checkpointing else []
+    own = [vars(layer).get("forward") for layer in replaced]
+    for layer in replaced:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(replaced, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+        set_modes(base, None, training=False)

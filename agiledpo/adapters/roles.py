@@ -29,13 +29,14 @@ class AgentAdapters:
     def __init__(self, base: SharedBaseModel, config: LoraConfig, *, separate_reference: bool, seed: int) -> None:
         self.base = base
         self.lora_config = config
-        self._names: dict[Role, str | None] = {"actor": base.add("actor", config, trainable=True, seed=seed)}
-        self._names["reference"] = (
-            base.add("reference", config, trainable=False, seed=seed) if separate_reference else None
-        )
+        owned: list[str] = []
+        self._finalizer = weakref.finalize(self, _disown, base, owned)
+        owned.append(base.add("actor", config, trainable=True, seed=seed))
+        self._names: dict[Role, str | None] = {"actor": owned[0], "reference": None}
         if separate_reference:
+            owned.append(base.add("reference", config, trainable=False, seed=seed))
+            self._names["reference"] = owned[1]
             self.copy_role("actor", "reference")
-        self._finalizer = weakref.finalize(self, _disown, base, [n for n in self._names.values() if n is not None])
         self.use("actor")
 
     def name(self, role: str) -> str | None:

@@ -49,8 +49,12 @@ class SharedBaseModel:
         self._trainable: dict[str, bool] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         self._orphans: list[str] = []
-        self._can_checkpoint = False
-        self._active: str | None = None if self.peft_model is None else starting_adapter(self.peft_model)
+        # What is active when no agent is: the adapter of a PeftModel that was handed over, or the bare base.
+        self._idle: str | None = None
+        if self.peft_model is not None:
+            self._idle = starting_adapter(self.peft_model)
+            weakref.finalize(self, _hand_back, self.peft_model, self._trainable, self._idle)
+        self._active: str | None = self._idle
 
     @classmethod
     def of(cls, model: PreTrainedModel | PeftModel) -> "SharedBaseModel":
@@ -85,12 +89,6 @@ class SharedBaseModel:
         if known is None:
             known = cls._by_name[key] = cls.of(AutoModelForCausalLM.from_pretrained(model_name, **settings))
         return known
-
-    def enable_checkpointing(self) -> None:
-        """Let decoder layers recompute their activations in backward while they are in training mode."""
-        if not self._can_checkpoint:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-            self._can_checkpoint = True
 
     # Adapters -------------------------------------------------------------------------------------------------------
 
@@ -138,7 +136,7 @@ class SharedBaseModel:
             return
         del self._parameters[name]
         if self._active == name:
-            self._activate(None)
+            self._activate(self._idle)
         # PEFT must not choose which adapter becomes active; ours is put back afterwards.
         others = [other for other in self.peft.peft_config if other != name]
         if others:
@@ -197,9 +195,9 @@ class SharedBaseModel:
     def base_state(self) -> dict[str, Tensor]:
         """Weights of the base model under their own names, without any adapter."""
         return {
-            key.replace(".base_layer.", "."): tensor
+            key.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
             for key, tensor in self.model.state_dict().items()
-            if not any(f".{name}" in key for name in self.peft.peft_config)
+            if not set(key.split(".")) & self._trainable.keys() and ".lora_" not in key
         }
 
     def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
@@ -231,12 +229,13 @@ class SharedBaseModel:
 
         Keep it open until after ``backward``: gradient checkpointing runs the forward pass again.
         """
+        self.sweep()
         previous = self._active
         self.activate(name)
         try:
             yield self.peft
         finally:
-            self.activate(previous if previous is None or previous in self.peft.peft_config else None)
+            self.activate(previous if previous is None or previous in self.peft.peft_config else self._idle)
 
     def activate(self, name: str | None) -> None:
         """Make one adapter active until the next switch; None disables all adapters."""
@@ -259,6 +258,14 @@ class SharedBaseModel:
         for name, trainable in self._trainable.items():
             for parameter in self._parameters[name].values():
                 parameter.requires_grad_(trainable)
+
+
+def _hand_back(peft_model: PeftModel, owned: dict[str, bool], idle: str) -> None:
+    """Leave a PeftModel that a user handed over as it was: without agents' adapters, its own one active."""
+    cast(LoraModel, peft_model.base_model).enable_adapter_layers()
+    peft_model.set_adapter(idle)
+    for name in list(owned):
+        peft_model.delete_adapter(name)
 
 
 def _base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from time import perf_counter
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -14,7 +14,8 @@ from peft import LoraConfig, PeftModel
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
-from agiledpo.adapters.modes import set_modes
+from agiledpo.adapters import Role
+from agiledpo.adapters.modes import modes
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
@@ -50,8 +51,8 @@ class DPO(LLMAlgorithm):
         nll_alpha: Weight of the NLL per chosen token; 0 is plain DPO.
         max_grad_norm: Largest gradient norm of a step.
         update_epochs: Passes over the experiences in each call of ``learn``.
-        calc_position_embeddings: Hand position ids to the model. Rows are padded on the right, so without them the
-            model counts the same positions itself.
+        calc_position_embeddings: Hand position ids to the model. Only for models that are scored in padded rows can
+            they be left out: these are padded on the right, so the model counts the same positions itself.
         micro_batch_size_per_gpu: Pairs per forward pass, a divisor of ``batch_size``; None takes the whole batch.
             It changes memory and speed, never the result.
         device: Where to compute; None leaves the model where it is.
@@ -62,11 +63,11 @@ class DPO(LLMAlgorithm):
         seed: Seed of the LoRA initialisation and of LoRA dropout.
         gradient_checkpointing: Recompute decoder layers in backward: slower, far less memory.
         torch_compiler: Mode of ``torch.compile`` for the decoder layers; None for none.
-        use_liger_loss: Use Liger's fused loss; without it a warning, and our own.
+        use_liger_loss: Accepted; this version warns and uses its own loss, which holds no full logits either.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
         weight_decay: AdamW's decoupled weight decay.
         reference_update: ``"never"``: the reference is fixed; ``"epoch"``: the training loop copies the actor onto it
-            after each epoch, as AgileRL does.
+            after each epoch but the last, as AgileRL does.
         prefix_sharing: ``"auto"``: compute the prompt that chosen and rejected share once, where that is exact for the
             model; True: or fail; False: compute it twice. Memory and speed, never the result.
         loss_type: Name, or several names, of ``agiledpo.losses.PREFERENCE_LOSSES``.
@@ -319,12 +320,13 @@ class DPO(LLMAlgorithm):
         objective = self.objective
         scorer = self._scorer()
         scorer.check(batch)
-        reference = self._reference(scorer, batch)
+        reference = self._scores(scorer, batch, "reference")
         meter = PreferenceMeter()
         if not training:
-            with torch.no_grad(), closing(self._terms(scorer, objective, batch, reference, training=False)) as parts:
-                for terms in parts:
-                    meter.add(terms)
+            policy = self._scores(scorer, batch, "actor")
+            terms = objective(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
+            _check_finite(terms, batch)
+            meter.add(terms)
             return meter.result()
         for epoch in range(self.update_epochs):
             for start, stop in batch.spans(self.batch_size):
@@ -336,7 +338,7 @@ class DPO(LLMAlgorithm):
         self.steps[-1] += len(batch)
         seconds = perf_counter() - started
         metrics = meter.result() | {
-            "lr": self.lr,
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
             "beta": self.beta,
             "tokens_per_second": batch.tokens * self.update_epochs / seconds,
         }
@@ -347,11 +349,11 @@ class DPO(LLMAlgorithm):
         self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
     ) -> tuple[list[ObjectiveTerms], float]:
         """One optimizer step on ``batch``, micro-batch by micro-batch; returns their terms and the gradient norm."""
-        self.reinit_optimizers()
+        self.follow_hyperparameters()
         self.optimizer.zero_grad(set_to_none=True)
         measured = []
         try:
-            with closing(self._terms(scorer, objective, batch, reference, training=True)) as parts:
+            with closing(self._terms(scorer, objective, batch, reference)) as parts:
                 for terms in parts:
                     (terms.loss.sum() / len(batch)).backward()
                     measured.append(terms)
@@ -368,22 +370,20 @@ class DPO(LLMAlgorithm):
         return measured, grad_norm
 
     def _terms(
-        self,
-        scorer: Scorer,
-        objective: PreferenceObjective,
-        batch: PreferenceBatch,
-        reference: PairScores,
-        *,
-        training: bool,
+        self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
     ) -> Generator[ObjectiveTerms, None, None]:
-        """Loss terms of each micro-batch; the actor stays active until the caller has used them."""
+        """Loss terms of each micro-batch; the actor stays as it is until the caller has gone backward."""
         mean_chosen_tokens = batch.chosen_tokens / len(batch)
+        size = len(batch) if objective.batch_coupled else self._pairs_per_pass
         actor = self.adapters.name("actor")
-        for start, stop in batch.spans(self._pairs_per_pass(objective, batch)):
+        for start, stop in batch.spans(size):
             part, baseline = batch.slice(start, stop), reference.slice(start, stop)
-            randomness = self.random_stream.active() if training else nullcontext()
-            with self.adapters.select("actor"), scorer.session(), randomness:
-                set_modes(self.base, actor, training=training, checkpointing=self.gradient_checkpointing)
+            with (
+                self.adapters.select("actor"),
+                modes(self.base, actor, training=True, checkpointing=self.gradient_checkpointing),
+                scorer.session(),
+                self.random_stream.active(),
+            ):
                 policy = scorer.score(part)
                 terms = objective(
                     policy.chosen,
@@ -396,12 +396,18 @@ class DPO(LLMAlgorithm):
                 yield terms
 
     @torch.no_grad()
-    def _reference(self, scorer: Scorer, batch: PreferenceBatch) -> PairScores:
-        """Log-probabilities of the batch under the reference policy."""
-        with self.adapters.select("reference"), scorer.session():
-            set_modes(self.base, None, training=False, checkpointing=False)
-            size = self.micro_batch_size_per_gpu or self.batch_size
-            return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(size)])
+    def _scores(self, scorer: Scorer, batch: PreferenceBatch, role: Role) -> PairScores:
+        """Log-probabilities of the batch under the actor or the reference, without gradient or dropout."""
+        with (
+            self.adapters.select(role),
+            modes(self.base, None, training=False, checkpointing=False),
+            scorer.session(),
+        ):
+            return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(self._pairs_per_pass)])
+
+    @property
+    def _pairs_per_pass(self) -> int:
+        return self.micro_batch_size_per_gpu or self.batch_size
 
     def _scorer(self) -> Scorer:
         return Scorer(
@@ -419,9 +425,6 @@ class DPO(LLMAlgorithm):
                 f"{self._lm.vocabulary}. Load both from the same name, or call "
                 "model.resize_token_embeddings(len(tokenizer)) before making the agent."
             )
-
-    def _pairs_per_pass(self, objective: PreferenceObjective, batch: PreferenceBatch) -> int:
-        return len(batch) if objective.batch_coupled else self.micro_batch_size_per_gpu or self.batch_size
 
     def _check_settings(self, use_separate_reference_adapter: bool) -> None:
         objective = self.objective  # validates its own parameters
@@ -441,6 +444,8 @@ class DPO(LLMAlgorithm):
                     f"loss_type={self.loss_type} compares all pairs of a batch, so micro_batch_size_per_gpu={micro} "
                     f"would change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
                 )
+        if self.prefix_sharing not in ("auto", True, False):
+            raise ValueError(f"prefix_sharing={self.prefix_sharing!r}; use 'auto', True or False.")
         if self.reference_update not in ("never", "epoch"):
             raise ValueError(f"reference_update={self.reference_update!r}; use 'never' or 'epoch'.")
         if self.reference_update == "epoch" and not use_separate_reference_adapter:
@@ -454,6 +459,6 @@ def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:
     broken = [label for label, loss in zip(batch.labels, terms.loss.tolist(), strict=True) if not math.isfinite(loss)]
     if broken:
         raise NonFiniteLossError(
-            f"The loss is not finite on {', '.join(broken)}; no weight was changed. Look at these pairs, or lower the "
+            f"The loss is not finite on {', '.join(broken)}; the step was not made. Look at these pairs, or lower the "
             "learning rate if earlier steps already went astray."
         )

@@ -11,18 +11,17 @@ def resolve_liger(wanted: bool) -> bool:
         wanted: What the user asked for.
 
     Returns:
-        ``wanted`` if the package is there; otherwise False, with a warning.
+        False in this version, with a warning if Liger was asked for.
     """
-    if not wanted:
-        return False
-    if importlib.util.find_spec("liger_kernel") is None:
+    if wanted:
+        reason = (
+            "liger-kernel is not installed"
+            if importlib.util.find_spec("liger_kernel") is None
+            else "this version does not call liger-kernel yet"
+        )
         warnings.warn(
-            "use_liger_loss=True, but liger-kernel is not installed; using agiledpo's own chunked loss. "
-            "Install it with pip install 'agiledpo[liger]'.",
+            f"use_liger_loss=True, but {reason}; using agiledpo's own loss, which gives the same numbers and holds no "
+            "full logits either.",
             stacklevel=3,
         )
-        return False
-    raise ValueError(
-        "use_liger_loss=True is not supported by this version; agiledpo's own loss already runs the head in chunks and "
-        "holds no full logits. Leave it at False."
-    )
+    return False

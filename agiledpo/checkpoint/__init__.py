@@ -1,5 +1,5 @@
 """Saving agents as PEFT adapters plus state."""
 
-from agiledpo.checkpoint.save import save_agent
+from agiledpo.checkpoint.save import check_destination, save_agent
 
-__all__ = ["save_agent"]
+__all__ = ["check_destination", "save_agent"]

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -35,8 +36,7 @@ def save_agent(agent: "LLMAlgorithm", path: Path, *, lora_only: bool = True, sav
         FileExistsError: ``path`` exists and is not a checkpoint.
     """
     path = Path(path)
-    if path.exists() and not _is_replaceable(path):
-        raise FileExistsError(f"{path} exists and is not a checkpoint; choose another path or remove it.")
+    check_destination(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -64,7 +64,7 @@ def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) ->
         "format_version": FORMAT_VERSION,
         "algorithm": type(agent).__name__,
         "index": agent.index,
-        "hyperparameters": agent.hyperparameters,
+        "hyperparameters": {name: _plain(value) for name, value in agent.hyperparameters.items()},
         "fitness": list(agent.fitness),
         "scores": list(agent.scores),
         "steps": list(agent.steps),
@@ -78,6 +78,21 @@ def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) ->
     if not lora_only:
         attributes["base_model"] = agent.base.base_state()
     return attributes
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, which loads without unpickling."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_destination(path: Path) -> None:
+    """Check that a checkpoint may be written to ``path``.
+
+    Raises:
+        FileExistsError: Something is there that is not a checkpoint.
+    """
+    if path.exists() and not _is_replaceable(path):
+        raise FileExistsError(f"{path} exists and is not a checkpoint; choose another path or remove it.")
 
 
 def _is_replaceable(path: Path) -> bool:

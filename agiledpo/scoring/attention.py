@@ -42,6 +42,11 @@ class PackedRows:
             self._masks[window] = [self._mask(start, stop, window) for start, stop in self.bounds]
         return self._masks[window]
 
+    @property
+    def windows(self) -> frozenset[int | None]:
+        """The sliding windows that layers have asked masks for so far."""
+        return frozenset(self._masks)
+
     def _mask(self, start: int, stop: int, window: int | None) -> Tensor:
         part, position = self.parts[start:stop], self.positions[start:stop]
         earlier = torch.ones(stop - start, stop - start, dtype=torch.bool, device=part.device).tril()
@@ -166,7 +171,7 @@ class _RowAttention(torch.autograd.Function):
         weights = (scores - normaliser).exp_().masked_fill_(_repeat(mask, grouped), 0.0)
         low = weights.to(value.dtype)
         # d softmax: each row of the weights' gradient is centred on the output's projection.
-        centre = (grad.float() * _group(output, len(key)).float()).sum(-1, keepdim=True).to(weights.dtype)
+        centre = (grad.to(weights.dtype) * _group(output, len(key))).sum(-1, keepdim=True)
         grad_scores = (grad @ value.transpose(1, 2)).to(weights.dtype).sub_(centre).mul_(weights)
         if ctx.softcap is not None:
             grad_scores.mul_(1 - (scores / ctx.softcap) ** 2)

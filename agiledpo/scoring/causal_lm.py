@@ -57,7 +57,8 @@ class CausalLM:
             )
             return replace(lm, head=None)
         # Attention in chunks is a matter of masks, which packed rows bring themselves.
-        return replace(lm, packs=config.get("attention_chunk_size") is None and probe.packs(lm))
+        chunked = config.get("attention_chunk_size") is not None
+        return replace(lm, packs=not chunked and probe.packs(lm, window=_sliding_window(config)))
 
     def hidden_states(self, layout: Layout, *, positions: bool = True) -> Tensor:
         """Final hidden states, (rows, T, H).
@@ -80,6 +81,14 @@ class CausalLM:
         if layout.packed is not None:
             inputs["packed_rows"] = layout.packed
         return inputs
+
+
+def _sliding_window(config: Mapping[str, Any]) -> int | None:
+    """The window that some layer attends within; None if every layer sees everything."""
+    if config.get("use_sliding_window") is False:
+        return None
+    layers = config.get("layer_types")
+    return (config.get("sliding_window") or None) if layers is None or "sliding_attention" in layers else None
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

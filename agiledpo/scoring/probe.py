@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from agiledpo.scoring.causal_lm import CausalLM
 
 
+# What a model that does not know packed rows, or whose body is not what it says, may fail with.
+_FAILURES = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
+
+
 @torch.no_grad()
 def reproduces_logits(lm: "CausalLM") -> bool:
     """Whether body and head together give the model's own logits."""
@@ -24,30 +28,46 @@ def reproduces_logits(lm: "CausalLM") -> bool:
         return False
     with _evaluating(lm.model):
         layout = separate_rows(_pairs(lm), 0).to(lm.model.device)
-        return _close(lm.model, lm.head.logits(lm.hidden_states(layout)), lm.logits(layout))
+        try:
+            actual = lm.head.logits(lm.hidden_states(layout))
+        except _FAILURES:
+            return False
+        return _close(lm.model, actual, lm.logits(layout))
 
 
 @torch.no_grad()
-def packs(lm: "CausalLM") -> bool:
+def packs(lm: "CausalLM", *, window: int | None) -> bool:
     """Whether packed rows with a shared prompt give the hidden states of separate ones.
 
     They do not where something else than attention carries information along the sequence (state spaces, linear
     attention, convolutions), or where the model does not take its attention from Transformers' interface.
+
+    Args:
+        lm: The model.
+        window: Its sliding window, positions; None for none. Attention must be told of it, not only the mask, which
+            packed rows replace.
     """
     if not lm.takes_positions:
         return False
     pairs = _pairs(lm)
+    device = lm.model.device
+    layouts = [
+        packed_rows(pairs, share_prompts=True).to(device),
+        packed_rows(pairs, share_prompts=False).to(device),
+        packed_rows(replace(pairs, chosen=pairs.rejected), share_prompts=True).to(device),
+    ]
     with _evaluating(lm.model):
-        expected = _at_predictors(lm, separate_rows(pairs, 0))
+        expected = _at_predictors(lm, separate_rows(pairs, 0).to(device))
         try:
             with packed_attention(lm.model):
                 if lm.model.config._attn_implementation != PACKED_ATTENTION:
                     return False
-                shared, separate = (_at_predictors(lm, packed_rows(pairs, share_prompts=s)) for s in (True, False))
-                other = _at_predictors(lm, packed_rows(replace(pairs, chosen=pairs.rejected), share_prompts=True))
-        except (TypeError, ValueError, RuntimeError, IndexError):
-            # A model that does not know packed rows may fail in any of these ways; it is scored in padded rows.
+                shared, separate, other = (_at_predictors(lm, layout) for layout in layouts)
+        except _FAILURES:
             return False
+    packed = layouts[0].packed
+    if packed is None or (window is not None and window not in packed.windows):
+        return False
     # With other chosen completions of the same length the rejected ones' hidden states must be the same to the bit.
     rejected = sum(len(ids) for ids in pairs.chosen)
     isolated = torch.equal(shared[rejected:], other[rejected:])
@@ -55,7 +75,6 @@ def packs(lm: "CausalLM") -> bool:
 
 
 def _at_predictors(lm: "CausalLM", layout: Layout) -> Tensor:
-    layout = layout.to(lm.model.device)
     return lm.hidden_states(layout).flatten(0, 1)[layout.predictors]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from agiledpo.algorithms import DPO
+from agiledpo.checkpoint import check_destination
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.scoring import PreferenceBatch
 from agiledpo.training.pair_queue import PairQueue
@@ -55,7 +56,9 @@ def finetune_llm_preference(
         NonFiniteLossError: A loss became NaN or infinite; weights are as they were before that step.
     """
     agents = list(pop)
-    _check(agents, env, save_elite, elite_path)
+    checkpoints = Path("saved_checkpoints" if checkpoint_path is None else checkpoint_path)
+    _check(agents, env)
+    _check_destinations(agents, checkpoints if checkpoint_steps else None, elite_path, save_elite)
     schedule = Schedule.make(
         env,
         num_epochs=num_epochs,
@@ -74,13 +77,13 @@ def finetune_llm_preference(
                 for metrics in _learn(agent, queue, stretch.batch, flush=stretch.ends_epoch or stretch.ends_run):
                     progress.learned(agent.index, metrics)
                 if stretch.ends_epoch and agent.reference_update == "epoch":
-                    agent.set_reference_policy(env.num_epochs)
+                    agent.set_reference_policy(agent.reference_update_tracker + 1)
             progress.advance(len(stretch.batch))
             if schedule.evaluates(stretch):
                 fitnesses = [float(agent.test(env)) for agent in agents]
                 progress.evaluated(fitnesses)
             if schedule.checkpoints(stretch):
-                _save(agents, Path(checkpoint_path or elite_path or "saved_checkpoints"))
+                _save(agents, checkpoints)
     if save_elite and elite_path is not None:
         max(agents, key=_rank).save_checkpoint(elite_path)
     return agents, fitnesses
@@ -102,10 +105,28 @@ def _rank(agent: DPO) -> tuple[float, float]:
 
 def _save(agents: Sequence[DPO], path: Path) -> None:
     for agent in agents:
-        agent.save_checkpoint(path if len(agents) == 1 else path / f"agent_{agent.index}")
+        agent.save_checkpoint(_destination(agent, agents, path))
 
 
-def _check(agents: Sequence[DPO], env: PreferenceGym, save_elite: bool, elite_path: str | Path | None) -> None:
+def _destination(agent: DPO, agents: Sequence[DPO], path: Path) -> Path:
+    return path if len(agents) == 1 else path / f"agent_{agent.index}"
+
+
+def _check_destinations(
+    agents: Sequence[DPO], checkpoints: Path | None, elite_path: str | Path | None, save_elite: bool
+) -> None:
+    if save_elite and elite_path is None:
+        raise ValueError("save_elite=True needs elite_path, the directory to save to.")
+    if checkpoints is not None:
+        for agent in agents:
+            check_destination(_destination(agent, agents, checkpoints))
+    if save_elite and elite_path is not None:
+        check_destination(Path(elite_path))
+        if checkpoints is not None and Path(elite_path).resolve() == checkpoints.resolve():
+            raise ValueError(f"elite_path and checkpoint_path are both {elite_path}; choose two directories.")
+
+
+def _check(agents: Sequence[DPO], env: PreferenceGym) -> None:
     if not agents:
         raise ValueError("pop is empty; pass at least one agent.")
     for agent in agents:
@@ -114,5 +135,3 @@ def _check(agents: Sequence[DPO], env: PreferenceGym, save_elite: bool, elite_pa
         agent.check_environment(env)
     if len({agent.index for agent in agents}) < len(agents):
         raise ValueError(f"The agents' indices {[agent.index for agent in agents]} are not distinct; pass index=...")
-    if save_elite and elite_path is None:
-        raise ValueError("save_elite=True needs elite_path, the directory to save to.")

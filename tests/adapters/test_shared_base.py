@@ -171,7 +171,7 @@ def test_a_second_peft_model_over_one_base_is_refused(tiny_model, lora):
     model = tiny_model()
     base = SharedBaseModel.of(model)
     adapters(base, lora)
-    with pytest.warns(UserWarning, match="PEFT"):
+    with pytest.warns(UserWarning, match="peft_config"):
         second = PeftModel(model, lora, adapter_name="mine")
     with pytest.raises(ValueError, match="second PeftModel"):
         SharedBaseModel.of(second)

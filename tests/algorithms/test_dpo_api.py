@@ -353,3 +353,50 @@ def test_parameters_mutate_inside_their_range_and_integers_always_move():
         RLParameter(min=0, max=1, shrink_factor=1.2)
     with pytest.raises(TypeError, match=r"lr=0\.1 is not an RLParameter"):
         HyperparameterConfig(lr=0.1)
+
+
+def test_a_users_peft_model_is_handed_back_as_it_was(tiny_model, lora, experiences):
+    model = get_peft_model(tiny_model(), lora)
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        if "lora_" in name:
+            parameter.data.normal_(generator=torch.Generator().manual_seed(number)).mul_(0.1)
+    ids = torch.arange(1, 9)[None]
+    model.eval()
+    before = model(ids).logits
+    agent = DPO(actor_network=model, lr=1e-2)
+    agent.learn(experiences)
+    agent.clean_up()
+    assert torch.equal(model(ids).logits, before)
+    again = DPO(actor_network=model, lr=1e-2)
+    again.learn(experiences)
+    del agent, again
+    gc.collect()
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(model(ids).logits, before)
+    assert all(p.requires_grad for n, p in model.named_parameters() if "lora_" in n)
+
+
+def test_learning_frees_the_adapters_of_agents_that_are_gone(make_agent, tiny_model, experiences):
+    model = tiny_model()
+    agents = [make_agent(actor_network=model, index=i) for i in range(3)]
+    parameters = sum(1 for _ in model.parameters())
+    survivor = agents.pop()
+    agents.clear()
+    gc.collect()
+    survivor.learn(experiences)
+    owned = 2 * len(survivor.adapters.parameters("actor"))
+    assert sum(1 for _ in model.parameters()) == parameters - 2 * owned
+
+
+def test_a_method_registered_as_a_hook_belongs_to_the_clone(tiny_model, lora):
+    class Counting(DPO):
+        calls = 0
+
+        def count(self):
+            self.calls += 1
+
+    agent = Counting(actor_network=tiny_model(), lora_config=lora)
+    agent.register_mutation_hook(agent.count)
+    twin = agent.clone()
+    assert (agent.calls, twin.calls) == (0, 1)
+    assert [group.eval_network for group in twin.network_groups] == ["actor"]

@@ -208,7 +208,7 @@ def test_a_non_finite_loss_names_the_rows_and_changes_no_weight(make_agent, expe
     experiences["chosen_input_ids"][3, 11] = experiences["chosen_input_ids"][3, 12]
     experiences["rejected_input_ids"][3, 11] = experiences["chosen_input_ids"][3, 12]
     before, moments = weights(agent), dict(agent.optimizer.state)
-    with pytest.raises(NonFiniteLossError, match="not finite on train row 15; no weight was changed"):
+    with pytest.raises(NonFiniteLossError, match="not finite on train row 15; the step was not made"):
         agent.learn(experiences)
     assert same(weights(agent), before)
     assert dict(agent.optimizer.state) == moments == {}
@@ -248,3 +248,52 @@ def test_compiled_layers_give_the_same_step(make_agent, make_experiences):
     assert compiled.gradient_checkpointing is False
     assert compiled.learn(experiences)["loss"] == pytest.approx(plain.learn(experiences)["loss"], rel=1e-5)
     assert distance(weights(compiled), weights(plain)) < 1e-4
+
+
+def test_generation_after_learning_uses_the_cache_correctly(make_agent, experiences):
+    """Learning must leave no layer in a mode in which generation goes wrong."""
+    agent = make_agent(lr=1e-9, gradient_checkpointing=True)
+    prompt = torch.arange(5, 11)[None]
+
+    def generate():
+        return agent.get_policy().generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
+
+    before = generate()
+    agent.learn(experiences)
+    assert generate() == before
+    assert not any(module.training for module in agent.base.model.modules())
+
+
+def test_layers_that_drop_out_by_themselves_do_not(make_agent, tiny_model, experiences):
+    """OPT's decoder layers call dropout with their own training flag."""
+    sizes = {"word_embed_proj_dim": 32, "ffn_dim": 48, "do_layer_norm_before": True, "dropout": 0.5}
+    agent = make_agent(actor_network=tiny_model("opt", **sizes), gradient_checkpointing=True)
+    assert abs(agent.learn(experiences)["mean_loss"] - math.log(2)) < 1e-6
+
+
+def test_a_schedule_is_followed_and_hyperparameters_are_too(make_agent, experiences):
+    from agiledpo.algorithms import DPO
+    from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig
+
+    agent = make_agent(lr=1e-3)
+    _, schedule = DPO.update_lr(agent.optimizer, 1e-3, scheduler_config=CosineLRScheduleConfig(8, 0.5))
+    rates = []
+    for _ in range(4):
+        rates.append(agent.learn(experiences)["lr"])
+        schedule.step()
+    assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4])
+    agent.weight_decay = 0.5
+    agent.learn(experiences)
+    assert {group["weight_decay"] for group in agent.optimizer.param_groups} == {0.5}
+    assert {group["weight_decay"] for group in agent.clone().optimizer.param_groups} == {0.5}
+
+
+def test_measuring_a_batch_coupled_loss_goes_through_the_model_in_parts(make_agent, make_experiences):
+    experiences = make_experiences([(3, 4, 5)] * 12)
+    agent = make_agent(moved=True, loss_type="aot", batch_size=2)
+    sizes = []
+    agent.base.model.model.embed_tokens.register_forward_hook(lambda m, args, out: sizes.append(args[0].numel()))
+    measured = agent.learn(experiences, training=False)["loss"]
+    assert sizes == [2 * 12] * 12
+    whole = make_agent(moved=True, loss_type="aot", batch_size=12)
+    assert measured == pytest.approx(whole.learn(experiences, training=False)["loss"], rel=1e-5)

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -111,3 +112,10 @@ def test_without_a_separate_reference_only_the_actor_is_saved(tiny_model, lora, 
     agent = DPO(actor_network=tiny_model(), lora_config=lora, use_separate_reference_adapter=False)
     agent.save_checkpoint(tmp_path / "checkpoint")
     assert sorted(os.listdir(tmp_path / "checkpoint")) == ["actor", "attributes.pt"]
+
+
+def test_numpy_hyperparameters_are_saved_as_plain_numbers(agent, tmp_path):
+    agent.beta = np.geomspace(0.03, 1, 4)[1]
+    agent.save_checkpoint(tmp_path / "checkpoint")
+    attributes = torch.load(tmp_path / "checkpoint" / "attributes.pt", weights_only=True)
+    assert attributes["hyperparameters"]["beta"] == pytest.approx(float(agent.beta))

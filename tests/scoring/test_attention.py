@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
@@ -102,16 +103,20 @@ UNSUITABLE = {
 }
 
 
+TARGETS = {"bloom": ["query_key_value"], "mamba": ["in_proj"]}
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("architecture", UNSUITABLE)
-def test_other_models_are_scored_in_padded_rows(lora, make_experiences, plain_logps, architecture):
+def test_other_models_are_scored_in_padded_rows(make_experiences, plain_logps, architecture):
     config = AutoConfig.for_model(architecture, vocab_size=97, **UNSUITABLE[architecture])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval()
     lm = CausalLM.of(model)
     assert not lm.packs
-    adapters = AgentAdapters(SharedBaseModel.of(model), lora, separate_reference=False, seed=0)
+    config = LoraConfig(r=2, target_modules=TARGETS[architecture], task_type="CAUSAL_LM")
+    adapters = AgentAdapters(SharedBaseModel.of(model), config, separate_reference=False, seed=0)
     batch = PreferenceBatch.from_experiences(make_experiences([(5, 3, 7), (2, 6, 1)]))
     scorer = Scorer(lm, pad_token_id=0)
     with adapters.select("actor") as active, torch.no_grad(), scorer.session():
@@ -124,3 +129,18 @@ def test_other_models_are_scored_in_padded_rows(lora, make_experiences, plain_lo
         Scorer(lm, pad_token_id=0, prefix_sharing=True)
     with pytest.raises(ValueError, match="prefix_sharing='no'"):
         Scorer(lm, pad_token_id=0, prefix_sharing="no")
+
+
+def test_a_window_that_attention_is_not_told_of_prevents_packing(tiny_model, lora, make_experiences, plain_logps):
+    """Qwen2-MoE applies its sliding window through the mask only."""
+    sizes = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16, "head_dim": 8}
+    windowed = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+    model = tiny_model("qwen2_moe", shared_expert_intermediate_size=16, **sizes, **windowed).eval()
+    lm = CausalLM.of(model)
+    assert not lm.packs
+    adapters = AgentAdapters(SharedBaseModel.of(model), lora, separate_reference=False, seed=0)
+    batch = PreferenceBatch.from_experiences(make_experiences([(9, 6, 3)]))
+    scorer = Scorer(lm, pad_token_id=0)
+    with adapters.select("actor") as active, torch.no_grad(), scorer.session():
+        expected = plain_logps(active, batch.prompts[0], batch.chosen[0])
+        torch.testing.assert_close(scorer.score(batch).chosen.logps[0], expected, rtol=1e-5, atol=1e-5)

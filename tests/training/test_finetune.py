@@ -196,3 +196,26 @@ def test_unsuitable_agents_are_refused(make_env, make_agent, tiny_model, lora):
         finetune_llm_preference([small], env)
     with pytest.raises(ValueError, match="embeds only 50"):
         DPO(env.observation_space, env.action_space, actor_network=tiny_model(vocab_size=50), lora_config=lora)
+
+
+def test_destinations_are_checked_before_training(make_env, make_agent, tiny_model, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    agent = make_agent()
+    with pytest.raises(FileExistsError, match="not a checkpoint"):
+        finetune_llm_preference([agent], make_env(), save_elite=True, elite_path=tmp_path / "notes")
+    with pytest.raises(FileExistsError, match="not a checkpoint"):
+        finetune_llm_preference([agent], make_env(), checkpoint_steps=4, checkpoint_path=tmp_path / "notes")
+    with pytest.raises(ValueError, match="choose two directories"):
+        finetune_llm_preference(
+            [agent], make_env(), checkpoint_steps=4, checkpoint_path=tmp_path / "a", save_elite=True,
+            elite_path=tmp_path / "a",
+        )  # fmt: skip
+    assert agent.steps == [0]
+
+
+def test_the_reference_keeps_moving_in_a_second_run(make_env, make_agent):
+    agent = make_agent(reference_update="epoch")
+    for updates in (2, 3):
+        finetune_llm_preference([agent], make_env(), num_epochs=3 if updates == 2 else 2, verbose=False)
+        assert agent.reference_update_tracker == updates

@@ -4,6 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from types import MethodType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -32,7 +33,7 @@ class EvolvableAlgorithm(ABC):
     Attributes:
         fitness: Fitness at each evaluation so far.
         scores: Training score of each call of ``learn`` (the reward margin).
-        steps: Pairs seen, one entry per training run; the last one counts on.
+        steps: Pairs learned from; the last entry counts on (a list for AgileRL's sake).
         mut: What the last mutation changed; None before the first.
     """
 
@@ -129,7 +130,12 @@ class EvolvableAlgorithm(ABC):
         """
         for name in (*agent.HYPERPARAMETERS, "fitness", "scores", "steps", "mut"):
             setattr(clone, name, deepcopy(vars(agent)[name]))
-        clone._mutation_hooks = list(agent._mutation_hooks)
+        clone.network_groups = list(agent.network_groups)
+        # A method of the agent becomes the same method of the clone.
+        clone._mutation_hooks = [
+            MethodType(hook.__func__, clone) if isinstance(hook, MethodType) and hook.__self__ is agent else hook
+            for hook in agent._mutation_hooks
+        ]
         return clone
 
     # Registries -----------------------------------------------------------------------------------------------------

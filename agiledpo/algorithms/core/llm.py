@@ -129,7 +129,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             self.adapters.parameters("actor"), lr=lr, weight_decay=weight_decay, fused=_fused(self.device)
         )
         self.register_network_group(NetworkGroup("actor", policy=True))
-        if torch_compiler is not None:
+        self._applied = (lr, weight_decay)
+        if torch_compiler is not None and not clone:
             self.recompile()
 
     # Networks -------------------------------------------------------------------------------------------------------
@@ -142,8 +143,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
     def get_policy(self) -> PeftModel:
         """Activate this agent's actor adapter and return the model that carries it.
 
-        The model is shared: using another agent activates that agent's adapter. For a limited time use
-        ``with agent.select_adapter("actor") as model``.
+        The model is shared: using another agent activates that agent's adapter, and the adapter goes when the agent
+        does. For a limited time use ``with agent.select_adapter("actor") as model``.
         """
         self.adapters.use("actor")
         return self.base.peft
@@ -171,13 +172,15 @@ class LLMAlgorithm(EvolvableAlgorithm):
             yield model
 
     def set_training_mode(self, training: bool) -> None:
-        """Set whether the actor's LoRA dropout and gradient checkpointing are on; the frozen base always evaluates.
+        """Switch the actor's LoRA dropout for direct use of the model; the frozen base always evaluates.
+
+        ``learn`` and ``test`` set the mode they need themselves and leave everything in evaluation mode.
 
         Args:
             training: Training mode.
         """
         self.training = training
-        set_modes(self.base, self.adapters.name("actor"), training=training, checkpointing=self.gradient_checkpointing)
+        set_modes(self.base, self.adapters.name("actor"), training=training)
 
     def set_reference_policy(self, reference_update_tracker: int) -> None:
         """Copy the actor onto the reference when the tracker has advanced.
@@ -209,15 +212,23 @@ class LLMAlgorithm(EvolvableAlgorithm):
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
 
     def recompile(self) -> None:
-        """Compile the decoder layers in place with ``torch.compile``, for any sequence length."""
+        """Compile the decoder layers in place with ``torch.compile``, with dynamic sequence lengths.
+
+        Another adapter or gradient mode compiles them anew; torch stops compiling after a number of times.
+        """
         for layer in self.base.model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(mode=self.torch_compiler or "default", dynamic=True)
 
     # Optimizer ------------------------------------------------------------------------------------------------------
 
+    def follow_hyperparameters(self) -> None:
+        """Bring the optimizer in line with hyperparameters that changed; a schedule's own changes are left alone."""
+        if self._applied != (self.lr, self.weight_decay):
+            self.reinit_optimizers()
+
     def reinit_optimizers(self, optimizer: OptimizerConfig | None = None) -> None:
-        """Set the optimizer's learning rate to the agent's; moments are kept.
+        """Set the optimizer's learning rate and weight decay to the agent's; moments are kept.
 
         Args:
             optimizer: Which optimizer; None for all. There is one.
@@ -226,6 +237,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         if name != "optimizer":
             raise ValueError(f"There is no optimizer {name!r}; the agent has 'optimizer'.")
         self.update_lr(self.optimizer, self.lr, self.accelerator)
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.weight_decay
+        self._applied = (self.lr, self.weight_decay)
 
     @staticmethod
     def update_lr(
@@ -267,6 +281,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         twin.adapters.copy_from(self.adapters)
         self.copy_attributes(self, twin)
         twin.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
+        twin._applied = self._applied
         twin.random_stream.load_state_dict(self.random_stream.state_dict())
         twin.reference_update_tracker = self.reference_update_tracker
         twin.mutation_hook()
@@ -368,7 +383,7 @@ def _resolve_checkpointing(model: PreTrainedModel, wanted: bool, torch_compiler:
             stacklevel=4,
         )
         return False
-    return wanted and model.supports_gradient_checkpointing
+    return wanted and any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
 
 
 def _resolve_lora(lora_config: LoraConfig | None, start: LoraConfig | None) -> LoraConfig:
