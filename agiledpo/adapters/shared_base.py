@@ -6,6 +6,7 @@ physical name; roles such as ``actor`` and ``reference`` are the business of :mo
 
 import itertools
 import json
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,9 @@ class SharedBaseModel:
         _check_keeps_base(config)
         self.sweep()
         name = f"agiledpo{next(_ADAPTER_NUMBERS)}_{role}"
-        with torch.random.fork_rng(devices=_cuda_devices(self.model)):
+        with torch.random.fork_rng(devices=_cuda_devices(self.model)), warnings.catch_warnings():
+            # PEFT 0.21 asks Transformers 5.23 for a property by its old name; users can do nothing about it.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             torch.manual_seed(seed)
             if self.peft_model is None:
                 self.peft_model = PeftModel(self.model, deepcopy(config), adapter_name=name)
