@@ -5,6 +5,7 @@ chosen when the space is made, so that the samples of several spaces in a `gymna
 """
 
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 _LETTERS = np.array(list(string.ascii_lowercase + " "))
 
 
-class _BatchSpace(gymnasium.Space[Any]):
+class _BatchSpace(gymnasium.Space[Any], ABC):
     """A space whose elements have as many rows as they please."""
 
     @property
@@ -33,8 +34,9 @@ class _BatchSpace(gymnasium.Space[Any]):
             raise ValueError(f"{type(self).__name__} samples neither with a mask nor with probabilities.")
         return self._draw()
 
+    @abstractmethod
     def _draw(self) -> Any:
-        raise NotImplementedError
+        """Draw an element from the space's own generator."""
 
 
 class _TensorSpace(_BatchSpace):

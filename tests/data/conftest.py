@@ -1,7 +1,7 @@
 """Real tokenizers, trained here on a few sentences, and builders of small datasets."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,13 +64,6 @@ CHAT_TEMPLATES = {
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AGILEDPO_CACHE", str(tmp_path_factory.mktemp("tokenized")))
-        yield
 
 
 @pytest.fixture(scope="session")
