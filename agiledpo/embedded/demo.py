@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Answering the same prompts after {seconds:.0f} s of training and ranking ...", flush=True)
     after = measure(agent, tokenizer, prompts, seed=_SEED)
 
-    print(f"\n{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     print(f"{_table(before, after, accuracies=agent.fitness, pairs=len(test))}\n")
     for number in range(0, len(prompts), max(1, len(prompts) // _SHOWN_PROMPTS))[:_SHOWN_PROMPTS]:
         print(_comparison(prompts[number]["prompt"][-1]["content"], before, after, number))
