@@ -24,7 +24,7 @@ from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
-from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, PrefixSharing, Scorer
+from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, PrefixSharing, Scorer, check_prefix_sharing
 
 
 class DPO(LLMAlgorithm):
@@ -253,7 +253,7 @@ class DPO(LLMAlgorithm):
         batch = (
             experiences if isinstance(experiences, PreferenceBatch) else PreferenceBatch.from_experiences(experiences)
         )
-        return self._measure(batch, training)
+        return self._train(batch) if training else self._measure(batch)
 
     def evaluate(self, env: PreferenceGym) -> dict[str, float]:
         """Measure the actor on the whole held-out split; no weight and no training cursor changes.
@@ -265,7 +265,7 @@ class DPO(LLMAlgorithm):
             The metrics of :meth:`learn`, over all held-out pairs.
         """
         return self._measure(
-            PreferenceBatch.concat([PreferenceBatch.from_experiences(batch) for batch in env.test_batches()]), False
+            PreferenceBatch.concat([PreferenceBatch.from_experiences(batch) for batch in env.test_batches()])
         )
 
     def test(self, env: PreferenceGym, loop: int = 1, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -275,7 +275,7 @@ class DPO(LLMAlgorithm):
 
         Args:
             env: The environment.
-            loop: Number of evaluations to average. They are all over the same pairs, so more than one changes nothing.
+            loop: Accepted for AgileRL's sake: every evaluation is over all pairs, so one is the mean of any number.
             *args: Ignored.
             **kwargs: Ignored.
 
@@ -284,11 +284,8 @@ class DPO(LLMAlgorithm):
         """
         if loop < 1:
             raise ValueError(f"loop={loop}; at least one evaluation is needed.")
-        fitnesses = []
-        for _ in range(loop):
-            self.held_out = self.evaluate(env)
-            fitnesses.append(self.held_out["rewards/accuracies"])
-        self.fitness.append(float(np.mean(fitnesses)))
+        self.held_out = self.evaluate(env)
+        self.fitness.append(self.held_out["rewards/accuracies"])
         return np.array(self.fitness[-1])
 
     def check_environment(self, env: PreferenceGym) -> None:
@@ -315,19 +312,25 @@ class DPO(LLMAlgorithm):
 
     # The steps of learn ---------------------------------------------------------------------------------------------
 
-    def _measure(self, batch: PreferenceBatch, training: bool) -> dict[str, float]:
+    def _measure(self, batch: PreferenceBatch) -> dict[str, float]:
+        """Metrics of the batch as the agent is; nothing changes."""
+        scorer = self._scorer()
+        scorer.check(batch)
+        reference, policy = (self._scores(scorer, batch, role) for role in ("reference", "actor"))
+        terms = self.objective(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
+        _check_finite(terms, batch)
+        meter = PreferenceMeter()
+        meter.add(terms)
+        return meter.result()
+
+    def _train(self, batch: PreferenceBatch) -> dict[str, float]:
+        """``update_epochs`` passes of optimizer steps over the batch; metrics of the first."""
         started = perf_counter()
         objective = self.objective
         scorer = self._scorer()
         scorer.check(batch)
         reference = self._scores(scorer, batch, "reference")
         meter = PreferenceMeter()
-        if not training:
-            policy = self._scores(scorer, batch, "actor")
-            terms = objective(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
-            _check_finite(terms, batch)
-            meter.add(terms)
-            return meter.result()
         for epoch in range(self.update_epochs):
             for start, stop in batch.spans(self.batch_size):
                 measured, grad_norm = self._step(
@@ -444,8 +447,7 @@ class DPO(LLMAlgorithm):
                     f"loss_type={self.loss_type} compares all pairs of a batch, so micro_batch_size_per_gpu={micro} "
                     f"would change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
                 )
-        if self.prefix_sharing not in ("auto", True, False):
-            raise ValueError(f"prefix_sharing={self.prefix_sharing!r}; use 'auto', True or False.")
+        check_prefix_sharing(self.prefix_sharing)
         if self.reference_update not in ("never", "epoch"):
             raise ValueError(f"reference_update={self.reference_update!r}; use 'never' or 'epoch'.")
         if self.reference_update == "epoch" and not use_separate_reference_adapter:

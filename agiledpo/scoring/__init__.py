@@ -2,6 +2,6 @@
 
 from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.causal_lm import CausalLM
-from agiledpo.scoring.engine import PairScores, PrefixSharing, Scorer
+from agiledpo.scoring.engine import PairScores, PrefixSharing, Scorer, check_prefix_sharing
 
-__all__ = ["CausalLM", "PairScores", "PreferenceBatch", "PrefixSharing", "Scorer"]
+__all__ = ["CausalLM", "PairScores", "PreferenceBatch", "PrefixSharing", "Scorer", "check_prefix_sharing"]

@@ -18,6 +18,16 @@ from agiledpo.scoring.layout import Layout, packed_rows, separate_rows
 PrefixSharing = Literal["auto"] | bool
 
 
+def check_prefix_sharing(value: object) -> None:
+    """Check a ``prefix_sharing`` argument, which needs no model.
+
+    Raises:
+        ValueError: It is none of the three choices.
+    """
+    if value not in ("auto", True, False):
+        raise ValueError(f"prefix_sharing={value!r}; use 'auto', True or False.")
+
+
 @dataclass(frozen=True)
 class PairScores:
     """Per-token log-probabilities of both completions of B pairs."""
@@ -59,8 +69,7 @@ class Scorer:
         explicit_positions: bool = True,
         collision: bool = False,
     ) -> None:
-        if prefix_sharing not in ("auto", True, False):
-            raise ValueError(f"prefix_sharing={prefix_sharing!r}; use 'auto', True or False.")
+        check_prefix_sharing(prefix_sharing)
         if prefix_sharing is True and not lm.packs:
             raise ValueError(
                 f"prefix_sharing=True, but the completions of a pair cannot share their prompt in "

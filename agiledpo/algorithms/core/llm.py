@@ -25,6 +25,7 @@ from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
 from agiledpo.checkpoint import save_agent
+from agiledpo.losses.checks import check_number
 from agiledpo.scoring.causal_lm import embedding_rows
 
 
@@ -85,9 +86,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         use_separate_reference_adapter: bool,
     ) -> None:
         _check_accelerator(accelerator)
-        _check_positive(lr=lr, max_grad_norm=max_grad_norm)
-        if weight_decay < 0:
-            raise ValueError(f"weight_decay={weight_decay} is negative; use 0 for none.")
+        check_number("lr", lr, minimum=0.0, exclusive=True)
+        check_number("max_grad_norm", max_grad_norm, minimum=0.0, exclusive=True)
+        check_number("weight_decay", weight_decay, minimum=0.0)
         if (model_name is None) == (actor_network is None):
             raise ValueError("Pass exactly one of actor_network (a loaded model) and model_name (a name or path).")
         if model_name is not None:
@@ -346,12 +347,6 @@ def _check_accelerator(accelerator: Accelerator | None) -> None:
             f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
             "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
         )
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name}={value} must be a positive, finite number.")
 
 
 def _place(base: SharedBaseModel, device: torch.device) -> None:
