@@ -70,6 +70,8 @@ class DPO(LLMAlgorithm):
             after each epoch but the last, as AgileRL does.
         prefix_sharing: ``"auto"``: compute the prompt that chosen and rejected share once, where that is exact for the
             model; True: or fail; False: compute it twice. Memory and speed, never the result.
+        fast_layers: Run LoRA layers, norms and gated feed-forward blocks through faster forward passes, and carry the
+            residual stream of a bfloat16 model in float32; False runs every layer in its own way.
         loss_type: Name, or several names, of ``agiledpo.losses.PREFERENCE_LOSSES``.
         loss_weights: Weights of several losses; None weighs each 1.
         label_smoothing: Share of labels believed to be wrong, for the losses that use it.
@@ -145,6 +147,7 @@ class DPO(LLMAlgorithm):
         weight_decay: float = 0.0,
         reference_update: Literal["never", "epoch"] = "never",
         prefix_sharing: PrefixSharing = "auto",
+        fast_layers: bool = True,
         loss_type: str | Sequence[str] = "sigmoid",
         loss_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
@@ -164,6 +167,7 @@ class DPO(LLMAlgorithm):
         self.calc_position_embeddings = calc_position_embeddings
         self.reference_update = reference_update
         self.prefix_sharing: PrefixSharing = prefix_sharing
+        self.fast_layers = fast_layers
         self.beta = beta
         self.nll_alpha = nll_alpha
         self.loss_type = (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
@@ -205,7 +209,7 @@ class DPO(LLMAlgorithm):
         )
         self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
-        self._lm = CausalLM.of(self.base.model)
+        self._lm = CausalLM.of(self.base.model, fast_layers=fast_layers, torch_compiler=torch_compiler)
         self._scorer()  # refuses settings that do not suit the model
         self._check_vocabulary(action_space)
 

@@ -8,12 +8,15 @@ uses that interface, with the model's own projections, norms and positions.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+
+from agiledpo.scoring.tiles import Tile, tiled_attention
 
 PACKED_ATTENTION = "agiledpo_packed"
 
@@ -32,6 +35,7 @@ class PackedRows:
     parts: Tensor
     positions: Tensor
     _masks: dict[int | None, list[Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _tiles: dict[tuple[int | None, int], list[Tile]] = field(default_factory=dict, repr=False, compare=False)
 
     def masks(self, window: int | None) -> list[Tensor]:
         """Which tokens (queries down, keys across) of each row attend to which; boolean (W, W) per row.
@@ -41,6 +45,32 @@ class PackedRows:
         if window not in self._masks:  # the same in every layer
             self._masks[window] = [self._mask(start, stop, window) for start, stop in self.bounds]
         return self._masks[window]
+
+    def tiles(self, window: int | None, groups: int) -> list[Tile]:
+        """The same as tiles: for each part of each row its queries and the keys they may see.
+
+        Args:
+            window: As for :meth:`masks`.
+            groups: Query heads per key head.
+        """
+        if (window, groups) not in self._tiles:
+            self._tiles[window, groups] = [
+                tile
+                for (start, stop), mask in zip(self.bounds, self.masks(window), strict=True)
+                for tile in self._row_tiles(start, stop, mask, groups)
+            ]
+        return self._tiles[window, groups]
+
+    def _row_tiles(self, start: int, stop: int, mask: Tensor, groups: int) -> Iterator[Tile]:
+        lengths = torch.unique_consecutive(self.parts[start:stop], return_counts=True)[1].tolist()
+        ends = list(accumulate(lengths))
+        parts = [(end - length, end) for length, end in zip(lengths, ends, strict=True)]
+        for number, own in enumerate(parts):
+            seen = [parts[0], own] if number else [own]
+            allowed = torch.cat([mask[slice(*own), slice(*span)] for span in seen], dim=1)
+            bias = torch.zeros(allowed.shape, device=mask.device).masked_fill_(~allowed, float("-inf"))
+            queries, *keys = [(start + first, start + last) for first, last in (own, *seen)]
+            yield Tile(queries, keys, bias.repeat(groups, 1))
 
     @property
     def windows(self) -> frozenset[int | None]:
@@ -102,23 +132,22 @@ def attend_packed(
     if s_aux is not None:
         raise ValueError("Attention sinks are not supported in packed rows.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if query.device.type == "cpu" or softcap is not None:
+        tiles = packed_rows.tiles(sliding_window, query.shape[1] // key.shape[1])
+        return tiled_attention(query[0], key[0], value[0], tiles, scale, softcap)[None], None
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions may have widened them
     outputs = []
     for (start, stop), mask in zip(packed_rows.bounds, packed_rows.masks(sliding_window), strict=True):
         q, k, v = (x[0, :, start:stop] for x in (query, key, value))
-        if query.device.type == "cpu" or softcap is not None:
-            outputs.append(row_attention(q, k, v, mask, scale, softcap))
-        else:
-            outputs.append(fused_row_attention(q, k, v, mask, scale))
+        outputs.append(fused_row_attention(q, k, v, mask, scale))
     return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
 
 
 AttentionInterface.register(PACKED_ATTENTION, attend_packed)
 
 
-def row_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None
-) -> Tensor:
-    """Softmax attention of one row, in float32 inside, that keeps no scores for backward.
+def fused_row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Softmax attention of one row through torch's fused kernels, which are the faster way on a GPU.
 
     Args:
         query: (heads, W, D).
@@ -126,78 +155,11 @@ def row_attention(
         value: (key heads, W, D).
         mask: Boolean (W, W), true where a query (down) sees a key (across).
         scale: Factor on the scores.
-        softcap: Cap on the scores; None for none.
 
     Returns:
         (heads, W, D).
     """
-    return _RowAttention.apply(query, key, value, mask, scale, softcap)
-
-
-def fused_row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """The same without soft cap through torch's fused kernels, which are the faster way on a GPU."""
     gqa = len(query) != len(key)
     return F.scaled_dot_product_attention(
         query[None], key[None], value[None], attn_mask=mask, scale=scale, enable_gqa=gqa
     )[0]
-
-
-class _RowAttention(torch.autograd.Function):
-    """Softmax attention of one row that keeps no scores: backward computes them again.
-
-    On a CPU several times as fast in backward as ``scaled_dot_product_attention``. Query heads that share a key head
-    are one product.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None
-    ) -> Tensor:
-        grouped = _group(query, len(key))
-        weights = _capped_scores(grouped, key, scale, softcap)
-        weights.masked_fill_(_repeat(mask, grouped), float("-inf"))
-        normaliser = torch.logsumexp(weights, dim=-1, keepdim=True)
-        weights = weights.sub_(normaliser).exp_()
-        output = (weights.to(value.dtype) @ value).view_as(query)
-        ctx.save_for_backward(query, key, value, mask, normaliser, output)
-        ctx.scale, ctx.softcap = scale, softcap
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        query, key, value, mask, normaliser, output = ctx.saved_tensors
-        grouped, grad = _group(query, len(key)), _group(grad_output.contiguous(), len(key))
-        scores = _capped_scores(grouped, key, ctx.scale, ctx.softcap)
-        weights = (scores - normaliser).exp_().masked_fill_(_repeat(mask, grouped), 0.0)
-        low = weights.to(value.dtype)
-        # d softmax: each row of the weights' gradient is centred on the output's projection.
-        centre = (grad.to(weights.dtype) * _group(output, len(key))).sum(-1, keepdim=True)
-        grad_scores = (grad @ value.transpose(1, 2)).to(weights.dtype).sub_(centre).mul_(weights)
-        if ctx.softcap is not None:
-            grad_scores.mul_(1 - (scores / ctx.softcap) ** 2)
-        grad_scores = grad_scores.mul_(ctx.scale).to(query.dtype)
-        return (
-            (grad_scores @ key).view_as(query),
-            grad_scores.transpose(1, 2) @ grouped,
-            low.transpose(1, 2) @ grad,
-            None,
-            None,
-            None,
-        )
-
-
-def _group(x: Tensor, key_heads: int) -> Tensor:
-    """(heads, W, D) -> (key heads, heads / key heads * W, D)."""
-    return x.reshape(key_heads, -1, x.shape[-1])
-
-
-def _repeat(mask: Tensor, grouped: Tensor) -> Tensor:
-    """What a query must not see, (groups * W, W), once per query head of a key head."""
-    return ~mask.repeat(grouped.shape[1] // len(mask), 1)
-
-
-def _capped_scores(grouped: Tensor, key: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Scores (key heads, groups * W, W) in float32 or higher, before the mask."""
-    scores = grouped @ key.transpose(1, 2)
-    scores = (scores if scores.dtype == torch.float64 else scores.float()) * scale
-    return scores if softcap is None else torch.tanh(scores / softcap) * softcap

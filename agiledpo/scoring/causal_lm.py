@@ -2,14 +2,18 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agiledpo.layers import PLAIN, Elementwise, FastLayers, compiled
+from agiledpo.layers.replace import can_stream_float32
 from agiledpo.scoring import probe
+from agiledpo.scoring.attention import packed_attention
 from agiledpo.scoring.head import LMHead
 from agiledpo.scoring.layout import Layout
 
@@ -26,6 +30,7 @@ class CausalLM:
         takes_positions: Whether the body accepts ``position_ids``.
         vocabulary: Number of tokens that the model embeds.
         packs: Whether packed rows give the hidden states of separate ones, so that a pair can share its prompt.
+        layers: Faster forward passes for its layers; None leaves them alone.
     """
 
     model: PreTrainedModel
@@ -35,15 +40,24 @@ class CausalLM:
     takes_positions: bool
     vocabulary: int
     packs: bool
+    layers: FastLayers | None = None
 
     @staticmethod
-    def of(model: PreTrainedModel) -> "CausalLM":
-        """Take ``model`` apart and check on a few tokens that the parts do what the whole does."""
+    def of(model: PreTrainedModel, *, fast_layers: bool = False, torch_compiler: str | None = None) -> "CausalLM":
+        """Take ``model`` apart and check on a few tokens that the parts do what the whole does.
+
+        Args:
+            model: The model, with its PEFT layers if it has any.
+            fast_layers: Replace the forward passes of known layers, see :class:`agiledpo.layers.FastLayers`.
+            torch_compiler: Mode of ``torch.compile`` for the formulas between the matrix products; None runs them as
+                they are.
+        """
+        elementwise = PLAIN if torch_compiler is None else compiled(torch_compiler)
         config = model.config.get_text_config().to_dict()
         lm = CausalLM(
             model=model,
             body=model.base_model,
-            head=_head(model, config),
+            head=_head(model, config, elementwise),
             max_positions=config.get("max_position_embeddings") or config.get("n_positions"),
             takes_positions="position_ids" in inspect.signature(model.base_model.forward).parameters,
             vocabulary=embedding_rows(model),
@@ -55,10 +69,29 @@ class CausalLM:
                 "is used for them. Results are the same; memory grows with sequence length x vocabulary.",
                 stacklevel=2,
             )
-            return replace(lm, head=None)
+            lm = replace(lm, head=None)
         # Attention in chunks is a matter of masks, which packed rows bring themselves.
-        chunked = config.get("attention_chunk_size") is not None
-        return replace(lm, packs=not chunked and probe.packs(lm, window=_sliding_window(config)))
+        elif config.get("attention_chunk_size") is None:
+            lm = replace(lm, packs=probe.packs(lm, window=_sliding_window(config)))
+        return lm._with_layers(elementwise) if fast_layers else lm
+
+    def _with_layers(self, elementwise: Elementwise) -> "CausalLM":
+        """The same with faster layers; with a float32 residual stream where the model allows it."""
+        # Without a head of ours the stream would end in the model's own low-precision head.
+        for stream in (True, False) if self.head is not None and can_stream_float32(self.model) else (False,):
+            faster = replace(self, layers=FastLayers(self.model, elementwise=elementwise, float32_stream=stream))
+            if probe.agrees(faster, self):
+                return faster
+        return self
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Put packed attention and faster layers in place; keep it open until after ``backward``."""
+        with (
+            packed_attention(self.model) if self.packs else nullcontext(),
+            nullcontext() if self.layers is None else self.layers.installed(),
+        ):
+            yield
 
     def hidden_states(self, layout: Layout, *, positions: bool = True) -> Tensor:
         """Final hidden states, (rows, T, H).
@@ -96,8 +129,13 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
 
 
-def _head(model: PreTrainedModel, config: Mapping[str, Any]) -> LMHead | None:
+def _head(model: PreTrainedModel, config: Mapping[str, Any], elementwise: Elementwise) -> LMHead:
     scale = config.get("logit_scale") or 1.0
     if config.get("logits_scaling"):
         scale /= config["logits_scaling"]
-    return LMHead(model.get_output_embeddings(), scale=scale, softcap=config.get("final_logit_softcapping"))
+    return LMHead(
+        model.get_output_embeddings(),
+        scale=scale,
+        softcap=config.get("final_logit_softcapping"),
+        elementwise=elementwise,
+    )

@@ -1,7 +1,7 @@
 """Score completions: from a batch of pairs to per-token log-probabilities under the active adapter."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agiledpo.losses import TokenLogProbs
-from agiledpo.scoring.attention import PACKED_ATTENTION, packed_attention
+from agiledpo.scoring.attention import PACKED_ATTENTION
 from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.causal_lm import CausalLM
 from agiledpo.scoring.head import completion_logps
@@ -109,7 +109,7 @@ class Scorer:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Prepare the model for scoring; keep it open until after ``backward``, which may run the forward again."""
-        with packed_attention(self.lm.model) if self.lm.packs else nullcontext():
+        with self.lm.prepared():
             yield
 
     def score(self, batch: PreferenceBatch) -> PairScores:

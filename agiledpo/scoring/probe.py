@@ -74,6 +74,21 @@ def packs(lm: "CausalLM", *, window: int | None) -> bool:
     return isolated and _close(lm.model, shared, expected) and _close(lm.model, separate, expected)
 
 
+@torch.no_grad()
+def agrees(lm: "CausalLM", other: "CausalLM") -> bool:
+    """Whether two ways to run one model end in the same hidden states, each in its own layout."""
+    with _evaluating(lm.model):
+        results = []
+        for one in (lm, other):
+            layout = packed_rows(_pairs(lm), share_prompts=True) if one.packs else separate_rows(_pairs(lm), 0)
+            try:
+                with one.prepared():
+                    results.append(_at_predictors(one, layout.to(lm.model.device)))
+            except _FAILURES:
+                return False
+    return _close(lm.model, *results)
+
+
 def _at_predictors(lm: "CausalLM", layout: Layout) -> Tensor:
     return lm.hidden_states(layout).flatten(0, 1)[layout.predictors]
 

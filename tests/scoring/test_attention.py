@@ -9,56 +9,80 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.scoring import CausalLM, PreferenceBatch, Scorer
-from agiledpo.scoring.attention import PackedRows, fused_row_attention, packed_attention, row_attention
+from agiledpo.scoring.attention import PackedRows, attend_packed, fused_row_attention, packed_attention
 from agiledpo.scoring.layout import packed_rows
 
-HEADS, KEY_HEADS, W, D = 4, 2, 9, 6
+HEADS, KEY_HEADS, D = 4, 2, 6
+# Rows [p p p | c c | r r r r] and [p | c | r].
+ROWS = PackedRows(
+    ((0, 9), (9, 12)),
+    torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 1, 2]),
+    torch.tensor([0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 1]),
+)
+N = len(ROWS.parts)
 
 
 def inputs(dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
-    shapes = ((HEADS, W, D), (KEY_HEADS, W, D), (KEY_HEADS, W, D))
-    q, k, v = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes)
-    mask = torch.rand(W, W, generator=generator) < 0.5
-    return q, k, v, mask.tril() | torch.eye(W, dtype=torch.bool)
+    shapes = ((HEADS, N, D), (KEY_HEADS, N, D), (KEY_HEADS, N, D))
+    return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
 
 
-def plain(q, k, v, mask, scale, softcap):
+def full_mask(window):
+    mask = torch.zeros(N, N, dtype=torch.bool)
+    for (start, stop), row in zip(ROWS.bounds, ROWS.masks(window), strict=True):
+        mask[start:stop, start:stop] = row
+    return mask
+
+
+def plain(q, k, v, softcap, window):
     k, v = (x.repeat_interleave(HEADS // KEY_HEADS, 0) for x in (k, v))
-    scores = q @ k.transpose(1, 2) * scale
+    scores = q @ k.transpose(1, 2) * 0.4
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    return torch.softmax(scores.masked_fill(~mask, -math.inf), -1) @ v
+    return (torch.softmax(scores.masked_fill(~full_mask(window), -math.inf), -1) @ v).transpose(0, 1)
 
 
+def packed(q, k, v, softcap=None, window=None):
+    settings = {"packed_rows": ROWS, "scaling": 0.4, "softcap": softcap, "sliding_window": window}
+    return attend_packed(torch.nn.Identity(), q[None], k[None], v[None], None, **settings)[0][0]
+
+
+@pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("softcap", [None, 1.5])
-def test_values_and_gradients(softcap):
-    q, k, v, mask = inputs()
-    expected, actual = plain(q, k, v, mask, 0.4, softcap), row_attention(q, k, v, mask, 0.4, softcap)
+def test_values_and_gradients(softcap, window):
+    qkv = inputs()
+    expected, actual = plain(*qkv, softcap, window), packed(*qkv, softcap, window)
     torch.testing.assert_close(actual, expected)
     weights = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
-    pairs = [torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (actual, expected)]
+    pairs = [torch.autograd.grad((x * weights).sum(), qkv) for x in (actual, expected)]
     for one, other in zip(*pairs, strict=True):
         torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
 def test_finite_differences(softcap):
-    q, k, v, mask = inputs()
-    assert torch.autograd.gradcheck(lambda *qkv: row_attention(*qkv, mask, 0.4, softcap), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *qkv: packed(*qkv, softcap), inputs())
+
+
+def test_tiles_leave_out_what_the_other_completion_holds():
+    sizes = [tuple(tile.bias.shape) for tile in ROWS.tiles(None, 2)]
+    assert sizes == [(2 * 3, 3), (2 * 2, 5), (2 * 4, 7), (2, 1), (2, 2), (2, 2)]
 
 
 def test_the_fused_kernel_gives_the_same():
-    q, k, v, mask = inputs(torch.float32)
-    torch.testing.assert_close(fused_row_attention(q, k, v, mask, 0.4), row_attention(q, k, v, mask, 0.4, None))
+    q, k, v = inputs(torch.float32)
+    for (start, stop), mask in zip(ROWS.bounds, ROWS.masks(None), strict=True):
+        fused = fused_row_attention(*(x[:, start:stop] for x in (q, k, v)), mask, 0.4)
+        torch.testing.assert_close(fused.transpose(0, 1), packed(q, k, v)[start:stop])
 
 
-def test_bfloat16_is_as_near_to_float64_as_the_fused_kernel():
-    exact = row_attention(*inputs(), 0.4, None)
+def test_bfloat16_inputs_cost_only_their_own_rounding():
     low = inputs(torch.bfloat16)
-    ours, fused = row_attention(*low, 0.4, None), fused_row_attention(*low, 0.4)
+    exact = packed(*(x.detach().double() for x in low))
+    ours = packed(*low)
     assert ours.dtype == torch.bfloat16
-    assert (ours.double() - exact).norm() < 1.5 * (fused.double() - exact).norm()
+    torch.testing.assert_close(ours.double(), exact, rtol=2**-8, atol=1e-6)
 
 
 def test_who_sees_whom():
