@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
 
 from agiledpo.data.errors import PreferenceDataError
@@ -85,16 +84,18 @@ class FilterCounts:
         return "; ".join(f"{count} of {self.total}: {cause}" for count, cause in causes if count)
 
 
-def filter_by_length(dataset: Dataset, limits: LengthLimits, *, name: str) -> tuple[Dataset, FilterCounts]:
-    """Keep the rows that are within the limits, in their order.
+def filter_by_length(
+    lengths: NDArray[np.int32], limits: LengthLimits, *, name: str
+) -> tuple[NDArray[np.int64] | None, FilterCounts]:
+    """Find the rows that are within the limits.
 
     Args:
-        dataset: Tokenised rows with the columns "prompt_length", "chosen_length" and "rejected_length".
+        lengths: (3, rows) numbers of tokens of prompt, chosen and rejected completion.
         limits: The limits.
         name: The dataset's name, for messages.
 
     Returns:
-        The rows kept, and the counts by cause.
+        The numbers of the rows kept, (kept,) int64 in ascending order, or None for all; and the counts by cause.
 
     Raises:
         PreferenceDataError: No row is left.
@@ -102,22 +103,24 @@ def filter_by_length(dataset: Dataset, limits: LengthLimits, *, name: str) -> tu
     Warns:
         UserWarning: Rows were left out.
     """
-    lengths = dataset.with_format("numpy", columns=["prompt_length", "chosen_length", "rejected_length"])[:]
-    prompt = lengths["prompt_length"]
-    longer = np.maximum(lengths["chosen_length"], lengths["rejected_length"])
-    shorter = np.minimum(lengths["chosen_length"], lengths["rejected_length"])
+    rows = lengths.shape[1]
+    if limits.max_context_length is None and limits.least_completion == 0:
+        return None, FilterCounts(rows)
+    prompt, chosen, rejected = lengths
+    longer = np.maximum(chosen, rejected)
+    shorter = np.minimum(chosen, rejected)
     context = limits.max_context_length if limits.max_context_length is not None else np.iinfo(np.int64).max
     prompt_too_long = prompt > context - limits.least_completion
     pair_too_long = ~prompt_too_long & (prompt + longer > context)
     completion_too_short = ~prompt_too_long & ~pair_too_long & (shorter < limits.least_completion)
     counts = FilterCounts(
-        total=len(dataset),
+        total=rows,
         prompt_too_long=int(prompt_too_long.sum()),
         pair_too_long=int(pair_too_long.sum()),
         completion_too_short=int(completion_too_short.sum()),
     )
     if counts.dropped == 0:
-        return dataset, counts
+        return None, counts
     if counts.kept == 0:
         raise _nothing_left(counts, limits, prompt + longer, shorter, name)
     warnings.warn(
@@ -126,8 +129,7 @@ def filter_by_length(dataset: Dataset, limits: LengthLimits, *, name: str) -> tu
         UserWarning,
         stacklevel=3,
     )
-    kept = np.flatnonzero(~(prompt_too_long | pair_too_long | completion_too_short))
-    return dataset.select(kept), counts
+    return np.flatnonzero(~(prompt_too_long | pair_too_long | completion_too_short)), counts
 
 
 def _check_limit(limit: str, value: Any, *, lowest: int) -> None:

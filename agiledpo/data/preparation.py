@@ -5,14 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.cache import cache_directory
 from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
 from agiledpo.data.fingerprint import tokenized_fingerprint
 from agiledpo.data.formats import COLUMNS, Form, check_dataset, recognise_form
+from agiledpo.data.lengths import token_lengths
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_pairs
 
 # Below this, starting processes takes longer than tokenising.
@@ -36,23 +39,50 @@ _PREPARED_FEATURES = Features.from_arrow_schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PreparedPreferences:
     """Tokenised preference pairs.
 
     Attributes:
-        dataset: One row per pair, memory-mapped from the cache: "row" (row number in the user's dataset), "prompt",
-            "chosen", "rejected" (text, as rendered for chat), "prompt_ids", "chosen_ids", "rejected_ids" (token ids),
+        tokenized: All rows, memory-mapped from the cache: "row" (row number in the user's dataset), "prompt", "chosen",
+            "rejected" (text, as rendered for chat), "prompt_ids", "chosen_ids", "rejected_ids" (token ids),
             "prompt_length", "chosen_length", "rejected_length" (numbers of tokens).
+        lengths: (3, rows of `tokenized`) int32, the last three columns, memory-mapped.
+        kept: (rows,) int64, the rows of `tokenized` that are within the limits, in ascending order; None for all.
         form: Whether the user's rows were text or chat.
         filter_counts: What filtering by length left out.
         fingerprint: Name of the tokens and the limits: equal fingerprints mean equal rows.
     """
 
-    dataset: Dataset
+    tokenized: Dataset
+    lengths: NDArray[np.int32]
+    kept: NDArray[np.int64] | None
     form: Form
     filter_counts: FilterCounts
     fingerprint: str
+
+    def __len__(self) -> int:
+        """Rows within the limits."""
+        return self.filter_counts.kept
+
+    @property
+    def dataset(self) -> Dataset:
+        """The rows within the limits. Selecting them takes datasets long where there are many: see `take`."""
+        return self.tokenized if self.kept is None else self.tokenized.select(self.kept)
+
+    def take(self, rows: NDArray[np.int64]) -> dict[str, list[Any]]:
+        """The columns of some of the rows within the limits.
+
+        Args:
+            rows: Places in `dataset`.
+        """
+        return self.tokenized[(rows if self.kept is None else self.kept[rows]).tolist()]
+
+    def longest_sides(self) -> NDArray[np.int32]:
+        """Tokens of the prompt with the longer completion, (rows,), for each row within the limits."""
+        prompt, chosen, rejected = self.lengths
+        longest = prompt + np.maximum(chosen, rejected)
+        return longest if self.kept is None else longest[self.kept]
 
 
 def prepare_preferences(
@@ -97,9 +127,12 @@ def prepare_preferences(
     tokenizer = isolated_copy(tokenizer)
     fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer)
     tokenized = _tokenize(dataset, tokenizer, form, fingerprint, name, _processes(num_proc, len(dataset)))
-    kept, counts = filter_by_length(tokenized, limits, name=name)
+    lengths = token_lengths(tokenized, fingerprint)
+    kept, counts = filter_by_length(lengths, limits, name=name)
     return PreparedPreferences(
-        dataset=kept,
+        tokenized=tokenized,
+        lengths=lengths,
+        kept=kept,
         form=form,
         filter_counts=counts,
         fingerprint=f"{fingerprint}-{limits.max_context_length}-{limits.min_completion_length}",

@@ -6,19 +6,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from gymnasium import spaces
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import FilterCounts, PreparedPreferences, prepare_preferences
 from agiledpo.data.formats import check_dataset, recognise_form
-from agiledpo.llm_envs.batching import collate, epoch_permutation
+from agiledpo.llm_envs.batching import collate, epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import PreferenceExperiences, Split
 
-_STATE_VERSION = 1
+# Raise it also when an order changes: a place in one is none in another.
+_STATE_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -41,9 +43,9 @@ class _Cursor:
 class PreferenceGym:
     """Hands out batches of preference pairs, epoch after epoch, from a training and a test split.
 
-    The training order is a new permutation in every epoch, a pure function of seed and epoch: neither evaluation nor
-    anything else in the process changes it. The last batch of an epoch may be smaller; no row is lost or moved to the
-    next epoch. The test split keeps its order.
+    The training order is a new permutation in every epoch, a pure function of seed and epoch (grouped by length, also
+    of the rows' lengths and the batch size): neither evaluation nor anything else in the process changes it. The last
+    batch of an epoch may be smaller; no row is lost or moved to the next epoch. The test split keeps its order.
 
     Args:
         train_dataset: A `datasets.Dataset` with the columns "prompt", "chosen" and "rejected", all text or all lists of
@@ -56,6 +58,9 @@ class PreferenceGym:
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
         seed: Of the training order; not negative.
         num_proc: Processes to tokenise with; None decides by the size of the dataset.
+        group_by_length: Put pairs of similar length into the same training batch: see `length_grouped_order`. A pair's
+            length is that of its prompt with the longer completion, which is as wide as it makes a padded batch. Models
+            whose rows are packed read no padding in either order and gain nothing from this.
 
     Attributes:
         name: Name of the training dataset, or "preferences" if it has none.
@@ -64,6 +69,7 @@ class PreferenceGym:
         accelerator: As given.
         data_batch_size_per_gpu: As given.
         seed: Of the training order.
+        group_by_length: As given.
         observation_space: Contains every batch.
         action_space: Completions as token ids, int64 tensors (B, T); the `chosen_input_ids` of every batch lie in it.
         filter_counts: For "train" and "test", how many rows were left out and why.
@@ -90,9 +96,12 @@ class PreferenceGym:
         seed: int = 42,
         *,
         num_proc: int | None = None,
+        group_by_length: bool = False,
     ) -> None:
         _check_integer("data_batch_size_per_gpu", data_batch_size_per_gpu, lowest=1)
         _check_integer("seed", seed, lowest=0)
+        if not isinstance(group_by_length, bool):
+            raise TypeError(f"group_by_length must be True or False, got {group_by_length!r}.")
         if accelerator is not None and accelerator.num_processes > 1:
             raise ValueError(
                 f"PreferenceGym does not support several processes yet, and the accelerator has "
@@ -113,6 +122,7 @@ class PreferenceGym:
         self.accelerator = accelerator
         self.data_batch_size_per_gpu = data_batch_size_per_gpu
         self.seed = seed
+        self.group_by_length = group_by_length
 
         def prepare(dataset: Dataset, name: Split) -> PreparedPreferences:
             return prepare_preferences(
@@ -136,7 +146,7 @@ class PreferenceGym:
         self._train_cursor = _Cursor("train")
         # The cursor in use: the training cursor, or one of an evaluation.
         self._cursor = self._train_cursor
-        self._permutation: tuple[tuple[int, int], torch.Tensor] | None = None
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     @property
     def num_epochs(self) -> int:
@@ -145,7 +155,7 @@ class PreferenceGym:
 
     def __len__(self) -> int:
         """Rows in the current split after filtering."""
-        return len(self._splits[self._cursor.split].dataset)
+        return len(self._splits[self._cursor.split])
 
     def reset(self, reset_dataloaders: bool = False) -> PreferenceExperiences:
         """Return the next batch of the current split.
@@ -200,7 +210,7 @@ class PreferenceGym:
 
     def test_batches(self) -> Iterator[PreferenceExperiences]:
         """The whole test split once, in order, whatever the current split and place are, and without changing them."""
-        for start in range(0, len(self._splits["test"].dataset), self.data_batch_size_per_gpu):
+        for start in range(0, len(self._splits["test"]), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor("test", position=start))
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,17 +220,19 @@ class PreferenceGym:
             "epoch": self._train_cursor.epoch,
             "position": self._train_cursor.position,
             "seed": self.seed,
+            "group_by_length": self.group_by_length,
+            "data_batch_size_per_gpu": self.data_batch_size_per_gpu,
             "fingerprint": self._splits["train"].fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the place where `state_dict` was taken; the batches that follow are the ones that followed there.
 
-        The seed is taken from the state. Batches are the same if the batch size is.
+        The seed is taken from the state. Batches are the same if the batch size is; grouped by length it must be.
 
         Raises:
-            ValueError: The state is of another version, of other data, another tokenizer or other length limits, or is
-                not a place in this split.
+            ValueError: The state is of another version, of other data, another tokenizer or other length limits, of
+                another `group_by_length`, with it of another batch size, or is not a place in this split.
         """
         expected = set(self.state_dict())
         if set(state) != expected or state["version"] != _STATE_VERSION:
@@ -233,7 +245,18 @@ class PreferenceGym:
                 f"The state belongs to other training rows (fingerprint {state['fingerprint']}, here {fingerprint}): "
                 "resume with the same dataset, tokenizer, max_context_length and min_completion_length."
             )
-        rows = len(self._splits["train"].dataset)
+        if state["group_by_length"] is not self.group_by_length:
+            raise ValueError(
+                f"The state was taken with group_by_length={state['group_by_length']}, which makes another order than "
+                f"group_by_length={self.group_by_length} here: make the environment with the state's."
+            )
+        if self.group_by_length and state["data_batch_size_per_gpu"] != self.data_batch_size_per_gpu:
+            raise ValueError(
+                f"The state was taken with data_batch_size_per_gpu={state['data_batch_size_per_gpu']}, here it is "
+                f"{self.data_batch_size_per_gpu}, and with group_by_length=True the order depends on it: "
+                "make the environment with the state's."
+            )
+        rows = len(self._splits["train"])
         if state["position"] > rows:
             raise ValueError(f"position {state['position']} is beyond the {rows} rows of the train split.")
         self.seed = state["seed"]
@@ -252,20 +275,25 @@ class PreferenceGym:
         return batch
 
     def _batch(self, cursor: _Cursor) -> PreferenceExperiences:
-        dataset = self._splits[cursor.split].dataset
-        stop = min(cursor.position + self.data_batch_size_per_gpu, len(dataset))
+        prepared = self._splits[cursor.split]
+        stop = min(cursor.position + self.data_batch_size_per_gpu, len(prepared))
         if cursor.split == "train":
-            indices = self._train_order(cursor.epoch)[cursor.position : stop].tolist()
+            rows = self._train_order(cursor.epoch)[cursor.position : stop]
         else:
-            indices = list(range(cursor.position, stop))
-        return collate(dataset[indices], split=cursor.split, pad_token_id=self.pad_token_id)
+            rows = np.arange(cursor.position, stop)
+        return collate(prepared.take(rows), split=cursor.split, pad_token_id=self.pad_token_id)
 
-    def _train_order(self, epoch: int) -> torch.Tensor:
+    def _train_order(self, epoch: int) -> NDArray[np.int64]:
         """(rows,) int64; the last one is kept, since every batch of an epoch needs the same."""
         key = (self.seed, epoch)
-        if self._permutation is None or self._permutation[0] != key:
-            self._permutation = key, epoch_permutation(len(self._splits["train"].dataset), self.seed, epoch)
-        return self._permutation[1]
+        if self._order is None or self._order[0] != key:
+            train = self._splits["train"]
+            if self.group_by_length:
+                order = length_grouped_order(train.longest_sides(), self.data_batch_size_per_gpu, self.seed, epoch)
+            else:
+                order = epoch_permutation(len(train), self.seed, epoch).numpy()
+            self._order = key, order
+        return self._order[1]
 
 
 def _preference_spaces(tokenizer: PreTrainedTokenizerBase, sample_rows: int) -> tuple[spaces.Dict, TokenSpace]:

@@ -272,6 +272,63 @@ def test_resumed_run_gets_the_batches_of_the_original(
     assert resumed.state_dict() == original.state_dict()
 
 
+@settings(max_examples=15, deadline=None)
+@given(rows=st.integers(1, 130), batch=st.integers(1, 5), taken=st.integers(0, 150), seed=st.integers(0, 9))
+def test_grouped_by_length_every_row_comes_once_and_resuming_is_exact(
+    rows: int, batch: int, taken: int, seed: int, make_env: MakeEnv, assert_same_batch: SameBatch
+) -> None:
+    original = make_env(train=rows, test=3, batch=batch, seed=seed, group_by_length=True)
+    per_epoch = -(-rows // batch)
+    for epoch in range(2):
+        batches = take(original, per_epoch)
+        assert original.num_epochs == epoch
+        assert [len(each["row"]) for each in batches[:-1]] == [batch] * (per_epoch - 1)
+        assert sorted(row for each in rows_of(batches) for row in each) == list(range(rows))
+    take(original, taken)
+    state = json.loads(json.dumps(original.state_dict()))
+    resumed = make_env(train=rows, test=3, batch=batch, seed=seed + 1, group_by_length=True)
+    take(resumed, 2)
+    resumed.load_state_dict(state)
+    for _ in range(8):
+        assert_same_batch(resumed.step(), original.step())
+    assert resumed.state_dict() == original.state_dict()
+    assert rows_of(list(resumed.test_batches())) == rows_of(list(make_env(test=3, batch=batch).test_batches()))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_context_length": 18}])
+def test_grouping_by_length_leaves_less_padding(limits: dict[str, int], make_env: MakeEnv) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mixed, grouped = (make_env(train=202, batch=4, group_by_length=group, **limits) for group in (False, True))
+    assert len(mixed) == len(grouped) == (202 if not limits else mixed.filter_counts["train"].kept)
+    padding = []
+    for env in (mixed, grouped):
+        batches = take(env, -(-len(env) // 4))
+        # Tokens that each pair's longer side falls short of its batch's width.
+        lengths = [
+            torch.maximum(b["chosen_attention_mask"].sum(1), b["rejected_attention_mask"].sum(1)) for b in batches
+        ]
+        padding.append(sum(int((length.max() - length).sum()) for length in lengths))
+        widths = [b["chosen_input_ids"].shape[1] for b in batches]
+    assert padding[1] < padding[0] / 4
+    # Long and short batches alternate.
+    assert widths != sorted(widths)
+    assert widths != sorted(widths, reverse=True)
+
+
+def test_state_of_another_order_is_refused(make_env: MakeEnv) -> None:
+    env = make_env(batch=4, group_by_length=True)
+    take(env, 1)
+    state = env.state_dict()
+    with pytest.raises(ValueError, match=r"group_by_length=True, which makes another order than group_by_length=False"):
+        make_env(batch=4).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"data_batch_size_per_gpu=4, here it is 3.*the order depends on it"):
+        make_env(batch=3, group_by_length=True).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"group_by_length=False, which makes another order"):
+        env.load_state_dict(make_env(batch=4).state_dict())
+    assert env.state_dict() == state
+
+
 def test_state_of_other_data_is_refused(make_env: MakeEnv, make_tokenizer: MakeTokenizer) -> None:
     env = make_env(train=10)
     state = env.state_dict()
@@ -390,6 +447,7 @@ class TwoProcesses:
         ({"batch": 0}, ValueError, "data_batch_size_per_gpu must be at least 1, got 0"),
         ({"batch": 2.0}, TypeError, "data_batch_size_per_gpu must be an int"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
+        ({"group_by_length": 1}, TypeError, "group_by_length must be True or False, got 1"),
         ({"tokenizer": "gpt2"}, TypeError, "tokenizer must be a transformers tokenizer, got str"),
         ({"max_context_length": 2}, PreferenceDataError, r"^train dataset: no row is left.*at least \d+\.$"),
     ],

@@ -1,0 +1,45 @@
+"""How many tokens every row has, in one small file."""
+
+import os
+import tempfile
+
+import numpy as np
+from datasets import Dataset, is_caching_enabled
+from numpy.typing import NDArray
+
+from agiledpo.cache import cache_directory
+
+LENGTH_COLUMNS = ("prompt_length", "chosen_length", "rejected_length")
+
+
+def token_lengths(tokenized: Dataset, fingerprint: str) -> NDArray[np.int32]:
+    """Numbers of tokens of prompt, chosen and rejected completion of all rows.
+
+    They are kept apart from the tokens: between these, the lengths of a million rows are spread over the whole file.
+
+    Args:
+        tokenized: Tokenised rows with the columns `LENGTH_COLUMNS`, not selected from.
+        fingerprint: Name of the tokenised rows; equal names mean equal lengths.
+
+    Returns:
+        (3, rows) int32, memory-mapped.
+    """
+    path = cache_directory("lengths") / f"{fingerprint}.npy"
+    if is_caching_enabled() and path.exists():
+        lengths = np.load(path, mmap_mode="r")
+        if lengths.shape == (len(LENGTH_COLUMNS), len(tokenized)):
+            return lengths
+    lengths = np.empty((len(LENGTH_COLUMNS), len(tokenized)), dtype=np.int32)
+    for column, values in zip(LENGTH_COLUMNS, lengths, strict=True):
+        values[:] = tokenized.data.column(column).to_numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed, so that a file that is there is complete, also when two processes write it.
+    handle, beside = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, lengths)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    return np.load(path, mmap_mode="r")
