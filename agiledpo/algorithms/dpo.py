@@ -62,7 +62,9 @@ class DPO(LLMAlgorithm):
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation and of LoRA dropout.
         gradient_checkpointing: Recompute decoder layers in backward: slower, far less memory.
-        torch_compiler: Mode of ``torch.compile`` for the decoder layers; None for none.
+        torch_compiler: Mode of ``torch.compile`` (``"default"``, ...) for the formulas between the matrix products:
+            norms, gates and the head's softmax. They are compiled once, whatever the lengths of the batches and the
+            number of agents. None runs them as they are. A C++ compiler is needed on a CPU.
         use_liger_loss: Accepted; this version warns and uses its own loss, which holds no full logits either.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
         weight_decay: AdamW's decoupled weight decay.
@@ -209,7 +211,7 @@ class DPO(LLMAlgorithm):
         )
         self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
-        self._lm = CausalLM.of(self.base.model, fast_layers=fast_layers, torch_compiler=torch_compiler)
+        self.recompile()
         self._scorer()  # refuses settings that do not suit the model
         self._check_vocabulary(action_space)
 
@@ -302,6 +304,10 @@ class DPO(LLMAlgorithm):
             ValueError: Its tokenizer makes ids that the model does not embed.
         """
         self._check_vocabulary(env.action_space)
+
+    def recompile(self) -> None:
+        """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
+        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
 
     def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: DPO learns from given pairs and does not act.

@@ -113,6 +113,9 @@ def _width(module: nn.Module) -> int:
 
 def _modules_outside_layers(model: nn.Module) -> set[nn.Module]:
     inside = {
-        module for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer) for module in layer.modules()
+        module
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer)
+        for module in layer.modules()
     }
     return set(model.modules()) - inside

@@ -8,7 +8,8 @@ uses that interface, with the model's own projections, norms and positions.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from agiledpo.layers.elementwise import wide
 from agiledpo.scoring.tiles import Tile, tiled_attention
 
 PACKED_ATTENTION = "agiledpo_packed"
@@ -35,7 +37,7 @@ class PackedRows:
     parts: Tensor
     positions: Tensor
     _masks: dict[int | None, list[Tensor]] = field(default_factory=dict, repr=False, compare=False)
-    _tiles: dict[tuple[int | None, int], list[Tile]] = field(default_factory=dict, repr=False, compare=False)
+    _tiles: dict[int | None, list[Tile]] = field(default_factory=dict, repr=False, compare=False)
 
     def masks(self, window: int | None) -> list[Tensor]:
         """Which tokens (queries down, keys across) of each row attend to which; boolean (W, W) per row.
@@ -46,31 +48,38 @@ class PackedRows:
             self._masks[window] = [self._mask(start, stop, window) for start, stop in self.bounds]
         return self._masks[window]
 
-    def tiles(self, window: int | None, groups: int) -> list[Tile]:
-        """The same as tiles: for each part of each row its queries and the keys they may see.
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each part, over all rows."""
+        rows = [self.parts[start:stop] for start, stop in self.bounds]
+        return [n for row in rows for n in torch.unique_consecutive(row, return_counts=True)[1].tolist()]
+
+    def tiles(self, window: int | None) -> list[Tile]:
+        """The same as tiles: for each part its queries and the parts they may see.
 
         Args:
             window: As for :meth:`masks`.
-            groups: Query heads per key head.
         """
-        if (window, groups) not in self._tiles:
-            self._tiles[window, groups] = [
-                tile
-                for (start, stop), mask in zip(self.bounds, self.masks(window), strict=True)
-                for tile in self._row_tiles(start, stop, mask, groups)
-            ]
-        return self._tiles[window, groups]
+        if window not in self._tiles:
+            self._tiles[window] = list(self._make_tiles(window))
+        return self._tiles[window]
 
-    def _row_tiles(self, start: int, stop: int, mask: Tensor, groups: int) -> Iterator[Tile]:
-        lengths = torch.unique_consecutive(self.parts[start:stop], return_counts=True)[1].tolist()
-        ends = list(accumulate(lengths))
-        parts = [(end - length, end) for length, end in zip(lengths, ends, strict=True)]
-        for number, own in enumerate(parts):
-            seen = [parts[0], own] if number else [own]
-            allowed = torch.cat([mask[slice(*own), slice(*span)] for span in seen], dim=1)
-            bias = torch.zeros(allowed.shape, device=mask.device).masked_fill_(~allowed, float("-inf"))
-            queries, *keys = [(start + first, start + last) for first, last in (own, *seen)]
-            yield Tile(queries, keys, bias.repeat(groups, 1))
+    def _make_tiles(self, window: int | None) -> Iterator[Tile]:
+        ends = list(accumulate(self.lengths, initial=0))
+        spans = list(pairwise(ends))
+        first = 0
+        for (start, stop), mask in zip(self.bounds, self.masks(window), strict=True):
+            last = ends.index(stop)
+            for number in range(first, last):
+                seen = [number] if number == first else [first, number]
+                if seen == [number] and window is None:
+                    yield Tile(number, seen, None)
+                    continue
+                own, *others = [slice(*(end - start for end in spans[part])) for part in (number, *seen)]
+                allowed = torch.cat([mask[own, other] for other in others], dim=1)
+                bias = torch.zeros(allowed.shape, device=mask.device).masked_fill_(~allowed, float("-inf"))
+                yield Tile(number, seen, bias)
+            first = last
 
     @property
     def windows(self) -> frozenset[int | None]:
@@ -133,8 +142,11 @@ def attend_packed(
         raise ValueError("Attention sinks are not supported in packed rows.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cpu" or softcap is not None:
-        tiles = packed_rows.tiles(sliding_window, query.shape[1] // key.shape[1])
-        return tiled_attention(query[0], key[0], value[0], tiles, scale, softcap)[None], None
+        # In float32: twice as exact a log-probability, and under bfloat16 torch's backward pass is the slower one.
+        tiles = packed_rows.tiles(sliding_window)
+        q, k, v = (wide(x[0]) for x in (query, key, value))
+        attended = tiled_attention(q, k, v, packed_rows.lengths, tiles, scale, softcap)
+        return attended.to(value.dtype)[None], None
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions may have widened them
     outputs = []
     for (start, stop), mask in zip(packed_rows.bounds, packed_rows.masks(sliding_window), strict=True):

@@ -186,4 +186,3 @@ def _collision(log_probs: Tensor, wanted: bool) -> Tensor:
 
 def _chunk_rows(vocabulary: int) -> int:
     return max(1, _CHUNK_LOGITS // vocabulary)
-

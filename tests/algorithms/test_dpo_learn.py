@@ -240,14 +240,17 @@ def test_wpo_weighting_runs_through_the_agent(make_agent, experiences):
     assert 0 < weighted["preference_loss"] < plain["preference_loss"]
 
 
-def test_compiled_layers_give_the_same_step(make_agent, make_experiences):
-    experiences = make_experiences([(7, 5, 9), (3, 8, 1)])
-    with pytest.warns(UserWarning, match="gradient_checkpointing is switched off because torch_compiler is set"):
-        compiled = make_agent(moved=True, torch_compiler="default")
-    plain = make_agent(moved=True, gradient_checkpointing=False)
-    assert compiled.gradient_checkpointing is False
-    assert compiled.learn(experiences)["loss"] == pytest.approx(plain.learn(experiences)["loss"], rel=1e-5)
-    assert distance(weights(compiled), weights(plain)) < 1e-4
+def test_compiled_formulas_give_the_same_steps_and_compile_once_for_all_lengths(make_agent, make_experiences):
+    lengths = [[(7, 5, 9), (3, 8, 1)], [(4, 6, 2)], [(9, 3, 5), (2, 2, 7), (6, 1, 1)], [(5, 5, 5)] * 4]
+    batches = [make_experiences(part, seed=seed) for seed, part in enumerate(lengths)]
+    compiled, plain = (make_agent(moved=True, torch_compiler=mode) for mode in ("default", None))
+    pairs = [(compiled.learn(batch), plain.learn(batch)) for batch in batches[:1]]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    pairs += [(compiled.learn(batch), plain.learn(batch)) for batch in batches[1:]]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs > 0
+    for one, other in pairs:
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert distance(weights(compiled), weights(plain)) < 1e-3
 
 
 def test_generation_after_learning_uses_the_cache_correctly(make_agent, experiences):

@@ -66,8 +66,12 @@ def test_finite_differences(softcap):
 
 
 def test_tiles_leave_out_what_the_other_completion_holds():
-    sizes = [tuple(tile.bias.shape) for tile in ROWS.tiles(None, 2)]
-    assert sizes == [(2 * 3, 3), (2 * 2, 5), (2 * 4, 7), (2, 1), (2, 2), (2, 2)]
+    tiles = ROWS.tiles(None)
+    assert ROWS.lengths == [3, 2, 4, 1, 1, 1]
+    assert [list(tile.keys) for tile in tiles] == [[0], [0, 1], [0, 2], [3], [3, 4], [3, 5]]
+    assert [tile.bias if tile.bias is None else tuple(tile.bias.shape) for tile in tiles] == [
+        None, (2, 5), (4, 7), None, (1, 2), (1, 2)
+    ]  # fmt: skip
 
 
 def test_the_fused_kernel_gives_the_same():

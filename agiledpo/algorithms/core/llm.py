@@ -52,7 +52,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         clone: The agent is a copy, and receives its adapters from the original.
         seed: Seed of the LoRA initialisation and of dropout.
         gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
-        torch_compiler: Mode of ``torch.compile`` for the decoder layers; None for none.
+        torch_compiler: Mode of ``torch.compile`` for what runs between the matrix products; None for none.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
 
     Raises:
@@ -115,7 +115,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.pad_token_id = _pad_token_id(base.model, pad_token_id)
         self.use_separate_reference_adapter = use_separate_reference_adapter
         self.torch_compiler = torch_compiler
-        self.gradient_checkpointing = _resolve_checkpointing(base.model, gradient_checkpointing, torch_compiler)
+        self.gradient_checkpointing = gradient_checkpointing and _can_checkpoint(base.model)
         start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
         self.lora_config = _resolve_lora(lora_config, None if start is None else base.config(start))
         self.adapters = AgentAdapters(
@@ -131,8 +131,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
         )
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
-        if torch_compiler is not None and not clone:
-            self.recompile()
 
     # Networks -------------------------------------------------------------------------------------------------------
 
@@ -211,15 +209,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
-
-    def recompile(self) -> None:
-        """Compile the decoder layers in place with ``torch.compile``, with dynamic sequence lengths.
-
-        Another adapter or gradient mode compiles them anew; torch stops compiling after a number of times.
-        """
-        for layer in self.base.model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.compile(mode=self.torch_compiler or "default", dynamic=True)
 
     # Optimizer ------------------------------------------------------------------------------------------------------
 
@@ -370,15 +359,8 @@ def _pad_token_id(model: PreTrainedModel, pad_token_id: int | None) -> int:
     return pad_token_id
 
 
-def _resolve_checkpointing(model: PreTrainedModel, wanted: bool, torch_compiler: str | None) -> bool:
-    if wanted and torch_compiler is not None:
-        warnings.warn(
-            "gradient_checkpointing is switched off because torch_compiler is set; pass gradient_checkpointing=False "
-            "to say so yourself.",
-            stacklevel=4,
-        )
-        return False
-    return wanted and any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+def _can_checkpoint(model: PreTrainedModel) -> bool:
+    return any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
 
 
 def _resolve_lora(lora_config: LoraConfig | None, start: LoraConfig | None) -> LoraConfig:
