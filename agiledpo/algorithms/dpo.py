@@ -19,12 +19,12 @@ from agiledpo.adapters.modes import modes
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
-from agiledpo.algorithms.liger import resolve_liger
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
 from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, PrefixSharing, Scorer, check_prefix_sharing
+from agiledpo.scoring.liger import check_liger_model, liger_terms, resolve_liger
 
 
 class DPO(LLMAlgorithm):
@@ -65,7 +65,9 @@ class DPO(LLMAlgorithm):
         torch_compiler: Mode of ``torch.compile`` (``"default"``, ...) for the formulas between the matrix products:
             norms, gates and the head's softmax. They are compiled once, whatever the lengths of the batches and the
             number of agents. None runs them as they are. A C++ compiler is needed on a CPU.
-        use_liger_loss: Accepted; this version warns and uses its own loss, which holds no full logits either.
+        use_liger_loss: Train with Liger's fused linear DPO loss, on completion positions only: the same numbers as our
+            own loss, which holds no full logits either. Where ``liger-kernel`` is not installed, warn and use our own.
+            Liger lacks some losses and options, and takes plain frozen heads only; the others are refused.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
         weight_decay: AdamW's decoupled weight decay.
         reference_update: ``"never"``: the reference is fixed; ``"epoch"``: the training loop copies the actor onto it
@@ -185,7 +187,7 @@ class DPO(LLMAlgorithm):
         self.preference_average_log_probs = preference_average_log_probs
         self.sft_average_log_probs = sft_average_log_probs
         self._check_settings(use_separate_reference_adapter)
-        self.use_liger_loss = resolve_liger(use_liger_loss)
+        self.use_liger_loss = use_liger_loss and resolve_liger(self.objective)
         super().__init__(
             observation_space,
             action_space,
@@ -213,6 +215,8 @@ class DPO(LLMAlgorithm):
         self.held_out: dict[str, float] = {}
         self.recompile()
         self._scorer()  # refuses settings that do not suit the model
+        if self.use_liger_loss:
+            check_liger_model(self._lm)
         self._check_vocabulary(action_space)
 
     @property
@@ -397,14 +401,17 @@ class DPO(LLMAlgorithm):
                 scorer.session(),
                 self.random_stream.active(),
             ):
-                policy = scorer.score(part)
-                terms = objective(
-                    policy.chosen,
-                    policy.rejected,
-                    baseline.chosen,
-                    baseline.rejected,
-                    mean_chosen_tokens=mean_chosen_tokens,
-                )
+                if self.use_liger_loss:
+                    terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
+                else:
+                    policy = scorer.score(part)
+                    terms = objective(
+                        policy.chosen,
+                        policy.rejected,
+                        baseline.chosen,
+                        baseline.rejected,
+                        mean_chosen_tokens=mean_chosen_tokens,
+                    )
                 _check_finite(terms, part)
                 yield terms
 

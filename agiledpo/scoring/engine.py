@@ -121,9 +121,7 @@ class Scorer:
         Returns:
             Per-token log-probabilities (B, T), T the longest completion of each side; float32.
         """
-        if self.lm.packs and self.lm.model.config._attn_implementation != PACKED_ATTENTION:
-            raise RuntimeError("score() was called outside of `with scorer.session():`.")
-        layout = self._layout(batch).to(self.lm.model.device)
+        layout = self._layout(batch)
         logps, collision = self._token_logps(layout)
         chosen, rejected = layout.lengths[: len(batch)], layout.lengths[len(batch) :]
         border = int(chosen.sum())
@@ -132,17 +130,32 @@ class Scorer:
             _pad(logps[border:], None if collision is None else collision[border:], rejected),
         )
 
+    def completion_states(self, batch: PreferenceBatch) -> tuple[Tensor, Layout]:
+        """Final hidden states that predict the completion tokens of a batch, inside a :meth:`session`.
+
+        Args:
+            batch: B pairs.
+
+        Returns:
+            The states (M, H), completion by completion, all chosen ones first, and the layout that says which is which.
+        """
+        layout = self._layout(batch)
+        return self._predicting_states(layout), layout
+
     def _layout(self, batch: PreferenceBatch) -> Layout:
-        if self.lm.packs:
-            return packed_rows(batch, share_prompts=self.share_prompts)
-        return separate_rows(batch, self.pad_token_id)
+        if not self.lm.packs:
+            return separate_rows(batch, self.pad_token_id).to(self.lm.model.device)
+        if self.lm.model.config._attn_implementation != PACKED_ATTENTION:
+            raise RuntimeError("A batch was scored outside of `with scorer.session():`.")
+        return packed_rows(batch, share_prompts=self.share_prompts).to(self.lm.model.device)
+
+    def _predicting_states(self, layout: Layout) -> Tensor:
+        return self.lm.hidden_states(layout, positions=self.explicit_positions).flatten(0, 1)[layout.predictors]
 
     def _token_logps(self, layout: Layout) -> tuple[Tensor, Tensor | None]:
         if self.lm.head is not None:
-            hidden = self.lm.hidden_states(layout, positions=self.explicit_positions)
-            return completion_logps(
-                hidden.flatten(0, 1)[layout.predictors], layout.targets, self.lm.head, collision=self.collision
-            )
+            hidden = self._predicting_states(layout)
+            return completion_logps(hidden, layout.targets, self.lm.head, collision=self.collision)
         logits = self.lm.logits(layout, positions=self.explicit_positions).flatten(0, 1)[layout.predictors].float()
         log_probs = torch.log_softmax(logits, dim=-1)
         collision = torch.logsumexp(2 * log_probs.detach(), dim=-1) if self.collision else None

@@ -131,14 +131,6 @@ def test_exactly_one_source_of_the_model(tiny_model, lora):
         DPO(actor_network=AutoModel.from_config(tiny_model().config), lora_config=lora)
 
 
-def test_liger_falls_back_with_a_warning_where_it_is_not_installed(make_agent, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "liger_kernel", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match="liger-kernel is not installed"):
-        agent = make_agent(use_liger_loss=True)
-    assert agent.use_liger_loss is False
-
-
 # Roles --------------------------------------------------------------------------------------------------------------
 
 
