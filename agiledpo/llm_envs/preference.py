@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
@@ -202,6 +203,23 @@ class PreferenceGym:
         """The whole test split once, in order, whatever the current split and place are, and without changing them."""
         for start in range(0, len(self._splits["test"].dataset), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor("test", position=start))
+
+    def lengths(self, split: Split) -> np.ndarray:
+        """Tokens of prompt, chosen and rejected of each row of a split, (rows, 3) int64."""
+        table = self._splits[split].dataset.with_format("numpy")
+        return np.stack([np.asarray(table[f"{part}_length"]) for part in ("prompt", "chosen", "rejected")], axis=1)
+
+    def longest_first(self, split: Split, batch_size: int) -> Iterator[PreferenceExperiences]:
+        """A whole split once, in batches of rows of like length, without changing any place.
+
+        Args:
+            split: Which.
+            batch_size: Rows per batch.
+        """
+        order = np.argsort(-self.lengths(split).sum(axis=1), kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = self._splits[split].dataset[order[start : start + batch_size].tolist()]
+            yield collate(rows, split=split, pad_token_id=self.pad_token_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training split, also in `eval_mode`; JSON can hold it."""
