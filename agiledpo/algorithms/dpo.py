@@ -478,7 +478,7 @@ class DPO(LLMAlgorithm):
         content = self.adapters.content("reference", portable=cache.directory is not None)
         return cache.scores(
             batch,
-            f"{content} computed with {scorer.numerics}",
+            f"{content} computed with {scorer.numerics}, compiled {self.torch_compiler}",
             lambda pairs: self._scores(scorer, pairs, "reference"),
             self.base.device,
         )
