@@ -106,15 +106,27 @@ def test_another_reference_is_another_row(batch, score, tiny_model):
     assert len(other.calls) == 1
 
 
-ids = st.lists(st.integers(0, 5), min_size=1, max_size=4).map(torch.tensor)
+@st.composite
+def cut_twice(draw):
+    """Two pairs made of few tokens, often of the same ones but cut differently into prompt and completions."""
+    tokens = draw(st.lists(st.integers(0, 2), min_size=3, max_size=6))
+    pairs = []
+    for _ in range(2):
+        first = draw(st.integers(1, len(tokens) - 2))
+        second = draw(st.integers(first + 1, len(tokens) - 1))
+        pairs.append([torch.tensor(part) for part in (tokens[:first], tokens[first:second], tokens[second:])])
+        if draw(st.booleans()):
+            tokens = tokens[::-1]
+    return pairs
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.tuples(ids, ids, ids), st.tuples(ids, ids, ids))
-def test_keys_are_equal_exactly_if_all_tokens_are(one, other):
-    """The same tokens cut differently into prompt and completions are another pair."""
-    keys = row_keys(PreferenceBatch(*([a, b] for a, b in zip(one, other, strict=True)), ["", ""]))
-    assert (keys[0] == keys[1]) == all(a.tolist() == b.tolist() for a, b in zip(one, other, strict=True))
+@settings(max_examples=300, deadline=None)
+@given(cut_twice())
+def test_keys_are_equal_exactly_if_all_tokens_are(pairs):
+    prompts, chosen, rejected = zip(*pairs, strict=True)
+    keys = row_keys(PreferenceBatch(prompts, chosen, rejected, ["", ""]))
+    one, other = ([part.tolist() for part in pair] for pair in pairs)
+    assert (keys[0] == keys[1]) == (one == other)
 
 
 # Memory -------------------------------------------------------------------------------------------------------------
