@@ -77,6 +77,20 @@ class AgentAdapters:
             raise ValueError(f"Cannot copy {source!r} onto {target!r}: one of them is the bare base model.")
         self.base.copy(source_name, target_name)
 
+    def mix_role(self, source: str, target: str, weight: float) -> None:
+        """Move one role's weights towards another's: ``target <- weight * source + (1 - weight) * target``.
+
+        Every parameter of the adapter is mixed, so with LoRA it is the factors A and B, not their products.
+        """
+        source_name, target_name = self.name(source), self.name(target)
+        if source_name is None or target_name is None:
+            raise ValueError(f"Cannot mix {source!r} into {target!r}: one of them is the bare base model.")
+        self.base.mix(source_name, target_name, weight)
+
+    def content(self, role: str, *, portable: bool) -> str:
+        """Name what the model computes in a role; see :meth:`SharedBaseModel.content`."""
+        return self.base.content(self.name(role), portable=portable)
+
     def copy_from(self, other: "AgentAdapters") -> None:
         """Copy every adapter of another agent on the same base onto this agent's."""
         for role, name in self.owned.items():

@@ -8,9 +8,10 @@ import itertools
 import json
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -20,6 +21,8 @@ from peft.utils import set_peft_model_state_dict
 from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from agiledpo.adapters.contents import WatchedTensors, describe_adapter, describe_model
 
 _ADAPTER_NUMBERS = itertools.count()
 
@@ -49,6 +52,8 @@ class SharedBaseModel:
         self.model.requires_grad_(False)
         self._trainable: dict[str, bool] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
+        self._weights = WatchedTensors(_base_tensors(self.model, self.peft_model), partial(describe_model, self.model))
+        self._adapter_weights: dict[str, WatchedTensors] = {}
         self._orphans: list[str] = []
         # What is active when no agent is: the adapter of a PeftModel that was handed over, or the bare base.
         self._idle: str | None = None
@@ -120,7 +125,8 @@ class SharedBaseModel:
             else:
                 self.peft_model.add_adapter(name, deepcopy(config))
         self._trainable[name] = trainable
-        self._parameters[name] = self._find_parameters(name)
+        parameters = self._parameters[name] = self._find_parameters(name)
+        self._adapter_weights[name] = WatchedTensors(lambda: parameters, partial(describe_adapter, self.config(name)))
         self._restore_requires_grad()
         return name
 
@@ -137,7 +143,7 @@ class SharedBaseModel:
         """Delete an adapter and free its memory."""
         if self._trainable.pop(name, None) is None:
             return
-        del self._parameters[name]
+        del self._parameters[name], self._adapter_weights[name]
         if self._active == name:
             self._activate(self._idle)
         # PEFT must not choose which adapter becomes active; ours is put back afterwards.
@@ -198,7 +204,7 @@ class SharedBaseModel:
     def base_state(self) -> dict[str, Tensor]:
         """Weights of the base model under their own names, without any adapter."""
         return {
-            key.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+            _base_key(key): tensor
             for key, tensor in self.model.state_dict().items()
             if not set(key.split(".")) & self._trainable.keys() and ".lora_" not in key
         }
@@ -223,6 +229,32 @@ class SharedBaseModel:
         destination = self.parameters(target)
         for key, parameter in self.parameters(source).items():
             destination[key].copy_(parameter)
+
+    @torch.no_grad()
+    def mix(self, source: str, target: str, weight: float) -> None:
+        """Move one adapter's weights towards another's: ``target <- weight * source + (1 - weight) * target``.
+
+        Args:
+            source: Adapter to move towards.
+            target: Adapter to move, of the same configuration.
+            weight: In [0, 1]; 1 copies.
+        """
+        destination = self.parameters(target)
+        for key, parameter in self.parameters(source).items():
+            destination[key].lerp_(parameter, weight)
+
+    # Content --------------------------------------------------------------------------------------------------------
+
+    def content(self, name: str | None, *, portable: bool) -> str:
+        """Name what the base with one adapter (None: with none) computes: equal names mean equal weights.
+
+        Args:
+            name: Physical name of an adapter that an agent owns, or None, which is the same as one that adds nothing.
+            portable: Mean the same in other processes. The base weights are then hashed, once until they change;
+                otherwise they are only watched, and the name is good for this object.
+        """
+        base = self._weights.content if portable else str(self._weights.revision)
+        return f"{base} + {'nothing' if name is None else self._adapter_weights[name].content}"
 
     # Switching ------------------------------------------------------------------------------------------------------
 
@@ -261,6 +293,25 @@ class SharedBaseModel:
         for name, trainable in self._trainable.items():
             for parameter in self._parameters[name].values():
                 parameter.requires_grad_(trainable)
+
+
+def _base_tensors(model: PreTrainedModel, peft_model: PeftModel | None) -> Callable[[], dict[str, Tensor]]:
+    """A function that reads the base's own parameters and saved buffers. They are found once; adapters come and go."""
+    adapters = set() if peft_model is None else set(peft_model.peft_config)
+    saved = model.state_dict().keys()
+    slots = {
+        _base_key(key): (tensors, name)
+        for prefix, module in model.named_modules()
+        for tensors in (module._parameters, module._buffers)
+        for name in tensors
+        if (key := f"{prefix}.{name}".lstrip(".")) in saved and not adapters & set(key.split("."))
+    }
+    return lambda: {key: tensor for key, (tensors, name) in slots.items() if (tensor := tensors.get(name)) is not None}
+
+
+def _base_key(key: str) -> str:
+    """Name of a base weight as it was before PEFT wrapped its module."""
+    return key.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def _hand_back(peft_model: PeftModel, owned: dict[str, bool], idle: str) -> None:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from os import PathLike
+from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -12,6 +14,7 @@ from accelerate import Accelerator
 from gymnasium import spaces
 from peft import LoraConfig, PeftModel
 from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from agiledpo.adapters import Role
@@ -22,9 +25,20 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.spaces import TokenSpace
+from agiledpo.llm_envs.types import Split
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
-from agiledpo.scoring import CausalLM, PairScores, PreferenceBatch, PrefixSharing, Scorer, check_prefix_sharing
+from agiledpo.losses.checks import check_number
+from agiledpo.scoring import (
+    CausalLM,
+    PairScores,
+    PreferenceBatch,
+    PrefixSharing,
+    ReferenceCache,
+    Scorer,
+    check_prefix_sharing,
+)
 from agiledpo.scoring.liger import check_liger_model, liger_terms, resolve_liger
+from agiledpo.scoring.reference_cache import memory_needed
 
 
 class DPO(LLMAlgorithm):
@@ -71,7 +85,16 @@ class DPO(LLMAlgorithm):
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
         weight_decay: AdamW's decoupled weight decay.
         reference_update: ``"never"``: the reference is fixed; ``"epoch"``: the training loop copies the actor onto it
-            after each epoch but the last, as AgileRL does.
+            after each epoch but the last, as AgileRL does; a number n: after every n optimizer steps of the agent it
+            moves towards the actor, TR-DPO (Gorbatovski et al. 2024, https://arxiv.org/abs/2404.09656).
+        reference_mixup_alpha: Weight a, in (0, 1], of the actor in each of TR-DPO's moves; 1 copies. Each LoRA factor
+            is mixed, ``A_ref <- a A + (1 - a) A_ref`` and likewise B, since the mean of two products has twice the
+            rank: the product differs from that mean by ``a (1 - a) (B - B_ref)(A - A_ref)``. ``"epoch"`` copies.
+        reference_cache: ``"memory"``: keep reference log-probabilities for as long as the base model lives, for all
+            agents whose reference is the same; a path: keep them in that directory too, for later runs and other
+            processes; None: compute them every time. Nothing needs to be invalidated: they are found by tokens,
+            weights and precision.
+        reference_cache_bytes: Most memory that they take, bytes; the agents of one base model share it.
         prefix_sharing: ``"auto"``: compute the prompt that chosen and rejected share once, where that is exact for the
             model; True: or fail; False: compute it twice. Memory and speed, never the result.
         fast_layers: Run LoRA layers, norms and gated feed-forward blocks through faster forward passes, and carry the
@@ -102,6 +125,7 @@ class DPO(LLMAlgorithm):
         "weight_decay",
         "max_grad_norm",
         "update_epochs",
+        "reference_mixup_alpha",
         "beta",
         "nll_alpha",
         "loss_type",
@@ -149,7 +173,10 @@ class DPO(LLMAlgorithm):
         use_liger_loss: bool = False,
         use_separate_reference_adapter: bool = True,
         weight_decay: float = 0.0,
-        reference_update: Literal["never", "epoch"] = "never",
+        reference_update: Literal["never", "epoch"] | int = "never",
+        reference_mixup_alpha: float = 0.6,
+        reference_cache: str | PathLike[str] | None = "memory",
+        reference_cache_bytes: int = 2**30,
         prefix_sharing: PrefixSharing = "auto",
         fast_layers: bool = True,
         loss_type: str | Sequence[str] = "sigmoid",
@@ -170,6 +197,9 @@ class DPO(LLMAlgorithm):
         self.micro_batch_size_per_gpu = micro_batch_size_per_gpu
         self.calc_position_embeddings = calc_position_embeddings
         self.reference_update = reference_update
+        self.reference_mixup_alpha = reference_mixup_alpha
+        self.reference_cache = reference_cache
+        self.reference_cache_bytes = reference_cache_bytes
         self.prefix_sharing: PrefixSharing = prefix_sharing
         self.fast_layers = fast_layers
         self.beta = beta
@@ -214,6 +244,7 @@ class DPO(LLMAlgorithm):
         self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
         self.recompile()
+        self._reference_rows = self._make_reference_cache()
         self._scorer()  # refuses settings that do not suit the model
         if self.use_liger_loss:
             check_liger_model(self._lm)
@@ -298,6 +329,37 @@ class DPO(LLMAlgorithm):
         self.fitness.append(self.held_out["rewards/accuracies"])
         return np.array(self.fitness[-1])
 
+    def precompute_reference(self, env: PreferenceGym, *, verbose: bool = True) -> None:
+        """Score all training and held-out pairs under the reference now, instead of each when it is first met.
+
+        Pairs of like length go through the model together, ``micro_batch_size_per_gpu`` (or ``batch_size``) at a time.
+        Those that the cache has already cost nothing.
+
+        Args:
+            env: The environment; its place in the training split stays.
+            verbose: Show a progress bar.
+
+        Raises:
+            ValueError: There is no cache, or the rows would not fit into its memory and there is no directory either.
+        """
+        self.check_environment(env)
+        splits: tuple[Split, ...] = ("train", "test")
+        lengths = np.concatenate([env.lengths(split) for split in splits])
+        cache = self._cache_for(pairs=len(lengths), tokens=int(lengths[:, 1:].sum()))
+        with tqdm(total=len(lengths), desc="reference", unit="pair", disable=not verbose, dynamic_ncols=True) as bar:
+            for split in splits:
+                for experiences in env.longest_first(split, self._pairs_per_pass):
+                    batch = PreferenceBatch.from_experiences(experiences)
+                    self._scorer().check(batch)
+                    self._reference_scores(batch)
+                    bar.update(len(batch))
+        cache.flush()
+
+    def flush_reference_cache(self) -> None:
+        """Write reference log-probabilities that are not in the directory yet; the training loop does it at its end."""
+        if self._reference_rows is not None:
+            self._reference_rows.flush()
+
     def check_environment(self, env: PreferenceGym) -> None:
         """Check that an environment's tokens are this agent's.
 
@@ -330,7 +392,7 @@ class DPO(LLMAlgorithm):
         """Metrics of the batch as the agent is; nothing changes."""
         scorer = self._scorer()
         scorer.check(batch)
-        reference, policy = (self._scores(scorer, batch, role) for role in ("reference", "actor"))
+        reference, policy = self._reference_scores(batch), self._scores(scorer, batch, "actor")
         terms = self.objective(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
         _check_finite(terms, batch)
         meter = PreferenceMeter()
@@ -343,13 +405,15 @@ class DPO(LLMAlgorithm):
         objective = self.objective
         scorer = self._scorer()
         scorer.check(batch)
-        reference = self._scores(scorer, batch, "reference")
+        # A reference that moves between two steps is asked again at each.
+        fixed = None if isinstance(self.reference_update, int) else self._reference_scores(batch)
         meter = PreferenceMeter()
         for epoch in range(self.update_epochs):
             for start, stop in batch.spans(self.batch_size):
-                measured, grad_norm = self._step(
-                    scorer, objective, batch.slice(start, stop), reference.slice(start, stop)
-                )
+                part = batch.slice(start, stop)
+                reference = self._reference_scores(part) if fixed is None else fixed.slice(start, stop)
+                measured, grad_norm = self._step(scorer, objective, part, reference)
+                self._move_reference()
                 if epoch == 0:
                     meter.add(*measured, grad_norm=grad_norm)
         self.steps[-1] += len(batch)
@@ -381,10 +445,17 @@ class DPO(LLMAlgorithm):
                     f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs."
                 )
             self.optimizer.step()
+            self.optimizer_steps += 1
         finally:
             # Gradients of the shared base's adapters are memory that the next agent needs.
             self.optimizer.zero_grad(set_to_none=True)
         return measured, grad_norm
+
+    def _move_reference(self) -> None:
+        """TR-DPO's soft update, if one is due."""
+        if isinstance(self.reference_update, int) and self.optimizer_steps % self.reference_update == 0:
+            _check_mixup(self.reference_mixup_alpha)
+            self.adapters.mix_role("actor", "reference", self.reference_mixup_alpha)
 
     def _terms(
         self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
@@ -415,6 +486,42 @@ class DPO(LLMAlgorithm):
                 _check_finite(terms, part)
                 yield terms
 
+    def _reference_scores(self, batch: PreferenceBatch) -> PairScores:
+        """Log-probabilities of the batch under the reference, computed for the pairs that the cache lacks."""
+        scorer = self._scorer(collision=False)  # WPO weighs by the policy
+        cache = self._reference_rows
+        if cache is None:
+            return self._scores(scorer, batch, "reference")
+        content = self.adapters.content("reference", portable=cache.directory is not None)
+        return cache.scores(
+            batch,
+            f"{content} computed with {scorer.numerics}, compiled {self.torch_compiler}",
+            lambda pairs: self._scores(scorer, pairs, "reference"),
+            self.base.device,
+        )
+
+    def _make_reference_cache(self) -> ReferenceCache | None:
+        if self.reference_cache is None:
+            return None
+        directory = None if self.reference_cache == "memory" else Path(self.reference_cache)
+        return ReferenceCache.shared(self.base, memory_bytes=self.reference_cache_bytes, directory=directory)
+
+    def _cache_for(self, *, pairs: int, tokens: int) -> ReferenceCache:
+        """The cache, if it can hold so many pairs at once."""
+        cache = self._reference_rows
+        if cache is None:
+            raise ValueError(
+                "reference_cache=None keeps no reference log-probabilities, so there is nowhere to put them. Make the "
+                "agent with reference_cache='memory' or a directory."
+            )
+        needed = memory_needed(pairs, tokens)
+        if cache.directory is None and needed > cache.memory_limit:
+            raise ValueError(
+                f"The reference log-probabilities of {pairs} pairs take {needed} bytes, but "
+                f"reference_cache_bytes={cache.memory_limit}. Raise it, or pass a directory as reference_cache."
+            )
+        return cache
+
     @torch.no_grad()
     def _scores(self, scorer: Scorer, batch: PreferenceBatch, role: Role) -> PairScores:
         """Log-probabilities of the batch under the actor or the reference, without gradient or dropout."""
@@ -429,13 +536,13 @@ class DPO(LLMAlgorithm):
     def _pairs_per_pass(self) -> int:
         return self.micro_batch_size_per_gpu or self.batch_size
 
-    def _scorer(self) -> Scorer:
+    def _scorer(self, *, collision: bool | None = None) -> Scorer:
         return Scorer(
             self._lm,
             pad_token_id=self.pad_token_id,
             prefix_sharing=self.prefix_sharing,
             explicit_positions=self.calc_position_embeddings,
-            collision=self.use_weighting,
+            collision=self.use_weighting if collision is None else collision,
         )
 
     def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
@@ -465,13 +572,38 @@ class DPO(LLMAlgorithm):
                     f"would change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
                 )
         check_prefix_sharing(self.prefix_sharing)
-        if self.reference_update not in ("never", "epoch"):
-            raise ValueError(f"reference_update={self.reference_update!r}; use 'never' or 'epoch'.")
-        if self.reference_update == "epoch" and not use_separate_reference_adapter:
+        self._check_reference(use_separate_reference_adapter)
+
+    def _check_reference(self, use_separate_reference_adapter: bool) -> None:
+        update, cache, size = self.reference_update, self.reference_cache, self.reference_cache_bytes
+        if update not in ("never", "epoch") and (not isinstance(update, int) or isinstance(update, bool) or update < 1):
+            raise ValueError(f"reference_update={update!r}; use 'never', 'epoch' or a number of steps of at least 1.")
+        if update != "never" and not use_separate_reference_adapter:
             raise ValueError(
-                "reference_update='epoch' needs a reference that can move, but use_separate_reference_adapter=False "
-                "makes the shared base model the reference. Set one of the two back to its default."
+                f"reference_update={update!r} needs a reference that can move, but "
+                "use_separate_reference_adapter=False makes the shared base model the reference. Set one of the two "
+                "back to its default."
             )
+        _check_mixup(self.reference_mixup_alpha)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"reference_cache_bytes={size!r} must be a whole number of at least 1.")
+        if cache is None or cache == "memory":
+            return
+        if not isinstance(cache, (str, PathLike)):
+            raise ValueError(f"reference_cache={cache!r}; use 'memory', a directory, or None.")
+        if Path(cache).expanduser().exists() and not Path(cache).expanduser().is_dir():
+            raise ValueError(f"reference_cache={str(cache)!r} is a file; a directory is needed.")
+        if isinstance(update, int):
+            raise ValueError(
+                f"reference_update={update} gives a new reference every {update} steps, of which nothing is worth "
+                f"keeping in the directory reference_cache={str(cache)!r}. Use reference_cache='memory'."
+            )
+
+
+def _check_mixup(alpha: float) -> None:
+    check_number("reference_mixup_alpha", alpha, minimum=0.0, exclusive=True)
+    if alpha > 1:
+        raise ValueError(f"reference_mixup_alpha={alpha} must be at most 1, which copies the actor.")
 
 
 def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:

@@ -70,6 +70,7 @@ def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) ->
         "steps": list(agent.steps),
         "mut": agent.mut,
         "seed": agent.seed,
+        "optimizer_steps": agent.optimizer_steps,
         "reference_update_tracker": agent.reference_update_tracker,
         "random_stream": agent.random_stream.state_dict(),
     }

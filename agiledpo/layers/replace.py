@@ -38,6 +38,11 @@ class FastLayers:
         self.float32_stream = float32_stream
         self._equal: dict[type[nn.Module], bool] = {}
 
+    @property
+    def numerics(self) -> str:
+        """How the layers compute, as far as it shows in the last digits of their results."""
+        return "fast, float32 stream" if self.float32_stream else "fast"
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Replace the forward passes; keep it open until after ``backward``, which may run them again."""

@@ -213,6 +213,24 @@ class PreferenceGym:
         for start in range(0, len(self._splits["test"]), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor("test", position=start))
 
+    def lengths(self, split: Split) -> NDArray[np.int32]:
+        """Tokens of prompt, chosen and rejected of each row of a split, (rows, 3) int32."""
+        prepared = self._splits[split]
+        lengths = prepared.lengths.T
+        return lengths if prepared.kept is None else lengths[prepared.kept]
+
+    def longest_first(self, split: Split, batch_size: int) -> Iterator[PreferenceExperiences]:
+        """A whole split once, in batches of rows of like length, without changing any place.
+
+        Args:
+            split: Which.
+            batch_size: Rows per batch.
+        """
+        order = np.argsort(-self.lengths(split).sum(axis=1), kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = self._splits[split].take(order[start : start + batch_size])
+            yield collate(rows, split=split, pad_token_id=self.pad_token_id)
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the training split, also in `eval_mode`; JSON can hold it."""
         return {

@@ -36,6 +36,15 @@ class PreferenceBatch:
             self.prompts[start:stop], self.chosen[start:stop], self.rejected[start:stop], self.labels[start:stop]
         )
 
+    def select(self, places: Sequence[int]) -> "PreferenceBatch":
+        """The pairs at some places, in that order."""
+        return PreferenceBatch(
+            [self.prompts[place] for place in places],
+            [self.chosen[place] for place in places],
+            [self.rejected[place] for place in places],
+            [self.labels[place] for place in places],
+        )
+
     def spans(self, size: int) -> Iterator[tuple[int, int]]:
         """Cut into consecutive (start, stop) spans of at most ``size`` pairs."""
         return ((start, min(start + size, len(self))) for start in range(0, len(self), size))

@@ -82,6 +82,18 @@ class Scorer:
         self.explicit_positions = explicit_positions
         self.collision = collision
 
+    @property
+    def numerics(self) -> str:
+        """How scores are computed, as far as it shows in their last digits; weights and tokens apart."""
+        model = self.lm.model
+        layout = f"packed, shared prompts {self.share_prompts}" if self.lm.packs else "padded"
+        attention = PACKED_ATTENTION if self.lm.packs else model.config._attn_implementation
+        return (
+            f"{model.dtype} on {model.device.type}, {torch.get_float32_matmul_precision()} products, {layout}, "
+            f"{attention} attention, explicit positions {self.explicit_positions}, own head {self.lm.head is not None}, "
+            f"layers {'their own' if self.lm.layers is None else self.lm.layers.numerics}"
+        )
+
     def check(self, batch: PreferenceBatch) -> None:
         """Refuse a batch the model cannot read, before anything is computed.
 

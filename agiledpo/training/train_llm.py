@@ -84,6 +84,8 @@ def finetune_llm_preference(
                 progress.evaluated(fitnesses)
             if schedule.checkpoints(stretch):
                 _save(agents, checkpoints)
+    for agent in agents:
+        agent.flush_reference_cache()
     if save_elite and elite_path is not None:
         max(agents, key=_rank).save_checkpoint(elite_path)
     return agents, fitnesses

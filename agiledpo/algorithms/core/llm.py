@@ -55,6 +55,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         torch_compiler: Mode of ``torch.compile`` for what runs between the matrix products; None for none.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
 
+    Attributes:
+        optimizer_steps: Steps that the optimizer has made.
+        reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
+
     Raises:
         ValueError: Neither or both of ``model_name`` and ``actor_network``, a model or LoRA configuration that cannot
             be shared, a device that differs from the other agents', an unsupported accelerator, or a bad number.
@@ -126,6 +130,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 base.copy(start, name)
         self.random_stream = TorchRandomStream(seed, self.device)
         self.reference_update_tracker = 0
+        self.optimizer_steps = 0
         self.optimizer: Optimizer = AdamW(
             self.adapters.parameters("actor"), lr=lr, weight_decay=weight_decay, fused=_fused(self.device)
         )
@@ -274,6 +279,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         twin._applied = self._applied
         twin.random_stream.load_state_dict(self.random_stream.state_dict())
         twin.reference_update_tracker = self.reference_update_tracker
+        twin.optimizer_steps = self.optimizer_steps
         twin.mutation_hook()
         return twin
 

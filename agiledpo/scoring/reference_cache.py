@@ -1,0 +1,125 @@
+"""The reference does not move, so each pair is scored under it once, for all agents that have the same reference."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from agiledpo.scoring.batch import PreferenceBatch
+from agiledpo.scoring.engine import PairScores
+from agiledpo.scoring.reference_files import FORMAT, ReferenceFiles
+from agiledpo.scoring.reference_rows import Row, RowMemory, bytes_held, join_rows, row_keys, split_rows
+
+
+class ReferenceCache:
+    """Per-token log-probabilities of pairs under reference policies, in memory and optionally on disk.
+
+    A row is found by its token ids and by the name of the reference, so nothing ever has to be invalidated: other
+    tokens or another reference are other rows, and old ones leave when room is needed.
+
+    Args:
+        memory_bytes: Most bytes held in memory.
+        directory: Keep rows here too, in one directory per reference; None for memory only.
+
+    Attributes:
+        directory: As given.
+    """
+
+    _shared: ClassVar["weakref.WeakKeyDictionary[object, dict[Path | None, ReferenceCache]]"] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    def __init__(self, *, memory_bytes: int, directory: Path | None = None) -> None:
+        self.directory = directory
+        self._memory = RowMemory(memory_bytes)
+        self._files: dict[str, ReferenceFiles] = {}
+
+    @classmethod
+    def shared(cls, owner: object, *, memory_bytes: int, directory: Path | None) -> "ReferenceCache":
+        """The cache that all agents on one base model share, one for each directory.
+
+        Args:
+            owner: The base model; the cache lives as long.
+            memory_bytes: Most bytes held in memory; of several demands the largest holds.
+            directory: Where rows are kept on disk; None for nowhere.
+        """
+        caches = cls._shared.setdefault(owner, {})
+        where = None if directory is None else directory.expanduser().resolve()
+        if where not in caches:
+            caches[where] = cls(memory_bytes=memory_bytes, directory=where)
+        memory = caches[where]._memory
+        memory.limit = max(memory.limit, memory_bytes)
+        return caches[where]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that rows take in memory."""
+        return self._memory.bytes
+
+    @property
+    def memory_limit(self) -> int:
+        """Most bytes that rows may take in memory."""
+        return self._memory.limit
+
+    def scores(
+        self,
+        batch: PreferenceBatch,
+        reference: str,
+        score: Callable[[PreferenceBatch], PairScores],
+        device: torch.device,
+    ) -> PairScores:
+        """Scores of a batch under a reference.
+
+        Args:
+            batch: B pairs.
+            reference: Says all that the scores depend on beside the tokens.
+            score: Scores pairs under that reference; called at most once, with the pairs that are not known yet.
+            device: Where the scores are to be.
+
+        Returns:
+            What ``score`` gave for each pair, to the bit, without collision terms.
+        """
+        name = blake2b(f"{FORMAT} {reference}".encode(), digest_size=16)
+        keys = row_keys(batch)
+        rows = self._known(keys, name.digest())
+        files = None if self.directory is None else self._files_of(self.directory / name.hexdigest())
+        fresh: dict[bytes, Row] = {}
+        if files is not None:
+            fresh |= files.get([key for key in dict.fromkeys(keys) if key not in rows])
+        # By key, so that a pair that is in the batch twice is scored once.
+        missing = {key: place for place, key in enumerate(keys) if key not in rows and key not in fresh}
+        if missing:
+            scored = dict(zip(missing, split_rows(score(batch.select(list(missing.values())))), strict=True))
+            if files is not None:
+                files.put(scored)
+            fresh |= scored
+        self._memory.put({name.digest() + key: row for key, row in fresh.items()})
+        rows |= fresh
+        return join_rows([rows[key] for key in keys], batch, device)
+
+    def flush(self) -> None:
+        """Write what has not been written to the directory yet."""
+        for files in self._files.values():
+            files.flush()
+
+    def _known(self, keys: Sequence[bytes], reference: bytes) -> dict[bytes, Row]:
+        """The rows that memory holds."""
+        return {key[len(reference) :]: row for key, row in self._memory.get([reference + k for k in keys]).items()}
+
+    def _files_of(self, directory: Path) -> ReferenceFiles:
+        if directory.name not in self._files:
+            self._files[directory.name] = ReferenceFiles(directory)
+        return self._files[directory.name]
+
+
+def memory_needed(pairs: int, tokens: int) -> int:
+    """Bytes that the cache takes in memory.
+
+    Args:
+        pairs: Number of pairs.
+        tokens: Tokens of all their completions.
+    """
+    return pairs * bytes_held(bytes(32), 0) + 4 * tokens
