@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "agiledpo", "trl", "agilerl", "liger-kernel")
+LIBRARIES = ("torch", "transformers", "peft", "datasets", "accelerate")
+PACKAGES = (*LIBRARIES, "agiledpo", "trl", "agilerl", "liger-kernel")
 
 
 def usable_cores() -> int:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from benchmarking.machine import describe_machine, sentence, usable_cores
-from benchmarking.processes import read_task, report
 from benchmarking.workload import Shape
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -102,15 +101,6 @@ def measure_all(
 def key(shape: Shape) -> str:
     """A shape as a JSON key."""
     return f"{shape[0]} x {shape[1]}"
-
-
-def work() -> None:
-    """The worker of ``compare_peers``: measure in a process like those of the systems."""
-    task = read_task()
-    torch.set_num_threads(task["threads"])
-    dtype = getattr(torch, task["dtype"])
-    shapes = [(shape[0], shape[1]) for shape in task["shapes"]]
-    report({"rates": measure_all(shapes, task["rows"], task["head_rows"], dtype)})
 
 
 def main() -> None:

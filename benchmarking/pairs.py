@@ -12,8 +12,6 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.embedded.preferences import load_embedded_preferences
-
 COLUMNS = ("prompt", "chosen", "rejected")
 
 
@@ -96,6 +94,8 @@ def load_rows(path: str | Path | None = None) -> list[dict[str, Any]]:
         ValueError: A row of the file lacks a column.
     """
     if path is None:
+        from agiledpo.embedded.preferences import load_embedded_preferences  # workers of other systems lack it
+
         return [{column: row[column] for column in COLUMNS} for row in load_embedded_preferences()[0]]
     path = Path(path)
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
