@@ -1,5 +1,7 @@
 """AgileDPO: ``DPO.learn`` on the batches of a ``PreferenceGym``, the reference pass included."""
 
+from typing import Any
+
 import torch
 
 from agiledpo.algorithms import DPO
@@ -9,8 +11,8 @@ from benchmarking.peers.task import Clock, Task, answer, start_adapter
 from benchmarking.processes import read_task, report
 
 
-def main() -> None:
-    task = Task(**read_task())
+def train(task: Task) -> dict[str, Any]:
+    """Do the task."""
     torch.set_num_threads(task.threads)
     model, tokenizer = task.load_model()
     pairs = task.load_pairs()
@@ -43,8 +45,8 @@ def main() -> None:
     for batch in env.test_batches():
         losses.append(agent.learn(batch)["loss"])
         clock.step_done()
-    report(answer(task, clock, losses, lora_dtype, system="agiledpo"))
+    return answer(task, clock, losses, lora_dtype, system="agiledpo")
 
 
 if __name__ == "__main__":
-    main()
+    report(train(Task(**read_task())))

@@ -12,6 +12,8 @@ import agilerl
 agilerl.HAS_LLM_DEPENDENCIES = True
 agilerl.HAS_LIGER_KERNEL = False
 
+from typing import Any  # noqa: E402
+
 import torch  # noqa: E402
 from agilerl.algorithms.dpo import DPO  # noqa: E402
 from agilerl.llm_envs import PreferenceGym  # noqa: E402
@@ -21,8 +23,8 @@ from benchmarking.peers.task import Clock, Task, answer, start_adapter  # noqa: 
 from benchmarking.processes import read_task, report  # noqa: E402
 
 
-def main() -> None:
-    task = Task(**read_task())
+def train(task: Task) -> dict[str, Any]:
+    """Do the task."""
     torch.set_num_threads(task.threads)
     model, tokenizer = task.load_model()
     dataset = to_dataset(task.load_pairs())
@@ -52,8 +54,8 @@ def main() -> None:
         # What AgileRL returns is the mean over the batch divided by its number of pairs once more.
         losses.append(agent.learn(batch)["loss"] * len(batch["prompt"]))
         clock.step_done()
-    report(answer(task, clock, losses, lora_dtype, system="agilerl"))
+    return answer(task, clock, losses, lora_dtype, system="agilerl")
 
 
 if __name__ == "__main__":
-    main()
+    report(train(Task(**read_task())))

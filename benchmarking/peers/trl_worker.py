@@ -41,8 +41,8 @@ class TimedTrainer(DPOTrainer):
         return computed
 
 
-def main() -> None:
-    task = Task(**read_task())
+def train(task: Task) -> dict[str, Any]:
+    """Do the task."""
     torch.set_num_threads(task.threads)
     model, tokenizer = task.load_model()
     pairs = task.load_pairs()
@@ -87,8 +87,8 @@ def main() -> None:
     reference = trainer.reference_seconds
     if task.options.get("precompute_ref_log_probs") and len(reference) != batches:
         raise RuntimeError(f"TRL computed the reference of {len(reference)} batches, not of {batches}.")
-    report(answer(task, clock, losses, lora_dtype, system="trl", extra_seconds=sum(reference[1:])))
+    return answer(task, clock, losses, lora_dtype, system="trl", extra_seconds=sum(reference[1:]))
 
 
 if __name__ == "__main__":
-    main()
+    report(train(Task(**read_task())))
