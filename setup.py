@@ -19,6 +19,7 @@ EXTRAS = {
     "dev": [
         "gguf>=0.10",
         "hypothesis>=6.100",
+        "matplotlib>=3.8",  # pictures of benchmarking.scaling
         "mypy>=1.13",
         "pytest>=8.0",
         "ruff>=0.9",

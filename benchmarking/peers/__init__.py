@@ -1,0 +1,1 @@
+"""One worker per system. Each runs in its own process and environment and imports only its own system."""

@@ -1,0 +1,1 @@
+"""Speed and memory of AgileDPO along one quantity at a time: ``python -m benchmarking.scaling``."""
