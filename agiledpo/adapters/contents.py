@@ -10,6 +10,9 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
+# Content of an adapter that leaves its base as it is.
+NOTHING = "nothing"
+
 # Elements of each tensor that are compared to notice a write that torch did not count.
 _SAMPLES = 64
 
@@ -94,7 +97,7 @@ def describe_adapter(config: LoraConfig, weights: Mapping[str, Tensor]) -> str:
         weights: Its parameters by name.
     """
     if _adds_nothing(config, weights):
-        return "nothing"
+        return NOTHING
     return f"{json.dumps(_without(config.to_dict(), _LORA_LABELS), default=_plain)} {content_digest(weights)}"
 
 

@@ -22,7 +22,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from agiledpo.adapters.contents import WatchedTensors, describe_adapter, describe_model
+from agiledpo.adapters.contents import NOTHING, WatchedTensors, describe_adapter, describe_model
 
 _ADAPTER_NUMBERS = itertools.count()
 
@@ -254,7 +254,11 @@ class SharedBaseModel:
                 otherwise they are only watched, and the name is good for this object.
         """
         base = self._weights.content if portable else str(self._weights.revision)
-        return f"{base} + {'nothing' if name is None else self._adapter_weights[name].content}"
+        return f"{base} + {NOTHING if name is None else self._adapter_weights[name].content}"
+
+    def adds_nothing(self, name: str) -> bool:
+        """Whether an adapter that an agent owns leaves the base as it is: its B factors are still zero."""
+        return self._adapter_weights[name].content == NOTHING
 
     # Switching ------------------------------------------------------------------------------------------------------
 

@@ -526,7 +526,7 @@ class DPO(LLMAlgorithm):
     def _scores(self, scorer: Scorer, batch: PreferenceBatch, role: Role) -> PairScores:
         """Log-probabilities of the batch under the actor or the reference, without gradient or dropout."""
         with (
-            self.adapters.select(role),
+            self.adapters.evaluate(role),
             modes(self.base, None, training=False, checkpointing=False),
             scorer.session(),
         ):

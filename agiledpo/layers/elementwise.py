@@ -81,7 +81,6 @@ def compiled(mode: str) -> Elementwise:
     Args:
         mode: Mode of ``torch.compile``.
     """
-
     build = partial(torch.compile, mode=mode, dynamic=True, fullgraph=True)
     return Elementwise(
         rms_norm=build(rms_norm),

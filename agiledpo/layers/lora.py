@@ -6,7 +6,7 @@ are summed before they are rounded, so that a small adapter is not lost in the r
 stays PEFT's, with its float32 master weights.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -65,15 +65,14 @@ def forward(layer: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
     What :func:`fits` accepts runs as one function; anything else in PEFT's own way.
     """
-    base = layer.base_layer
+    base = cast(nn.Linear, layer.base_layer)
     if layer.disable_adapters and not layer.merged:
         return F.linear(x.to(base.weight.dtype), base.weight, base.bias)
     if args or kwargs or not _is_plain(layer):
         return type(layer).forward(layer, x.to(base.weight.dtype), *args, **kwargs)
     (name,) = layer.active_adapters
-    return lora_linear(
-        x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    )
+    lora_a, lora_b = (cast(nn.Linear, factor[name]).weight for factor in (layer.lora_A, layer.lora_B))
+    return lora_linear(x, base.weight, base.bias, lora_a, lora_b, layer.scaling[name])
 
 
 def fits(module: nn.Module) -> bool:

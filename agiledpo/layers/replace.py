@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -63,7 +64,7 @@ class FastLayers:
         outside_layers = _modules_outside_layers(self.model)
         for module in self.model.modules():
             if lora.fits(module):
-                candidate = partial(lora.forward, module)
+                candidate = partial(lora.forward, cast(LoraLinear, module))
             elif gating.fits(module):
                 candidate = partial(gating.forward, module, elementwise=self.elementwise)
             elif norms.fits(module):
@@ -77,7 +78,7 @@ class FastLayers:
                 candidate = partial(norms.forward, module, elementwise=self.elementwise, dtype=torch.float32)
             pairs.append((module, candidate))
         if self.float32_stream:
-            embedding = cast(nn.Module, self.model.get_input_embeddings())
+            embedding = self.model.get_input_embeddings()
             pairs.append((embedding, partial(_widened, embedding.forward)))
         return pairs
 

@@ -90,8 +90,8 @@ class Scorer:
         attention = PACKED_ATTENTION if self.lm.packs else model.config._attn_implementation
         return (
             f"{model.dtype} on {model.device.type}, {torch.get_float32_matmul_precision()} products, {layout}, "
-            f"{attention} attention, explicit positions {self.explicit_positions}, own head {self.lm.head is not None}, "
-            f"layers {'their own' if self.lm.layers is None else self.lm.layers.numerics}"
+            f"{attention} attention, explicit positions {self.explicit_positions}, own head {self.lm.head is not None}"
+            f", layers {'their own' if self.lm.layers is None else self.lm.layers.numerics}"
         )
 
     def check(self, batch: PreferenceBatch) -> None:
