@@ -30,6 +30,10 @@ class Configuration:
 
 CONFIGURATIONS: dict[str, Configuration] = {
     "agiledpo": Configuration("agiledpo", "AgileDPO"),
+    "agiledpo:compiled": Configuration("agiledpo", "AgileDPO, `torch_compiler`", {"torch_compiler": "default"}),
+    "agiledpo:plain-layers": Configuration(
+        "agiledpo", "AgileDPO, `fast_layers=False`", {"fast_layers": False}, default=False
+    ),
     "agiledpo:separate-rows": Configuration(
         "agiledpo", "AgileDPO, `prefix_sharing=False`", {"prefix_sharing": False}, default=False
     ),
