@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from agiledpo.adapters import Role
 from agiledpo.adapters.modes import modes
+from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
@@ -76,6 +77,7 @@ class DPO(LLMAlgorithm):
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation and of LoRA dropout.
         gradient_checkpointing: Recompute decoder layers in backward: slower, far less memory.
+        activation_offload: Keep what backward needs in CPU memory: slower, less memory on an accelerator.
         torch_compiler: Mode of ``torch.compile`` (``"default"``, ...) for the formulas between the matrix products:
             norms, gates and the head's softmax. They are compiled once, whatever the lengths of the batches and the
             number of agents. None runs them as they are. A C++ compiler is needed on a CPU.
@@ -169,6 +171,7 @@ class DPO(LLMAlgorithm):
         clone: bool = False,
         seed: int = 42,
         gradient_checkpointing: bool = True,
+        activation_offload: bool = False,
         torch_compiler: str | None = None,
         use_liger_loss: bool = False,
         use_separate_reference_adapter: bool = True,
@@ -238,6 +241,7 @@ class DPO(LLMAlgorithm):
             clone=clone,
             seed=seed,
             gradient_checkpointing=gradient_checkpointing,
+            activation_offload=activation_offload,
             torch_compiler=torch_compiler,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
@@ -291,9 +295,7 @@ class DPO(LLMAlgorithm):
             NonFiniteLossError: A loss or gradient is NaN or infinite. The pairs are named; the step was not made.
             ValueError: The experiences are malformed or not for this model.
         """
-        batch = (
-            experiences if isinstance(experiences, PreferenceBatch) else PreferenceBatch.from_experiences(experiences)
-        )
+        batch = _as_batch(experiences)
         return self._train(batch) if training else self._measure(batch)
 
     def evaluate(self, env: PreferenceGym) -> dict[str, float]:
@@ -359,6 +361,20 @@ class DPO(LLMAlgorithm):
         """Write reference log-probabilities that are not in the directory yet; the training loop does it at its end."""
         if self._reference_rows is not None:
             self._reference_rows.flush()
+
+    def score(self, experiences: Mapping[str, Any] | PreferenceBatch, adapter_name: Role = "actor") -> PairScores:
+        """Log-probabilities of both completions of each pair; no weight changes.
+
+        Args:
+            experiences: As for :meth:`learn`.
+            adapter_name: ``"actor"`` or ``"reference"``.
+
+        Returns:
+            Per-token log-probabilities, float32 (B, T) for each side.
+        """
+        batch, scorer = _as_batch(experiences), self._scorer()
+        scorer.check(batch)
+        return self._scores(scorer, batch, adapter_name)
 
     def check_environment(self, env: PreferenceGym) -> None:
         """Check that an environment's tokens are this agent's.
@@ -471,6 +487,7 @@ class DPO(LLMAlgorithm):
                 modes(self.base, actor, training=True, checkpointing=self.gradient_checkpointing),
                 scorer.session(),
                 self.random_stream.active(),
+                activations_offloaded(self.base.model.parameters()) if self.activation_offload else nullcontext(),
             ):
                 if self.use_liger_loss:
                     terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
@@ -604,6 +621,10 @@ def _check_mixup(alpha: float) -> None:
     check_number("reference_mixup_alpha", alpha, minimum=0.0, exclusive=True)
     if alpha > 1:
         raise ValueError(f"reference_mixup_alpha={alpha} must be at most 1, which copies the actor.")
+
+
+def _as_batch(experiences: Mapping[str, Any] | PreferenceBatch) -> PreferenceBatch:
+    return experiences if isinstance(experiences, PreferenceBatch) else PreferenceBatch.from_experiences(experiences)
 
 
 def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from agiledpo.layers.elementwise import wide
 from agiledpo.scoring.tiles import Tile, tiled_attention
 
 PACKED_ATTENTION = "agiledpo_packed"
+
+# Completions get tiles of their own where one for both would hold this many times the scores: a call costs something.
+_WORTH_SPLITTING = 1.4
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,20 @@ class PackedRows:
 
     def _make_tiles(self, window: int | None) -> Iterator[Tile]:
         ends = list(accumulate(self.lengths, initial=0))
-        spans = list(pairwise(ends))
         first = 0
         for (start, stop), mask in zip(self.bounds, self.masks(window), strict=True):
             last = ends.index(stop)
-            for number in range(first, last):
-                seen = [number] if number == first else [first, number]
-                if seen == [number] and window is None:
-                    yield Tile(number, seen, None)
+            for queries, keys in _row_tiles(range(first, last), self.lengths):
+                if queries == keys and window is None:
+                    yield Tile(queries, keys, None)
                     continue
-                own, *others = [slice(*(end - start for end in spans[part])) for part in (number, *seen)]
-                allowed = torch.cat([mask[own, other] for other in others], dim=1)
+                down, across = (
+                    torch.cat([torch.arange(ends[part] - start, ends[part + 1] - start) for part in parts])
+                    for parts in (queries, keys)
+                )
+                allowed = mask[down.to(mask.device)][:, across.to(mask.device)]
                 bias = torch.zeros(allowed.shape, device=mask.device).masked_fill_(~allowed, float("-inf"))
-                yield Tile(number, seen, bias)
+                yield Tile(queries, keys, bias)
             first = last
 
     @property
@@ -91,6 +95,19 @@ class PackedRows:
         earlier = torch.ones(stop - start, stop - start, dtype=torch.bool, device=part.device).tril()
         allowed = earlier & ((part == 0) | (part == part[:, None]))
         return allowed if window is None else allowed & (position[:, None] - position < window)
+
+
+def _row_tiles(parts: range, lengths: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Queries and keys of the tiles of a row whose first part is the prompt."""
+    prompt, *completions = parts
+    yield [prompt], [prompt]
+    apart = sum(lengths[part] * (lengths[prompt] + lengths[part]) for part in completions)
+    together = sum(lengths[part] for part in completions) * sum(lengths[part] for part in parts)
+    if together < _WORTH_SPLITTING * apart:
+        yield completions, list(parts)
+    else:
+        for part in completions:
+            yield [part], [prompt, part]
 
 
 @contextmanager

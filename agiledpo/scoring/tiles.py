@@ -1,8 +1,9 @@
 """Attention of packed rows, tile by tile: only between tokens that may see each other.
 
-A tile is one part of a row (the prompt or a completion) and the parts whose keys it sees. In a row
-``[prompt | chosen | rejected]`` that leaves out what neither completion sees of the other. Inside a tile torch's fused
-attention runs; where a model caps its scores, which that does not know, a function of our own does.
+A tile is a part of a row (the prompt or a completion) and the parts whose keys it sees. In a row
+``[prompt | chosen | rejected]`` that leaves out what neither completion sees of the other; where that is little, the
+completions share a tile. Inside a tile torch's fused attention runs; where a model caps its scores, which that does
+not know, a function of our own does.
 """
 
 from collections.abc import Sequence
@@ -16,16 +17,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries of one part, and the parts that some of them see.
+    """Queries of some parts, and the parts that some of them see.
 
     Attributes:
-        queries: Number of the part, counted over all rows.
+        queries: Numbers of their parts, counted over all rows.
         keys: Numbers of the parts of the keys.
         bias: What is added to the scores, 0 or minus infinity, (queries, keys); None for plain causal attention of a
             part to itself.
     """
 
-    queries: int
+    queries: Sequence[int]
     keys: Sequence[int]
     bias: Tensor | None
 
@@ -46,7 +47,7 @@ def tiled_attention(
         key: (key heads, N, D); the number of heads is a multiple of that of key heads.
         value: (key heads, N, E).
         lengths: Tokens of each part; they sum to N.
-        tiles: One for each part, in order.
+        tiles: Their queries are all parts in order.
         scale: Factor on the scores.
         softcap: Cap on the scores (Gemma 2); None for none.
 
@@ -56,7 +57,7 @@ def tiled_attention(
     queries, keys, values = (x.split(list(lengths), dim=1) for x in (query, key, value))
     outputs = []
     for tile in tiles:
-        q, k, v = queries[tile.queries], _join(keys, tile), _join(values, tile)
+        q, k, v = _join(queries, tile.queries), _join(keys, tile.keys), _join(values, tile.keys)
         bias = None if tile.bias is None else tile.bias.to(q.dtype)
         if softcap is None:
             attended = F.scaled_dot_product_attention(
@@ -114,9 +115,9 @@ def _group(x: Tensor, key: Tensor) -> Tensor:
     return x.reshape(len(key), -1, x.shape[-1])
 
 
-def _join(parts: Sequence[Tensor], tile: Tile) -> Tensor:
-    seen = [parts[number] for number in tile.keys]
-    return seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
+def _join(parts: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    wanted = [parts[number] for number in numbers]
+    return wanted[0] if len(wanted) == 1 else torch.cat(wanted, dim=1)
 
 
 def _causal_bias(query: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from agiledpo.scoring.attention import PackedRows, attend_packed, fused_row_atte
 from agiledpo.scoring.layout import packed_rows
 
 HEADS, KEY_HEADS, D = 4, 2, 6
-# Rows [p p p | c c | r r r r] and [p | c | r].
+# Rows [p p p | c c | r r r r], [p | c | r] and [p p p p p p p | c c | r], whose completions share a tile.
 ROWS = PackedRows(
-    ((0, 9), (9, 12)),
-    torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 1, 2]),
-    torch.tensor([0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 1]),
+    ((0, 9), (9, 12), (12, 22)),
+    torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 1, 2, *[0] * 7, 1, 1, 2]),
+    torch.tensor([0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 1, *range(7), 7, 8, 7]),
 )
 N = len(ROWS.parts)
 
@@ -65,12 +65,16 @@ def test_finite_differences(softcap):
     assert torch.autograd.gradcheck(lambda *qkv: packed(*qkv, softcap), inputs())
 
 
-def test_tiles_leave_out_what_the_other_completion_holds():
+def test_tiles_leave_out_what_the_other_completion_holds_where_that_is_much():
     tiles = ROWS.tiles(None)
-    assert ROWS.lengths == [3, 2, 4, 1, 1, 1]
-    assert [list(tile.keys) for tile in tiles] == [[0], [0, 1], [0, 2], [3], [3, 4], [3, 5]]
+    assert ROWS.lengths == [3, 2, 4, 1, 1, 1, 7, 2, 1]
+    # Apart 2 * 5 + 4 * 7 = 38 scores, together 6 * 9 = 54; in the second row 4 against 6.
+    assert [(list(tile.queries), list(tile.keys)) for tile in tiles] == [
+        ([0], [0]), ([1], [0, 1]), ([2], [0, 2]), ([3], [3]), ([4], [3, 4]), ([5], [3, 5]),
+        ([6], [6]), ([7, 8], [6, 7, 8]),
+    ]  # fmt: skip
     assert [tile.bias if tile.bias is None else tuple(tile.bias.shape) for tile in tiles] == [
-        None, (2, 5), (4, 7), None, (1, 2), (1, 2)
+        None, (2, 5), (4, 7), None, (1, 2), (1, 2), None, (3, 10)
     ]  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         clone: The agent is a copy, and receives its adapters from the original.
         seed: Seed of the LoRA initialisation and of dropout.
         gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
+        activation_offload: Keep what backward needs in CPU memory.
         torch_compiler: Mode of ``torch.compile`` for what runs between the matrix products; None for none.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
 
@@ -86,6 +87,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         clone: bool,
         seed: int,
         gradient_checkpointing: bool,
+        activation_offload: bool,
         torch_compiler: str | None,
         use_separate_reference_adapter: bool,
     ) -> None:
@@ -119,6 +121,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.pad_token_id = _pad_token_id(base.model, pad_token_id)
         self.use_separate_reference_adapter = use_separate_reference_adapter
         self.torch_compiler = torch_compiler
+        self.activation_offload = activation_offload and _can_offload(self.device)
         self.gradient_checkpointing = gradient_checkpointing and _can_checkpoint(base.model)
         start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
         self.lora_config = _resolve_lora(lora_config, None if start is None else base.config(start))
@@ -363,6 +366,16 @@ def _pad_token_id(model: PreTrainedModel, pad_token_id: int | None) -> int:
             "Use tokenizer.eos_token_id, or resize the model's embeddings."
         )
     return pad_token_id
+
+
+def _can_offload(device: torch.device) -> bool:
+    if device.type != "cpu":
+        return True
+    warnings.warn(
+        "activation_offload=True has no effect: the model computes on the CPU, where its activations are already.",
+        stacklevel=4,
+    )
+    return False
 
 
 def _can_checkpoint(model: PreTrainedModel) -> bool:
