@@ -13,6 +13,8 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agiledpo.layers.products import has_onednn, linear
+
 
 def lora_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scaling: float
@@ -43,9 +45,11 @@ class _LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         down, up = lora_a.to(x.dtype), (lora_b * scaling).to(x.dtype)
         inner = x @ down.t()
-        adapted = inner @ up.t() if bias is None else torch.addmm(bias, inner, up.t())
         ctx.save_for_backward(x, weight, inner, down, up)
         ctx.scaling, ctx.dtypes = scaling, (lora_a.dtype, lora_b.dtype)
+        if has_onednn(x):
+            return linear(x, weight, bias).addmm_(inner, up.t())
+        adapted = inner @ up.t() if bias is None else torch.addmm(bias, inner, up.t())
         return adapted.addmm_(x, weight.t())
 
     @staticmethod
@@ -56,7 +60,11 @@ class _LoraLinear(torch.autograd.Function):
         dtype_a, dtype_b = ctx.dtypes
         grad_a = (grad_inner.t() @ x).to(dtype_a) if needs_a else None
         grad_b = (grad.t() @ inner).to(dtype_b).mul_(ctx.scaling) if needs_b else None
-        grad_x = (grad_inner @ down).addmm_(grad, weight) if needs_x else None
+        grad_x = None
+        if needs_x and has_onednn(grad):
+            grad_x = linear(grad, weight.t()).addmm_(grad_inner, down)
+        elif needs_x:
+            grad_x = (grad_inner @ down).addmm_(grad, weight)
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -67,7 +75,10 @@ def forward(layer: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """
     base = cast(nn.Linear, layer.base_layer)
     if layer.disable_adapters and not layer.merged:
-        return F.linear(x.to(base.weight.dtype), base.weight, base.bias)
+        x = x.to(base.weight.dtype)
+        if x.requires_grad:
+            return F.linear(x, base.weight, base.bias)
+        return linear(x.reshape(-1, x.shape[-1]), base.weight, base.bias).view(*x.shape[:-1], -1)
     if args or kwargs or not _is_plain(layer):
         return type(layer).forward(layer, x.to(base.weight.dtype), *args, **kwargs)
     (name,) = layer.active_adapters

@@ -63,6 +63,8 @@ class FastLayers:
         pairs: list[tuple[nn.Module, Forward]] = []
         outside_layers = _modules_outside_layers(self.model)
         for module in self.model.modules():
+            if "forward" in vars(module):
+                continue  # somebody else, Accelerate's hooks for one, has put a forward pass there
             if lora.fits(module):
                 candidate = partial(lora.forward, cast(LoraLinear, module))
             elif gating.fits(module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from agiledpo.layers.elementwise import PLAIN, Elementwise, wide
+from agiledpo.layers.products import linear
 
 # Logits held at a time by a trained head: 2^24 float32 numbers are 64 MiB, 340 positions of a vocabulary of 49k.
 _CHUNK_LOGITS = 2**24
@@ -71,7 +72,7 @@ class LMHead:
         weight, bias = self.weight[block], self.bias if self.bias is None else self.bias[block]
         if weight.device.type == "cpu":
             # Twice the time of bfloat16 products, and a tenth of a nat less error in a completion's log-probability.
-            return self.transform(F.linear(hidden, weight.to(hidden.dtype), None if bias is None else wide(bias)))
+            return self.transform(linear(hidden, weight.to(hidden.dtype), None if bias is None else wide(bias)))
         return self.transform(F.linear(hidden.to(weight.dtype), weight, bias).to(hidden.dtype))
 
     def target_logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ def _score_positions(
             squares.mul_(shrink.square()).add_(weights.square().sum(1, keepdim=True))
         if needs_grad:
             weights = weights if bent is None else weights.mul_(bent)
-            slope.mul_(shrink).add_(weights.to(weight.dtype) @ weight[block])
+            slope.mul_(shrink).add_(linear(weights.to(weight.dtype), weight[block].t()))
     # The target's own logit once more, in full precision: in bfloat16 its rounding would be the largest error of all.
     chosen = head.target_logits(hidden, targets)
     logps = (chosen - largest - total.log())[:, 0]
