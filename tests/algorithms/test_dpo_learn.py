@@ -253,6 +253,25 @@ def test_compiled_formulas_give_the_same_steps_and_compile_once_for_all_lengths(
     assert distance(weights(compiled), weights(plain)) < 1e-3
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_offloaded_activations_and_fast_layers_change_no_step(make_agent, experiences, checkpointing):
+    settings = {"moved": True, "gradient_checkpointing": checkpointing}
+    plain = make_agent(**settings, fast_layers=False)
+    fast = make_agent(**settings)
+    offloaded = make_agent(**settings)
+    offloaded.activation_offload = True  # on the CPU the argument is ignored with a warning
+    losses = [agent.learn(experiences)["loss"] for agent in (plain, fast, offloaded)]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+    assert distance(weights(offloaded), weights(fast)) == 0
+    assert distance(weights(fast), weights(plain)) < 1e-3
+
+
+def test_offloading_on_a_cpu_is_said_to_have_no_effect(make_agent):
+    with pytest.warns(UserWarning, match="activation_offload=True has no effect: the model computes on the CPU"):
+        agent = make_agent(activation_offload=True)
+    assert agent.activation_offload is False
+
+
 def test_generation_after_learning_uses_the_cache_correctly(make_agent, experiences):
     """Learning must leave no layer in a mode in which generation goes wrong."""
     agent = make_agent(lr=1e-9, gradient_checkpointing=True)
