@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from agiledpo.layers.elementwise import PLAIN, Elementwise, wide
 from agiledpo.layers.products import linear
 
-# Logits held at a time by a trained head: 2^24 float32 numbers are 64 MiB, 340 positions of a vocabulary of 49k.
+# Logits held at a time by a trained head or on an accelerator: 2^24 float32 numbers are 64 MiB, 340 positions of a vocabulary of 49k.
 _CHUNK_LOGITS = 2**24
-# Logits held at a time by a frozen head: 2^21 float32 numbers, 8 MiB, stay in a cache between the passes over them.
+# Logits held at a time by a frozen head on a CPU: 2^21 float32 numbers, 8 MiB, stay in a cache between the passes over them.
 _BLOCK_LOGITS = 2**21
 # Tokens whose weights are converted at a time, however few the positions.
 _BLOCK_TOKENS = 2**13
@@ -151,7 +151,7 @@ def _score_positions(
     hidden: Tensor, targets: Tensor, head: LMHead, *, collision: bool, needs_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, collision terms and derivatives by ``hidden``; the last two empty unless asked for."""
-    weight, rows = head.weight, min(max(1, _BLOCK_LOGITS // len(hidden)), _BLOCK_TOKENS)
+    weight, rows = head.weight, _block_tokens(hidden)
     hidden = wide(hidden)
     largest = hidden.new_full((len(hidden), 1), float("-inf"))
     total = torch.zeros_like(largest)  # of the softmax's weights, in units of exp(largest)
@@ -179,6 +179,13 @@ def _score_positions(
     bend = 1.0 if head.softcap is None else head.transform_grad(chosen)
     derivative = wide(weight[targets]).mul_(bend).sub_(slope.div_(total)).mul_(head.scale)
     return logps, collisions, derivative
+
+
+def _block_tokens(hidden: Tensor) -> int:
+    """Tokens of the vocabulary per block."""
+    if hidden.device.type == "cpu":
+        return min(max(1, _BLOCK_LOGITS // len(hidden)), _BLOCK_TOKENS)
+    return max(1, _CHUNK_LOGITS // len(hidden))  # fewer, larger kernels
 
 
 def _collision(log_probs: Tensor, wanted: bool) -> Tensor:
