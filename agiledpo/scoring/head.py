@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from agiledpo.layers.elementwise import PLAIN, Elementwise, wide
 from agiledpo.layers.products import linear
 
-# Logits held at a time by a trained head or on an accelerator: 2^24 float32 numbers are 64 MiB, 340 positions of a vocabulary of 49k.
+# Logits held at a time by a trained head or on an accelerator: 64 MiB in float32, 340 positions of 49k tokens.
 _CHUNK_LOGITS = 2**24
-# Logits held at a time by a frozen head on a CPU: 2^21 float32 numbers, 8 MiB, stay in a cache between the passes over them.
+# The same by a frozen head on a CPU: 8 MiB in float32 stay in a cache between the passes over them.
 _BLOCK_LOGITS = 2**21
 # Tokens whose weights are converted at a time, however few the positions.
 _BLOCK_TOKENS = 2**13
