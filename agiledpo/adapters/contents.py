@@ -56,7 +56,7 @@ class WatchedTensors:
     @property
     def revision(self) -> int:
         """A number that has grown since it was last asked for if a tensor has changed."""
-        tensors = [tensor.detach() for tensor in self._read().values() if tensor.numel()]
+        tensors = [tensor.detach() for tensor in self._read().values() if tensor.numel() and not tensor.is_meta]
         marks = [(tensor.data_ptr(), _writes(tensor)) for tensor in tensors]
         if [address for address, _ in marks] != [address for address, _ in self._marks]:
             self._samples = _samples(tensors)

@@ -24,7 +24,8 @@ def activations_offloaded(weights: Iterable[Tensor], *, smallest: int = _SMALLES
     staying = {weight.untyped_storage().data_ptr() for weight in weights}
 
     def pack(tensor: Tensor) -> tuple[torch.device, Tensor]:
-        if tensor.numel() < smallest or tensor.untyped_storage().data_ptr() in staying:
+        whole = tensor.is_contiguous() and 0 not in tensor.stride()  # a broadcast view would take more memory moved
+        if not whole or tensor.numel() < smallest or tensor.untyped_storage().data_ptr() in staying:
             return tensor.device, tensor
         there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         return tensor.device, there.copy_(tensor)

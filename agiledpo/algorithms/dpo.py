@@ -77,7 +77,8 @@ class DPO(LLMAlgorithm):
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation and of LoRA dropout.
         gradient_checkpointing: Recompute decoder layers in backward: slower, far less memory.
-        activation_offload: Keep what backward needs in CPU memory: slower, less memory on an accelerator.
+        activation_offload: Keep what backward needs in CPU memory: slower, less memory on an accelerator. For use with
+            ``gradient_checkpointing=False``, which keeps little and moves none of it.
         torch_compiler: Mode of ``torch.compile`` (``"default"``, ...) for the formulas between the matrix products:
             norms, gates and the head's softmax. They are compiled once, whatever the lengths of the batches and the
             number of agents. None runs them as they are. A C++ compiler is needed on a CPU.
@@ -510,11 +511,15 @@ class DPO(LLMAlgorithm):
         if cache is None:
             return self._scores(scorer, batch, "reference")
         content = self.adapters.content("reference", portable=cache.directory is not None)
-        return cache.scores(
-            batch,
-            f"{content} computed with {scorer.numerics}, compiled {self.torch_compiler}",
-            lambda pairs: self._scores(scorer, pairs, "reference"),
-            self.base.device,
+        name = f"{content} computed with {scorer.numerics}, compiled {self.torch_compiler}"
+        # Pass by pass, so that what is scored is kept even if the whole split is never finished.
+        return PairScores.concat(
+            [
+                cache.scores(
+                    batch.slice(*span), name, lambda pairs: self._scores(scorer, pairs, "reference"), self.base.device
+                )
+                for span in batch.spans(self._pairs_per_pass)
+            ]
         )
 
     def _make_reference_cache(self) -> ReferenceCache | None:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import suppress
 
 import numpy as np
 from datasets import Dataset, is_caching_enabled
@@ -26,9 +27,10 @@ def token_lengths(tokenized: Dataset, fingerprint: str) -> NDArray[np.int32]:
     """
     path = cache_directory("lengths") / f"{fingerprint}.npy"
     if is_caching_enabled() and path.exists():
-        lengths = np.load(path, mmap_mode="r")
-        if lengths.shape == (len(LENGTH_COLUMNS), len(tokenized)):
-            return lengths
+        with suppress(OSError, ValueError, EOFError):  # not ours to read, or damaged: compute it again
+            lengths = np.load(path, mmap_mode="r")
+            if lengths.shape == (len(LENGTH_COLUMNS), len(tokenized)):
+                return lengths
     lengths = np.empty((len(LENGTH_COLUMNS), len(tokenized)), dtype=np.int32)
     for column, values in zip(LENGTH_COLUMNS, lengths, strict=True):
         values[:] = tokenized.data.column(column).to_numpy()
@@ -38,8 +40,17 @@ def token_lengths(tokenized: Dataset, fingerprint: str) -> NDArray[np.int32]:
     try:
         with os.fdopen(handle, "wb") as file:
             np.save(file, lengths)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())  # a temporary file is its owner's only; a cache may be shared
         os.replace(beside, path)
     except BaseException:
         os.unlink(beside)
         raise
     return np.load(path, mmap_mode="r")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

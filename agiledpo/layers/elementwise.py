@@ -81,7 +81,9 @@ def compiled(mode: str) -> Elementwise:
     Args:
         mode: Mode of ``torch.compile``.
     """
-    build = partial(torch.compile, mode=mode, dynamic=True, fullgraph=True)
+    # CUDA graphs would overwrite results that autograd still holds.
+    options = {**torch._inductor.list_mode_options(mode), "triton.cudagraphs": False}
+    build = partial(torch.compile, options=options, dynamic=True, fullgraph=True)
     return Elementwise(
         rms_norm=build(rms_norm),
         rms_norm_grad=build(rms_norm_grad),

@@ -146,7 +146,7 @@ class PreferenceGym:
         self._train_cursor = _Cursor("train")
         # The cursor in use: the training cursor, or one of an evaluation.
         self._cursor = self._train_cursor
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+        self._order: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None
 
     @property
     def num_epochs(self) -> int:
@@ -303,7 +303,7 @@ class PreferenceGym:
 
     def _train_order(self, epoch: int) -> NDArray[np.int64]:
         """(rows,) int64; the last one is kept, since every batch of an epoch needs the same."""
-        key = (self.seed, epoch)
+        key = (self.seed, epoch, self.data_batch_size_per_gpu)
         if self._order is None or self._order[0] != key:
             train = self._splits["train"]
             if self.group_by_length:

@@ -153,7 +153,7 @@ def _score_positions(
     """Log-probabilities, collision terms and derivatives by ``hidden``; the last two empty unless asked for."""
     weight, rows = head.weight, _block_tokens(hidden)
     hidden = wide(hidden)
-    largest = hidden.new_full((len(hidden), 1), float("-inf"))
+    largest = hidden.new_full((len(hidden), 1), torch.finfo(hidden.dtype).min)
     total = torch.zeros_like(largest)  # of the softmax's weights, in units of exp(largest)
     squares = torch.zeros_like(largest)
     slope = torch.zeros_like(hidden)  # derivative of the total, in the same units

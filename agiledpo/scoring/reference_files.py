@@ -56,6 +56,8 @@ class ReferenceFiles:
         Warns:
             UserWarning: A shard is damaged; it is left out from then on.
         """
+        if self._draft.is_due:  # also when nothing new comes any more
+            self._draft.write()
         found = {key: self._draft.rows[key] for key in keys if key in self._draft.rows}
         missing = [key for key in keys if key not in found]
         if missing:
@@ -88,7 +90,7 @@ class ReferenceFiles:
     def _look_for_shards(self) -> None:
         try:
             modified = self._directory.stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return
         if modified == self._modified:
             return
@@ -135,7 +137,7 @@ class _Draft:
         self._bytes, self._last = 0, monotonic()
         try:
             _write(rows, self._directory)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             warnings.warn(
                 f"Could not write {len(rows)} rows of the reference cache to {self._directory} ({error}); they will be "
                 "scored again when they are needed.",

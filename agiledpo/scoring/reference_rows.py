@@ -26,7 +26,7 @@ _BYTES_PER_ENTRY = 280
 def row_keys(batch: PreferenceBatch) -> list[bytes]:
     """Name each pair by its token ids, which are all that a score of it depends on beside the model.
 
-    Chat template, truncation and length limits show in the tokens; what a loss makes of the scores does not count.
+    Chat template and end-of-sequence token show in the tokens; what a loss makes of the scores does not count.
 
     Args:
         batch: B pairs.
