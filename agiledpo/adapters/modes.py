@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agiledpo.adapters.shared_base import SharedBaseModel
+from agiledpo.layers.forwards import replaced_forwards
 
 
 def set_modes(base: SharedBaseModel, adapter: str | None, *, training: bool) -> None:
@@ -45,14 +46,8 @@ def modes(base: SharedBaseModel, adapter: str | None, *, training: bool, checkpo
     # Transformers checkpoints layers in training mode, in which some of them drop out activations of the base.
     layers = [m for m in base.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     replaced = layers if training and checkpointing else []
-    own = [vars(layer).get("forward") for layer in replaced]
-    for layer in replaced:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
-        yield
+        with replaced_forwards([(x, partial(checkpoint, x.forward, use_reentrant=False)) for x in replaced]):
+            yield
     finally:
-        for layer, forward in zip(replaced, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
         set_modes(base, None, training=False)

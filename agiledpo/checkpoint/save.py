@@ -3,7 +3,6 @@
 A checkpoint is complete or absent: it is written beside its final place, flushed to disk and renamed.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+
+from agiledpo.disk import flush
 
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
@@ -102,11 +103,7 @@ def _is_replaceable(path: Path) -> bool:
 
 def _flush(directory: Path) -> None:
     for file in (*directory.rglob("*"), directory):
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush(file)
 
 
 def _replace(draft: Path, path: Path) -> None:

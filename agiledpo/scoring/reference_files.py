@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from agiledpo.disk import flush
 from agiledpo.scoring.reference_rows import KEY_BYTES, Row
 
 FORMAT = "agiledpo-reference-1"
@@ -157,20 +158,12 @@ def _write(rows: Mapping[bytes, Row], directory: Path) -> None:
     draft = directory / f".{name}"
     try:
         save_file(tensors, draft, metadata={"format": FORMAT, "reference": directory.name})
-        _sync(draft)
+        flush(draft)
         os.replace(draft, directory / f"{name}.safetensors")
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(directory)
 
 
 def _checksum(key: bytes, row: Row) -> int:
