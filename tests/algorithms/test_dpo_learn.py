@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 
 MEASURED = ("loss", "preference_loss", "nll_loss", "sft_loss", "rewards/chosen", "rewards/rejected", "logps/chosen")
@@ -254,13 +255,21 @@ def test_compiled_formulas_give_the_same_steps_and_compile_once_for_all_lengths(
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_offloaded_activations_and_fast_layers_change_no_step(make_agent, experiences, checkpointing):
+def test_offloaded_activations_and_fast_layers_change_no_step(make_agent, experiences, checkpointing, monkeypatch):
     settings = {"moved": True, "gradient_checkpointing": checkpointing}
     plain = make_agent(**settings, fast_layers=False)
     fast = make_agent(**settings)
     offloaded = make_agent(**settings)
     offloaded.activation_offload = True  # on the CPU the argument is ignored with a warning
+    weights_that_stay = []
+
+    def from_one_element_on(parameters):  # a tiny model has no large activations
+        weights_that_stay.append(list(parameters))
+        return activations_offloaded(weights_that_stay[-1], smallest=1)
+
+    monkeypatch.setattr("agiledpo.algorithms.dpo.activations_offloaded", from_one_element_on)
     losses = [agent.learn(experiences)["loss"] for agent in (plain, fast, offloaded)]
+    assert [len(parameters) for parameters in weights_that_stay] == [len(list(offloaded.base.model.parameters()))]
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
     assert distance(weights(offloaded), weights(fast)) == 0
     assert distance(weights(fast), weights(plain)) < 1e-3
