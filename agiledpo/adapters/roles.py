@@ -1,12 +1,13 @@
 """The adapters of one agent, known by role."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import torch
 from peft import LoraConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from agiledpo.adapters.shared_base import SharedBaseModel
 
@@ -105,6 +106,31 @@ class AgentAdapters:
             if source is None:
                 raise ValueError(f"The other agent has no {role!r} adapter to copy.")
             self.base.copy(source, name)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Parameters of every adapter that the agent owns, by role and by a name that is the same for all agents."""
+        return {
+            role: {key: parameter.detach() for key, parameter in self.base.parameters(name).items()}
+            for role, name in self.owned.items()
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Copy parameters that :meth:`state_dict` gave into the adapters.
+
+        Raises:
+            ValueError: Roles, names or shapes are not this agent's.
+        """
+        if state.keys() != self.owned.keys():
+            raise ValueError(f"The state has the adapters {', '.join(state)}; this agent has {', '.join(self.owned)}.")
+        for role, name in self.owned.items():
+            parameters = self.base.parameters(name)
+            if {key: tensor.shape for key, tensor in state[role].items()} != {
+                key: parameter.shape for key, parameter in parameters.items()
+            }:
+                raise ValueError(f"The state's {role!r} adapter has other parameters; is its lora_config this agent's?")
+            for key, parameter in parameters.items():
+                parameter.copy_(state[role][key])
 
     def release(self) -> None:
         """Remove the adapters now; the agent cannot be used afterwards."""

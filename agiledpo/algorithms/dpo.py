@@ -122,28 +122,28 @@ class DPO(LLMAlgorithm):
         ValueError: A parameter or a combination of parameters makes no sense; it is named, with the way out.
     """
 
-    HYPERPARAMETERS: ClassVar[tuple[str, ...]] = (
-        "batch_size",
-        "lr",
-        "weight_decay",
-        "max_grad_norm",
-        "update_epochs",
-        "reference_mixup_alpha",
-        "beta",
-        "nll_alpha",
-        "loss_type",
-        "loss_weights",
-        "label_smoothing",
-        "f_divergence_type",
-        "f_alpha_divergence_coef",
-        "ld_alpha",
-        "use_weighting",
-        "discopop_tau",
-        "preference_loss_weight",
-        "sft_loss_weight",
-        "preference_average_log_probs",
-        "sft_average_log_probs",
-    )
+    HYPERPARAMETERS: ClassVar[Mapping[str, type]] = {
+        "batch_size": int,
+        "lr": float,
+        "weight_decay": float,
+        "max_grad_norm": float,
+        "update_epochs": int,
+        "reference_mixup_alpha": float,
+        "beta": float,
+        "nll_alpha": float,
+        "loss_type": tuple,
+        "loss_weights": tuple,
+        "label_smoothing": float,
+        "f_divergence_type": str,
+        "f_alpha_divergence_coef": float,
+        "ld_alpha": float,
+        "use_weighting": bool,
+        "discopop_tau": float,
+        "preference_loss_weight": float,
+        "sft_loss_weight": float,
+        "preference_average_log_probs": bool,
+        "sft_average_log_probs": bool,
+    }
 
     def __init__(
         self,
@@ -387,6 +387,16 @@ class DPO(LLMAlgorithm):
             ValueError: Its tokenizer makes ids that the model does not embed.
         """
         self._check_vocabulary(env.action_space)
+
+    def check_settings(self) -> None:
+        """Check that the live hyperparameters make sense together.
+
+        Raises:
+            ValueError: They do not; the parameters are named, with the way out.
+        """
+        self._check_settings(self.use_separate_reference_adapter)
+        if self.use_liger_loss:
+            resolve_liger(self.objective)
 
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""

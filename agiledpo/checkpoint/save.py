@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -64,27 +63,15 @@ def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) ->
     attributes: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "algorithm": type(agent).__name__,
-        "index": agent.index,
-        "hyperparameters": {name: _plain(value) for name, value in agent.hyperparameters.items()},
-        "fitness": list(agent.fitness),
-        "scores": list(agent.scores),
-        "steps": list(agent.steps),
-        "mut": agent.mut,
         "seed": agent.seed,
-        "optimizer_steps": agent.optimizer_steps,
-        "reference_update_tracker": agent.reference_update_tracker,
-        "random_stream": agent.random_stream.state_dict(),
+        **agent.state_dict(),
     }
-    if save_optimizer:
-        attributes["optimizer"] = agent.optimizer.state_dict()
+    del attributes["adapters"]  # they have directories of their own
+    if not save_optimizer:
+        del attributes["optimizer"]
     if not lora_only:
         attributes["base_model"] = agent.base.base_state()
     return attributes
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy number as Python's, which loads without unpickling."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_destination(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The contract of an agent in a population: identity, hyperparameters, fitness, clone, hooks."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -17,6 +18,9 @@ from torch.optim import Optimizer
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.llm_envs.spaces import TokenSpace
 
+# What an agent has lived through.
+_HISTORY = ("parent", "fitness", "fitness_errors", "tie_break", "diverged", "scores", "steps", "mut")
+
 
 class EvolvableAlgorithm(ABC):
     """An agent that can be evaluated, cloned and mutated.
@@ -31,13 +35,18 @@ class EvolvableAlgorithm(ABC):
         seed: Seed of everything random in the agent.
 
     Attributes:
-        fitness: Fitness at each evaluation so far.
+        HYPERPARAMETERS: Type of each hyperparameter by name.
+        parent: Index of the agent that this one was copied from by selection; None for a founder.
+        fitness: Fitness at each evaluation so far; higher is better.
+        fitness_errors: Their standard errors; NaN where none is known.
+        tie_break: Decides between agents of equal fitness, higher is better; of the last evaluation.
+        diverged: Why the agent has stopped learning; None while it is well.
         scores: Training score of each call of ``learn`` (the reward margin).
         steps: Pairs learned from; the last entry counts on (a list for AgileRL's sake).
         mut: What the last mutation changed; None before the first.
     """
 
-    HYPERPARAMETERS: ClassVar[tuple[str, ...]] = ()
+    HYPERPARAMETERS: ClassVar[Mapping[str, type]] = {}
 
     def __init__(
         self,
@@ -62,7 +71,11 @@ class EvolvableAlgorithm(ABC):
         self.accelerator = accelerator
         self.device = torch.device(device) if accelerator is None else accelerator.device
         self.seed = seed
+        self.parent: int | None = None
         self.fitness: list[float] = []
+        self.fitness_errors: list[float] = []
+        self.tie_break = 0.0
+        self.diverged: str | None = None
         self.scores: list[float] = []
         self.steps: list[int] = [0]
         self.mut: str | None = None
@@ -85,6 +98,22 @@ class EvolvableAlgorithm(ABC):
         """Return an independent copy of the agent."""
 
     @abstractmethod
+    def inherit(self, parent: Self) -> None:
+        """Become a copy of another agent that is built alike, in place; only the index stays."""
+
+    @abstractmethod
+    def clean_up(self) -> None:
+        """Free what the agent holds; it cannot be used afterwards."""
+
+    @abstractmethod
+    def check_settings(self) -> None:
+        """Check that the live hyperparameters make sense together.
+
+        Raises:
+            ValueError: They do not; the parameters are named, with the way out.
+        """
+
+    @abstractmethod
     def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
         """Networks, and unless ``networks_only`` optimizers, by attribute name."""
 
@@ -96,9 +125,79 @@ class EvolvableAlgorithm(ABC):
         return {name: vars(self)[name] for name in self.HYPERPARAMETERS}
 
     def check_hyperparameters(self) -> None:
-        """Check ``hp_config`` against the live values; called once the algorithm has set them."""
-        if self.hp_config is not None:
-            self.hp_config.check(self.hyperparameters)
+        """Check ``hp_config`` against the live values; called once the algorithm has set them.
+
+        Every combination of the ends of the ranges, and of all choices, is tried, so that no mutation can bring a
+        setting that training would refuse.
+
+        Raises:
+            ValueError: A name is unknown, a value is outside its range, or a range reaches what makes no sense.
+        """
+        if self.hp_config is None:
+            return
+        live = self.hyperparameters
+        self.hp_config.check(live, self.HYPERPARAMETERS)
+        try:
+            for values in self.hp_config.corners():
+                vars(self).update(values)
+                try:
+                    self.check_settings()
+                except ValueError as error:
+                    reached = ", ".join(f"{name}={value!r}" for name, value in values.items())
+                    raise ValueError(f"hp_config lets evolution reach {reached}, which is refused: {error}") from error
+        finally:
+            vars(self).update(live)
+
+    # Fitness --------------------------------------------------------------------------------------------------------
+
+    def record_fitness(self, value: float, error: float = math.nan, tie_break: float = 0.0) -> None:
+        """Note the outcome of an evaluation.
+
+        Args:
+            value: Fitness, higher is better.
+            error: Its standard error.
+            tie_break: Decides between agents of equal fitness.
+        """
+        self.fitness.append(value)
+        self.fitness_errors.append(error)
+        self.tie_break = tie_break
+
+    # Copies ---------------------------------------------------------------------------------------------------------
+
+    def built_like(self, other: "EvolvableAlgorithm") -> bool:
+        """Whether the agents differ in nothing but hyperparameters, identity and what they have lived through.
+
+        Args:
+            other: Another agent.
+        """
+        own = {*self.HYPERPARAMETERS, "index", "seed", "hp_config"}
+        mine, theirs = (self.inspect_attributes(agent, input_args_only=True) for agent in (self, other))
+        return type(self) is type(other) and all(
+            mine[name] is theirs[name] or mine[name] == theirs[name] for name in mine.keys() - own
+        )
+
+    def replaced_by(self, parent: Self, index: int) -> Self:
+        """Give this agent's place in the population to a copy of another.
+
+        Where both are built alike the copy is made in place: this agent becomes it, and no memory is taken. Otherwise
+        this agent is cleaned up before the copy is made.
+
+        Args:
+            parent: What to copy.
+            index: Identity of the copy.
+
+        Returns:
+            The copy, with ``parent.index`` as its parent.
+        """
+        if self.built_like(parent):
+            self.inherit(parent)
+            self.index = index
+            child = self
+        else:
+            self.clean_up()
+            child = parent.clone(index)
+        child.parent = parent.index
+        return child
 
     @staticmethod
     def inspect_attributes(agent: "EvolvableAlgorithm", input_args_only: bool = False) -> dict[str, Any]:
@@ -128,8 +227,9 @@ class EvolvableAlgorithm(ABC):
         Returns:
             The clone.
         """
-        for name in (*agent.HYPERPARAMETERS, "fitness", "scores", "steps", "mut"):
+        for name in (*agent.HYPERPARAMETERS, *_HISTORY):
             setattr(clone, name, deepcopy(vars(agent)[name]))
+        clone.hp_config = agent.hp_config
         clone.network_groups = list(agent.network_groups)
         # A method of the agent becomes the same method of the clone.
         clone._mutation_hooks = [

@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from gymnasium import spaces
@@ -21,6 +22,7 @@ from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
 from agiledpo.algorithms.core.evolvable import EvolvableAlgorithm
+from agiledpo.algorithms.core.optimizers import copy_optimizer_state
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
@@ -276,15 +278,83 @@ class LLMAlgorithm(EvolvableAlgorithm):
             actor_network=self.base.model, index=self.index if index is None else index, wrap=wrap, clone=True
         )
         twin = type(self)(**arguments)
-        twin.adapters.copy_from(self.adapters)
-        self.copy_attributes(self, twin)
-        twin.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
-        twin._applied = self._applied
-        twin.random_stream.load_state_dict(self.random_stream.state_dict())
-        twin.reference_update_tracker = self.reference_update_tracker
-        twin.optimizer_steps = self.optimizer_steps
-        twin.mutation_hook()
+        twin.inherit(self)
         return twin
+
+    def inherit(self, parent: Self) -> None:
+        """Become a copy of another agent on the same base: adapters, optimizer state, hyperparameters, history.
+
+        Everything is written in place, so no memory is taken. The index stays. Mutation hooks are called.
+
+        Args:
+            parent: An agent that is built alike.
+        """
+        self.adapters.copy_from(parent.adapters)
+        self.copy_attributes(parent, self)
+        copy_optimizer_state(parent.optimizer, self.optimizer)
+        self._applied = parent._applied
+        self.random_stream.load_state_dict(parent.random_stream.state_dict())
+        self.reference_update_tracker = parent.reference_update_tracker
+        self.optimizer_steps = parent.optimizer_steps
+        self.mutation_hook()
+
+    def built_like(self, other: EvolvableAlgorithm) -> bool:
+        """Whether the agents are on one base and differ in nothing but hyperparameters, identity and history.
+
+        Args:
+            other: Another agent.
+        """
+        return isinstance(other, LLMAlgorithm) and self.base is other.base and super().built_like(other)
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes, in tensors and plain values that ``torch.load(weights_only=True)`` reads.
+
+        Tensors are the live ones: save or copy them before training goes on.
+        """
+        return {
+            "index": self.index,
+            "parent": self.parent,
+            "hyperparameters": {name: _plain(value) for name, value in self.hyperparameters.items()},
+            "fitness": list(self.fitness),
+            "fitness_errors": list(self.fitness_errors),
+            "tie_break": self.tie_break,
+            "diverged": self.diverged,
+            "scores": list(self.scores),
+            "steps": list(self.steps),
+            "mut": self.mut,
+            "optimizer_steps": self.optimizer_steps,
+            "reference_update_tracker": self.reference_update_tracker,
+            "random_stream": self.random_stream.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "adapters": self.adapters.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken from an agent that is built alike.
+
+        Args:
+            state: The state; its tensors are copied.
+
+        Raises:
+            ValueError: The state is of other hyperparameters or adapters.
+        """
+        unknown = state["hyperparameters"].keys() ^ self.HYPERPARAMETERS.keys()
+        if unknown:
+            raise ValueError(
+                f"The state is not of a {type(self).__name__} of this version: {', '.join(sorted(unknown))} "
+                "are hyperparameters of one of them only."
+            )
+        self.adapters.load_state_dict(state["adapters"])
+        vars(self).update(state["hyperparameters"])
+        for name in ("index", "parent", "tie_break", "diverged", "mut", "optimizer_steps", "reference_update_tracker"):
+            vars(self)[name] = state[name]
+        for name in ("fitness", "fitness_errors", "scores", "steps"):
+            vars(self)[name] = list(state[name])
+        self.random_stream.load_state_dict(state["random_stream"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        self._applied = (self.lr, self.weight_decay)
 
     @classmethod
     def population(
@@ -345,6 +415,11 @@ def _check_accelerator(accelerator: Accelerator | None) -> None:
             f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
             "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
         )
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, which loads without unpickling."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _place(base: SharedBaseModel, device: torch.device) -> None:

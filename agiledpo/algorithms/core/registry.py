@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -81,11 +83,18 @@ class HyperparameterConfig(Mapping[str, RLParameter]):
     def __len__(self) -> int:
         return len(self._parameters)
 
-    def check(self, values: Mapping[str, object]) -> None:
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the ends of the ranges."""
+        names = list(self)
+        for ends in product(*((self[name].min, self[name].max) for name in names)):
+            yield dict(zip(names, ends, strict=True))
+
+    def check(self, values: Mapping[str, object], kinds: Mapping[str, type]) -> None:
         """Check against the live values of an agent.
 
         Args:
             values: The agent's hyperparameters by name.
+            kinds: Their types.
 
         Raises:
             ValueError: A name is unknown, not a number, or outside its range; the parameter is named.
