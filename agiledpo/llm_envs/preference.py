@@ -43,6 +43,9 @@ class _Cursor:
 class PreferenceGym:
     """Hands out batches of preference pairs, epoch after epoch, from a training and a test split.
 
+    Agents are chosen by what they do on the test split, so the best one's figures there flatter it. Pairs of a third,
+    the final split, are for the one number at the end that no choice depended on.
+
     The training order is a new permutation in every epoch, a pure function of seed and epoch (grouped by length, also
     of the rows' lengths and the batch size): neither evaluation nor anything else in the process changes it. The last
     batch of an epoch may be smaller; no row is lost or moved to the next epoch. The test split keeps its order.
@@ -61,6 +64,7 @@ class PreferenceGym:
         group_by_length: Put pairs of similar length into the same training batch: see `length_grouped_order`. A pair's
             length is that of its prompt with the longer completion, which is as wide as it makes a padded batch. Models
             whose rows are packed read no padding in either order and gain nothing from this.
+        final_dataset: The same as `test_dataset`, for the figures of the finished run; None for none.
 
     Attributes:
         name: Name of the training dataset, or "preferences" if it has none.
@@ -72,7 +76,7 @@ class PreferenceGym:
         group_by_length: As given.
         observation_space: Contains every batch.
         action_space: Completions as token ids, int64 tensors (B, T); the `chosen_input_ids` of every batch lie in it.
-        filter_counts: For "train" and "test", how many rows were left out and why.
+        filter_counts: For each split, how many rows were left out and why.
 
     Raises:
         PreferenceDataError: A dataset or one of its rows cannot be learned from.
@@ -97,6 +101,7 @@ class PreferenceGym:
         *,
         num_proc: int | None = None,
         group_by_length: bool = False,
+        final_dataset: Dataset | None = None,
     ) -> None:
         _check_integer("data_batch_size_per_gpu", data_batch_size_per_gpu, lowest=1)
         _check_integer("seed", seed, lowest=0)
@@ -114,9 +119,12 @@ class PreferenceGym:
                 "The tokenizer has no pad token, and batches are padded with it. "
                 "Set one first, for example tokenizer.pad_token = tokenizer.eos_token."
             )
-        # Both are looked at before either is tokenised, which may take minutes.
-        recognise_form(check_dataset(train_dataset, name="train"), name="train")
-        recognise_form(check_dataset(test_dataset, name="test"), name="test")
+        datasets: dict[Split, Dataset] = {"train": train_dataset, "test": test_dataset}
+        if final_dataset is not None:
+            datasets["final"] = final_dataset
+        # All are looked at before any is tokenised, which may take minutes.
+        for name, dataset in datasets.items():
+            recognise_form(check_dataset(dataset, name=name), name=name)
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
         self.accelerator = accelerator
@@ -135,8 +143,7 @@ class PreferenceGym:
             )
 
         self._splits: dict[Split, PreparedPreferences] = {
-            "train": prepare(train_dataset, "train"),
-            "test": prepare(test_dataset, "test"),
+            name: prepare(dataset, name) for name, dataset in datasets.items()
         }
         self.name: str = train_dataset.info.dataset_name or "preferences"
         self.filter_counts: dict[Split, FilterCounts] = {
@@ -152,6 +159,16 @@ class PreferenceGym:
     def num_epochs(self) -> int:
         """Complete passes over the training split. Counted when the first batch of the next pass is asked for."""
         return self._train_cursor.epoch
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are: "train", "test" and, if it was given, "final"."""
+        return tuple(self._splits)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether all rows of this pass over the training split have been handed out."""
+        return self._train_cursor.position >= len(self._splits["train"])
 
     def __len__(self) -> int:
         """Rows in the current split after filtering."""
@@ -208,10 +225,20 @@ class PreferenceGym:
         finally:
             self._cursor = outer
 
-    def test_batches(self) -> Iterator[PreferenceExperiences]:
-        """The whole test split once, in order, whatever the current split and place are, and without changing them."""
-        for start in range(0, len(self._splits["test"]), self.data_batch_size_per_gpu):
-            yield self._batch(_Cursor("test", position=start))
+    def test_batches(self, split: Split = "test") -> Iterator[PreferenceExperiences]:
+        """A whole held-out split once, in order, whatever the current split and place are, and without changing them.
+
+        Args:
+            split: "test" or "final".
+
+        Raises:
+            ValueError: There is no such held-out split.
+        """
+        if split == "train" or split not in self._splits:
+            held_out = [name for name in self._splits if name != "train"]
+            raise ValueError(f"There is no held-out split {split!r}, only {held_out}; see final_dataset.")
+        for start in range(0, len(self._splits[split]), self.data_batch_size_per_gpu):
+            yield self._batch(_Cursor(split, position=start))
 
     def lengths(self, split: Split) -> NDArray[np.int32]:
         """Tokens of prompt, chosen and rejected of each row of a split, (rows, 3) int32."""
@@ -339,7 +366,7 @@ def _preference_spaces(tokenizer: PreTrainedTokenizerBase, sample_rows: int) -> 
             "rejected_input_ids": ids(),
             "rejected_attention_mask": mask(),
             "row": CountSpace(low=0, sample_rows=sample_rows),
-            "split": ChoiceSpace(("train", "test")),
+            "split": ChoiceSpace(("train", "test", "final")),
         }
     )
     return observation_space, ids()

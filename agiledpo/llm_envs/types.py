@@ -4,7 +4,7 @@ from typing import Literal, TypedDict
 
 import torch
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "final"]
 
 
 class PreferenceExperiences(TypedDict):

@@ -1,5 +1,8 @@
 """Turns the environment's batches into an agent's: ``batch_size`` pairs for each optimizer step."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from agiledpo.scoring import PreferenceBatch
 
 
@@ -25,3 +28,17 @@ class PairQueue:
         everything = PreferenceBatch.concat(self._waiting)
         self._waiting = [everything.slice(size, len(everything))] if size < len(everything) else []
         return everything.slice(0, size)
+
+    def clear(self) -> None:
+        """Forget the waiting pairs."""
+        self._waiting = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The waiting pairs, as tensors and text."""
+        waiting = PreferenceBatch.concat(self._waiting)
+        return {name: list(values) for name, values in vars(waiting).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the pairs wait that waited where :meth:`state_dict` was taken."""
+        waiting = PreferenceBatch(**state)
+        self._waiting = [waiting] if len(waiting) else []

@@ -1,9 +1,11 @@
 """What a run shows while it goes on."""
 
-from collections.abc import Sequence
 from typing import Self
 
 from tqdm.auto import tqdm
+
+from agiledpo.algorithms import DPO
+from agiledpo.training.population import Population
 
 
 class TrainingProgress:
@@ -39,10 +41,17 @@ class TrainingProgress:
         """Note the metrics of an agent's last step; means over the agents are shown."""
         self._latest[index] = metrics
 
-    def evaluated(self, fitnesses: Sequence[float]) -> None:
+    def evaluated(self, population: Population) -> None:
         """Show the best held-out fitness."""
-        self._held_out = f"{max(fitnesses):.3f}"
+        if population.elite is not None:
+            self._held_out = f"{population.elite.fitness[-1]:.3f}"
         self._bar.set_postfix_str(self._summary())
+
+    def evolved(self, generation: int, population: Population) -> None:
+        """Say what the next generation is made of."""
+        living = {agent.index for agent in population}
+        self._latest = {index: metrics for index, metrics in self._latest.items() if index in living}
+        self.say(f"generation {generation}: " + "; ".join(_describe(agent) for agent in population))
 
     def _summary(self) -> str:
         if not self._latest:
@@ -60,3 +69,13 @@ class TrainingProgress:
         if self._held_out is not None:
             shown["held-out"] = self._held_out
         return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def _describe(agent: DPO) -> str:
+    origin = "" if agent.parent is None else f" from {agent.parent}"
+    values = ", ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in agent.hyperparameters.items()
+        if agent.hp_config is not None and name in agent.hp_config
+    )
+    return f"agent {agent.index}{origin} ({values})" if values else f"agent {agent.index}{origin}"

@@ -1,27 +1,25 @@
-"""How long a run is, and what happens when: all in pairs that each agent has learned from."""
+"""How long a run is, and what happens after which of its batches."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agiledpo.llm_envs import PreferenceGym
-from agiledpo.scoring import PreferenceBatch
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """One batch of the environment, and where in the run it stands.
+class Moment:
+    """A place in a run: just after a batch of the environment.
 
     Attributes:
-        batch: The pairs.
-        iteration: Number of the batch, from 1.
-        pairs_done: Pairs handed out up to and with this batch.
-        ends_epoch: The training split is exhausted with it.
+        iteration: Batches so far, this one included; from 1.
+        pairs_before: Pairs that each agent had been handed before it.
+        pairs_done: Pairs that each agent has been handed with it.
+        ends_epoch: The training split is exhausted with it, and the run goes on.
         ends_run: It is the last one.
     """
 
-    batch: PreferenceBatch
     iteration: int
+    pairs_before: int
     pairs_done: int
     ends_epoch: bool
     ends_run: bool
@@ -35,11 +33,13 @@ class Schedule:
         total_pairs: Pairs that each agent learns from.
         evaluation_interval: Batches between two evaluations; None for only at the end.
         checkpoint_steps: Pairs between two checkpoints; None for none.
+        evo_steps: Batches in a generation; None for no evolution.
     """
 
     total_pairs: int
     evaluation_interval: int | None
     checkpoint_steps: int | None
+    evo_steps: int | None
 
     @staticmethod
     def make(
@@ -49,6 +49,7 @@ class Schedule:
         max_steps: int | None,
         evaluation_interval: int | None,
         checkpoint_steps: int | None,
+        evo_steps: int | None,
     ) -> "Schedule":
         """Resolve the arguments of a training loop.
 
@@ -60,6 +61,7 @@ class Schedule:
             "max_steps": max_steps,
             "evaluation_interval": evaluation_interval,
             "checkpoint_steps": checkpoint_steps,
+            "evo_steps": evo_steps,
         }
         for name, value in numbers.items():
             if value is not None and value < 1:
@@ -67,33 +69,25 @@ class Schedule:
         if num_epochs is not None and max_steps is not None:
             warnings.warn("num_epochs and max_steps are both given; num_epochs takes precedence.", stacklevel=3)
         total = max_steps if num_epochs is None and max_steps is not None else (num_epochs or 1) * len(env)
-        return Schedule(total, evaluation_interval, checkpoint_steps)
+        return Schedule(total, evaluation_interval, checkpoint_steps, evo_steps)
 
-    def stretches(self, env: PreferenceGym) -> Iterator[Stretch]:
-        """Draw the run's batches from where the environment stands; the last one is cut to the run's length."""
-        pairs_done = iteration = 0
-        experiences = env.step()
-        while True:
-            epoch = env.num_epochs
-            batch = PreferenceBatch.from_experiences(experiences)
-            batch = batch.slice(0, self.total_pairs - pairs_done)
-            pairs_done += len(batch)
-            iteration += 1
-            ends_run = pairs_done >= self.total_pairs
-            if not ends_run:
-                experiences = env.step()
-            yield Stretch(batch, iteration, pairs_done, env.num_epochs > epoch, ends_run)
-            if ends_run:
-                return
+    def evolves(self, moment: Moment) -> bool:
+        """Whether a generation ends; the run's end is none, because what selection would make could not learn."""
+        return self.evo_steps is not None and not moment.ends_run and moment.iteration % self.evo_steps == 0
 
-    def evaluates(self, stretch: Stretch) -> bool:
-        """Whether an evaluation follows; one always ends the run."""
+    def evaluates(self, moment: Moment) -> bool:
+        """Whether agents are evaluated; selection and the run's end need it."""
         interval = self.evaluation_interval
-        return stretch.ends_run or (interval is not None and stretch.iteration % interval == 0)
+        due = interval is not None and moment.iteration % interval == 0
+        return due or moment.ends_run or self.evolves(moment)
 
-    def checkpoints(self, stretch: Stretch) -> bool:
-        """Whether a checkpoint follows: a multiple of ``checkpoint_steps`` lies in this stretch, or the run ends."""
+    def flushes(self, moment: Moment) -> bool:
+        """Whether agents learn from what is waiting, however little: at the end of an epoch, generation and run."""
+        return moment.ends_epoch or moment.ends_run or self.evolves(moment)
+
+    def checkpoints(self, moment: Moment) -> bool:
+        """Whether a checkpoint follows: a multiple of ``checkpoint_steps`` lies in this batch, or the run ends."""
         if self.checkpoint_steps is None:
             return False
-        before = stretch.pairs_done - len(stretch.batch)
-        return stretch.ends_run or stretch.pairs_done // self.checkpoint_steps > before // self.checkpoint_steps
+        passed = moment.pairs_done // self.checkpoint_steps > moment.pairs_before // self.checkpoint_steps
+        return moment.ends_run or passed

@@ -1,0 +1,87 @@
+"""Where the agents of a run get their pairs from: one environment for all, or one for each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agiledpo.llm_envs import PreferenceGym
+from agiledpo.scoring import PreferenceBatch
+
+
+class Environments:
+    """The environments of a population; agents are always compared on the first one's held-out split.
+
+    Args:
+        envs: One environment, whose batches all agents learn from, or one for each agent, of the same size.
+    """
+
+    def __init__(self, envs: Sequence[PreferenceGym]) -> None:
+        self._envs = list(envs)
+
+    @staticmethod
+    def make(env: PreferenceGym | None, env_fn: Callable[[], PreferenceGym] | None, agents: int) -> "Environments":
+        """Resolve the arguments of a training loop.
+
+        Args:
+            env: The environment of all agents.
+            env_fn: Makes an environment for an agent.
+            agents: Number of agents.
+
+        Raises:
+            ValueError: Both or neither are given, or ``env_fn`` makes environments of different sizes or twice the
+                same one.
+        """
+        if (env is None) == (env_fn is None):
+            raise ValueError("Pass exactly one of env (all agents learn from it) and env_fn (makes one for each agent).")
+        if env_fn is None:
+            assert env is not None
+            return Environments([env])
+        envs = [env_fn() for _ in range(agents)]
+        if len({id(made) for made in envs}) < len(envs):
+            raise ValueError("env_fn returned the same environment twice; make a new one in each call, or pass env=.")
+        sizes = {(len(made), made.data_batch_size_per_gpu) for made in envs}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"env_fn made environments of different sizes, (rows, batch) {sorted(sizes)}; agents are compared on "
+                "equal work, so make them alike."
+            )
+        return Environments(envs)
+
+    @property
+    def judge(self) -> PreferenceGym:
+        """The environment on whose held-out split agents are compared."""
+        return self._envs[0]
+
+    @property
+    def all(self) -> Sequence[PreferenceGym]:
+        """The environments."""
+        return self._envs
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the pass over the training split is complete; it is for all at the same time."""
+        return self.judge.at_epoch_end
+
+    def step(self, agents: int, pairs: int) -> list[PreferenceBatch]:
+        """The next batch for each agent.
+
+        Args:
+            agents: Number of agents.
+            pairs: Most pairs in a batch.
+        """
+        batches = [PreferenceBatch.from_experiences(env.step()).slice(0, pairs) for env in self._envs]
+        return batches * agents if len(batches) == 1 else batches
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The place in each environment."""
+        return [env.state_dict() for env in self._envs]
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go back to the places where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: There are more or fewer environments than there were, or one is of other data.
+        """
+        if len(states) != len(self._envs):
+            raise ValueError(f"The state is of {len(states)} environments; this run has {len(self._envs)}.")
+        for env, state in zip(self._envs, states, strict=True):
+            env.load_state_dict(dict(state))

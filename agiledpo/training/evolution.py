@@ -1,0 +1,84 @@
+"""One generation's end: the fittest survive, their copies explore."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agiledpo.hpo.lineage import Born, Mutated, Selected
+from agiledpo.hpo.mutation import Mutations
+from agiledpo.hpo.selection import Selection
+from agiledpo.training.population import Population
+
+
+class Evolution:
+    """Selection and mutation of a population.
+
+    Args:
+        selection: Who survives and who is copied.
+        mutation: How hyperparameters change; None for selection only.
+
+    Attributes:
+        generation: Generations that have ended.
+    """
+
+    def __init__(self, selection: Selection, mutation: Mutations | None) -> None:
+        self.selection = selection
+        self.mutation = mutation
+        self.generation = 0
+
+    def evolve(self, population: Population, pairs: int) -> None:
+        """End a generation.
+
+        Args:
+            population: The evaluated agents; changed in place. The elite comes first if it survives.
+            pairs: Pairs that each agent has learned from, for the lineage.
+
+        Raises:
+            PopulationDivergedError: There is no agent to copy.
+        """
+        before = {agent.index for agent in population}
+        elite, selected = self.selection.select(population)
+        population[:] = selected
+        self.generation += 1
+        self._record_selection(population, before, elite.index, pairs)
+        if self.mutation is not None:
+            explorers = [
+                agent
+                for agent in population
+                if agent is not elite and (self.selection.mutates_survivors or agent.index not in before)
+            ]
+            # Mutations leaves the first agent of what it is given alone, as the elite.
+            if elite in population:
+                self.mutation.mutation([elite, *explorers])
+            else:
+                self.mutation.mutation(explorers, pre_training_mut=True)
+            for change in self.mutation.last:
+                population.lineage.record(
+                    Mutated(change.agent, self.generation, pairs, change.parameter, change.old, change.new)
+                )
+
+    def _record_selection(self, population: Population, before: set[int], elite: int, pairs: int) -> None:
+        survivors = [agent.index for agent in population if agent.index in before]
+        replaced = sorted(before.difference(survivors))
+        population.lineage.record(Selected(self.generation, pairs, elite, survivors, replaced))
+        for agent in population:
+            if agent.index not in before:
+                population.lineage.record(
+                    Born(agent.index, agent.parent, self.generation, pairs, agent.hyperparameters)
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next generations depend on; JSON can hold it."""
+        return {
+            "generation": self.generation,
+            "selection": self.selection.state_dict(),
+            "mutation": None if self.mutation is None else self.mutation.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        if (state["mutation"] is None) is not (self.mutation is None):
+            raise ValueError("The state was taken with a mutation and this run has none, or the other way round.")
+        self.generation = state["generation"]
+        self.selection.load_state_dict(state["selection"])
+        if self.mutation is not None:
+            self.mutation.load_state_dict(state["mutation"])
