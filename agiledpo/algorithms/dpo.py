@@ -4,9 +4,8 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from os import PathLike
-from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from accelerate import Accelerator
 from gymnasium import spaces
 from peft import LoraConfig, PeftModel
 from torch.nn.utils import clip_grad_norm_
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from agiledpo.adapters import Role
@@ -24,22 +22,21 @@ from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.metrics import PreferenceMeter
+from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
+from agiledpo.algorithms.role_scores import role_scores
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.spaces import TokenSpace
-from agiledpo.llm_envs.types import Split
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
-from agiledpo.losses.checks import check_number
+from agiledpo.losses.checks import check_whole_number
 from agiledpo.scoring import (
     CausalLM,
     PairScores,
     PreferenceBatch,
     PrefixSharing,
-    ReferenceCache,
     Scorer,
     check_prefix_sharing,
 )
 from agiledpo.scoring.liger import check_liger_model, liger_terms, resolve_liger
-from agiledpo.scoring.reference_cache import memory_needed
 
 
 class DPO(LLMAlgorithm):
@@ -68,8 +65,8 @@ class DPO(LLMAlgorithm):
         update_epochs: Passes over the experiences in each call of ``learn``.
         calc_position_embeddings: Hand position ids to the model. Only for models that are scored in padded rows can
             they be left out: these are padded on the right, so the model counts the same positions itself.
-        micro_batch_size_per_gpu: Pairs per forward pass, a divisor of ``batch_size``; None takes the whole batch.
-            It changes memory and speed, never the result.
+        micro_batch_size_per_gpu: Most pairs in one forward pass, which need not divide ``batch_size``; None takes
+            ``batch_size``. It changes memory and speed, never the result.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
         accelerator: Accelerate's handle, one process.
@@ -177,7 +174,7 @@ class DPO(LLMAlgorithm):
         use_liger_loss: bool = False,
         use_separate_reference_adapter: bool = True,
         weight_decay: float = 0.0,
-        reference_update: Literal["never", "epoch"] | int = "never",
+        reference_update: ReferenceUpdate = "never",
         reference_mixup_alpha: float = 0.6,
         reference_cache: str | PathLike[str] | None = "memory",
         reference_cache_bytes: int = 2**30,
@@ -249,7 +246,7 @@ class DPO(LLMAlgorithm):
         self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
         self.recompile()
-        self._reference_rows = self._make_reference_cache()
+        self._reference = ReferencePolicy(self.adapters, cache=reference_cache, cache_bytes=reference_cache_bytes)
         self._scorer()  # refuses settings that do not suit the model
         if self.use_liger_loss:
             check_liger_model(self._lm)
@@ -346,22 +343,12 @@ class DPO(LLMAlgorithm):
             ValueError: There is no cache, or the rows would not fit into its memory and there is no directory either.
         """
         self.check_environment(env)
-        splits: tuple[Split, ...] = ("train", "test")
-        lengths = np.concatenate([env.lengths(split) for split in splits])
-        cache = self._cache_for(pairs=len(lengths), tokens=int(lengths[:, 1:].sum()))
-        with tqdm(total=len(lengths), desc="reference", unit="pair", disable=not verbose, dynamic_ncols=True) as bar:
-            for split in splits:
-                for experiences in env.longest_first(split, self._pairs_per_pass):
-                    batch = PreferenceBatch.from_experiences(experiences)
-                    self._scorer().check(batch)
-                    self._reference_scores(batch)
-                    bar.update(len(batch))
-        cache.flush()
+        scorer = self._scorer(collision=False)
+        self._reference.precompute(env, scorer, pairs_per_pass=self._pairs_per_pass, verbose=verbose)
 
     def flush_reference_cache(self) -> None:
         """Write reference log-probabilities that are not in the directory yet; the training loop does it at its end."""
-        if self._reference_rows is not None:
-            self._reference_rows.flush()
+        self._reference.flush()
 
     def score(self, experiences: Mapping[str, Any] | PreferenceBatch, adapter_name: Role = "actor") -> PairScores:
         """Log-probabilities of both completions of each pair; no weight changes.
@@ -440,7 +427,9 @@ class DPO(LLMAlgorithm):
                 part = batch.slice(start, stop)
                 reference = self._reference_scores(part) if fixed is None else fixed.slice(start, stop)
                 measured, grad_norm = self._step(scorer, objective, part, reference)
-                self._move_reference()
+                self._reference.follow(
+                    self.optimizer_steps, update=self.reference_update, alpha=self.reference_mixup_alpha
+                )
                 if epoch == 0:
                     meter.add(*measured, grad_norm=grad_norm)
         self.steps[-1] += len(batch)
@@ -478,12 +467,6 @@ class DPO(LLMAlgorithm):
             self.optimizer.zero_grad(set_to_none=True)
         return measured, grad_norm
 
-    def _move_reference(self) -> None:
-        """TR-DPO's soft update, if one is due."""
-        if isinstance(self.reference_update, int) and self.optimizer_steps % self.reference_update == 0:
-            _check_mixup(self.reference_mixup_alpha)
-            self.adapters.mix_role("actor", "reference", self.reference_mixup_alpha)
-
     def _terms(
         self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
     ) -> Generator[ObjectiveTerms, None, None]:
@@ -515,54 +498,13 @@ class DPO(LLMAlgorithm):
                 yield terms
 
     def _reference_scores(self, batch: PreferenceBatch) -> PairScores:
-        """Log-probabilities of the batch under the reference, computed for the pairs that the cache lacks."""
+        """Log-probabilities of the batch under the reference."""
         scorer = self._scorer(collision=False)  # WPO weighs by the policy
-        cache = self._reference_rows
-        if cache is None:
-            return self._scores(scorer, batch, "reference")
-        content = self.adapters.content("reference", portable=cache.directory is not None)
-        name = f"{content} computed with {scorer.numerics}, compiled {self.torch_compiler}"
-        # Pass by pass, so that what is scored is kept even if the whole split is never finished.
-        return PairScores.concat(
-            [
-                cache.scores(
-                    batch.slice(*span), name, lambda pairs: self._scores(scorer, pairs, "reference"), self.base.device
-                )
-                for span in batch.spans(self._pairs_per_pass)
-            ]
-        )
+        return self._reference.scores(batch, scorer, pairs_per_pass=self._pairs_per_pass)
 
-    def _make_reference_cache(self) -> ReferenceCache | None:
-        if self.reference_cache is None:
-            return None
-        directory = None if self.reference_cache == "memory" else Path(self.reference_cache)
-        return ReferenceCache.shared(self.base, memory_bytes=self.reference_cache_bytes, directory=directory)
-
-    def _cache_for(self, *, pairs: int, tokens: int) -> ReferenceCache:
-        """The cache, if it can hold so many pairs at once."""
-        cache = self._reference_rows
-        if cache is None:
-            raise ValueError(
-                "reference_cache=None keeps no reference log-probabilities, so there is nowhere to put them. Make the "
-                "agent with reference_cache='memory' or a directory."
-            )
-        needed = memory_needed(pairs, tokens)
-        if cache.directory is None and needed > cache.memory_limit:
-            raise ValueError(
-                f"The reference log-probabilities of {pairs} pairs take {needed} bytes, but "
-                f"reference_cache_bytes={cache.memory_limit}. Raise it, or pass a directory as reference_cache."
-            )
-        return cache
-
-    @torch.no_grad()
     def _scores(self, scorer: Scorer, batch: PreferenceBatch, role: Role) -> PairScores:
         """Log-probabilities of the batch under the actor or the reference, without gradient or dropout."""
-        with (
-            self.adapters.evaluate(role),
-            modes(self.base, None, training=False, checkpointing=False),
-            scorer.session(),
-        ):
-            return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(self._pairs_per_pass)])
+        return role_scores(self.adapters, role, batch, scorer, pairs_per_pass=self._pairs_per_pass)
 
     @property
     def _pairs_per_pass(self) -> int:
@@ -587,55 +529,24 @@ class DPO(LLMAlgorithm):
 
     def _check_settings(self, use_separate_reference_adapter: bool) -> None:
         objective = self.objective  # validates its own parameters
-        for name in ("batch_size", "update_epochs"):
-            value = vars(self)[name]
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+        check_whole_number("batch_size", self.batch_size)
+        check_whole_number("update_epochs", self.update_epochs)
         micro = self.micro_batch_size_per_gpu
         if micro is not None:
-            if not isinstance(micro, int) or micro < 1 or self.batch_size % micro:
-                raise ValueError(
-                    f"batch_size={self.batch_size} is not divisible by micro_batch_size_per_gpu={micro!r}. "
-                    "Choose a divisor, or None for the whole batch at once."
-                )
-            if objective.batch_coupled and micro != self.batch_size:
+            check_whole_number("micro_batch_size_per_gpu", micro)
+            if objective.batch_coupled and micro < self.batch_size:
                 raise ValueError(
                     f"loss_type={self.loss_type} compares all pairs of a batch, so micro_batch_size_per_gpu={micro} "
-                    f"would change it. Pass micro_batch_size_per_gpu=None or {self.batch_size}."
+                    f"would change it. Pass micro_batch_size_per_gpu=None, or at least batch_size={self.batch_size}."
                 )
         check_prefix_sharing(self.prefix_sharing)
-        self._check_reference(use_separate_reference_adapter)
-
-    def _check_reference(self, use_separate_reference_adapter: bool) -> None:
-        update, cache, size = self.reference_update, self.reference_cache, self.reference_cache_bytes
-        if update not in ("never", "epoch") and (not isinstance(update, int) or isinstance(update, bool) or update < 1):
-            raise ValueError(f"reference_update={update!r}; use 'never', 'epoch' or a number of steps of at least 1.")
-        if update != "never" and not use_separate_reference_adapter:
-            raise ValueError(
-                f"reference_update={update!r} needs a reference that can move, but "
-                "use_separate_reference_adapter=False makes the shared base model the reference. Set one of the two "
-                "back to its default."
-            )
-        _check_mixup(self.reference_mixup_alpha)
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"reference_cache_bytes={size!r} must be a whole number of at least 1.")
-        if cache is None or cache == "memory":
-            return
-        if not isinstance(cache, (str, PathLike)):
-            raise ValueError(f"reference_cache={cache!r}; use 'memory', a directory, or None.")
-        if Path(cache).expanduser().exists() and not Path(cache).expanduser().is_dir():
-            raise ValueError(f"reference_cache={str(cache)!r} is a file; a directory is needed.")
-        if isinstance(update, int):
-            raise ValueError(
-                f"reference_update={update} gives a new reference every {update} steps, of which nothing is worth "
-                f"keeping in the directory reference_cache={str(cache)!r}. Use reference_cache='memory'."
-            )
-
-
-def _check_mixup(alpha: float) -> None:
-    check_number("reference_mixup_alpha", alpha, minimum=0.0, exclusive=True)
-    if alpha > 1:
-        raise ValueError(f"reference_mixup_alpha={alpha} must be at most 1, which copies the actor.")
+        check_reference(
+            reference_update=self.reference_update,
+            reference_mixup_alpha=self.reference_mixup_alpha,
+            reference_cache=self.reference_cache,
+            reference_cache_bytes=self.reference_cache_bytes,
+            use_separate_reference_adapter=use_separate_reference_adapter,
+        )
 
 
 def _as_batch(experiences: Mapping[str, Any] | PreferenceBatch) -> PreferenceBatch:

@@ -31,6 +31,7 @@ class CausalLM:
         vocabulary: Number of tokens that the model embeds.
         packs: Whether packed rows give the hidden states of separate ones, so that a pair can share its prompt.
         layers: Faster forward passes for its layers; None leaves them alone.
+        torch_compiler: Mode of ``torch.compile`` for the formulas between the matrix products; None for none.
     """
 
     model: PreTrainedModel
@@ -41,6 +42,7 @@ class CausalLM:
     vocabulary: int
     packs: bool
     layers: FastLayers | None = None
+    torch_compiler: str | None = None
 
     @staticmethod
     def of(model: PreTrainedModel, *, fast_layers: bool = False, torch_compiler: str | None = None) -> "CausalLM":
@@ -62,6 +64,7 @@ class CausalLM:
             takes_positions="position_ids" in inspect.signature(model.base_model.forward).parameters,
             vocabulary=embedding_rows(model),
             packs=False,
+            torch_compiler=torch_compiler,
         )
         if not probe.reproduces_logits(lm):
             warnings.warn(

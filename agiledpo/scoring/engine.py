@@ -92,6 +92,7 @@ class Scorer:
             f"{model.dtype} on {model.device.type}, {torch.get_float32_matmul_precision()} products, {layout}, "
             f"{attention} attention, explicit positions {self.explicit_positions}, own head {self.lm.head is not None}"
             f", layers {'their own' if self.lm.layers is None else self.lm.layers.numerics}"
+            f", compiled {self.lm.torch_compiler}"
         )
 
     def check(self, batch: PreferenceBatch) -> None:

@@ -100,9 +100,12 @@ def test_a_peft_model_is_where_actor_and_reference_start(tiny_model, lora, exper
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": 2.5}, "batch_size=2.5"),
         ({"update_epochs": 0}, "update_epochs=0"),
-        ({"batch_size": 16, "micro_batch_size_per_gpu": 3}, "batch_size=16 is not divisible by micro_batch"),
+        ({"batch_size": True}, "batch_size=True must be a whole number of at least 1"),
+        ({"micro_batch_size_per_gpu": 0}, "micro_batch_size_per_gpu=0 must be a whole number of at least 1"),
+        ({"micro_batch_size_per_gpu": 1.5}, "micro_batch_size_per_gpu=1.5 must be a whole number"),
         ({"loss_type": "sigmoidal"}, "sigmoid"),
         ({"loss_type": "aot", "batch_size": 6, "micro_batch_size_per_gpu": 2}, "compares all pairs of a batch"),
+        ({"loss_type": "aot", "batch_size": 6, "micro_batch_size_per_gpu": 5}, "None, or at least batch_size=6"),
         ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "loss_weights"),
         ({"reference_update": "sometimes"}, "reference_update='sometimes'"),
         ({"reference_update": "epoch", "use_separate_reference_adapter": False}, "separate_reference_adapter=False"),
@@ -202,6 +205,17 @@ def test_a_clone_is_an_independent_copy_on_the_same_base(make_agent, experiences
     assert same(weights(twin), weights(agent))  # the optimizer's state came along
     twin.fitness.append(1.0)
     assert agent.fitness == [0.5]
+
+
+def test_a_clone_takes_a_batch_size_that_its_micro_batches_do_not_divide(make_agent, experiences):
+    agent = make_agent(moved=True, batch_size=6, micro_batch_size_per_gpu=3)
+    agent.batch_size = 5
+    twin = agent.clone()
+    assert (twin.batch_size, twin.micro_batch_size_per_gpu) == (5, 3)
+    for one in (agent, twin):
+        one.learn(experiences)
+        assert one.optimizer_steps == 2
+    assert same(weights(twin), weights(agent))
 
 
 def test_a_population_shares_the_base_and_starts_equal(tiny_model, lora, experiences):

@@ -100,6 +100,41 @@ def test_the_split_into_micro_batches_changes_nothing(make_agent, experiences, n
         assert distance(moved, results[0][1]) < 1e-4
 
 
+@pytest.mark.parametrize(("micro", "expected_passes"), [(3, 2 + 3), (5, 2 + 2), (100, 1 + 2)])
+def test_micro_batches_need_not_divide_the_batch(make_agent, experiences, micro, expected_passes):
+    """Steps of 4 and the remaining 2 pairs: by threes in passes of 3, 1 and 2, otherwise whole."""
+    (whole, gradients, moved), (split, *others) = (
+        learned(make_agent(moved=True, batch_size=4, micro_batch_size_per_gpu=size, nll_alpha=0.5), experiences)
+        for size in (None, micro)
+    )
+    assert split.pop("passes") == expected_passes
+    for name, value in split.items():
+        assert value == pytest.approx(whole[name], rel=1e-6, abs=1e-6)
+    assert distance(others[0], gradients) < 5e-6
+    for one, other in zip(others[1], moved, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def learned(agent, experiences):
+    """Metrics of ``learn`` and afterwards, forward passes of ``learn``, Adam's mean gradients, and weights."""
+    calls = []
+    handle = agent.base.model.model.embed_tokens.register_forward_hook(lambda *_: calls.append(1))
+    metrics = agent.learn(experiences)
+    handle.remove()
+    del metrics["tokens_per_second"]
+    gradients = [state["exp_avg"].clone() for state in agent.optimizer.state.values()]
+    after = {f"{name} afterwards": value for name, value in agent.learn(experiences, training=False).items()}
+    return metrics | after | {"passes": len(calls)}, gradients, weights(agent)
+
+
+def test_a_loss_of_the_whole_batch_takes_any_micro_batch_that_holds_it(make_agent, experiences):
+    losses = [
+        make_agent(moved=True, loss_type="aot", micro_batch_size_per_gpu=micro).learn(experiences)["loss"]
+        for micro in (None, 6, 7)
+    ]
+    assert losses == [losses[0]] * 3
+
+
 def test_update_epochs_do_not_change_what_is_reported(make_agent, experiences):
     once, thrice = make_agent(moved=True), make_agent(moved=True, update_epochs=3)
     one, other = once.learn(experiences), thrice.learn(experiences)

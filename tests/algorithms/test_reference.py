@@ -82,7 +82,7 @@ def test_a_population_scores_each_pair_once_whatever_its_ranks_and_seeds(make_ag
     assert len(tokens) == 1 + 6
     alone = [agent.learn(experiences, training=False) for agent in agents]
     for agent, cached in zip(agents, alone, strict=True):
-        agent._reference_rows = None
+        agent._reference.cache = None
         measured = agent.learn(experiences, training=False)
         for name in cached:
             assert cached[name] == pytest.approx(measured[name], abs=1e-6, rel=1e-6)
@@ -151,7 +151,7 @@ def test_nothing_is_stale_after_a_change_of_weights(make_agent, randomise, exper
     before = agent.learn(experiences, training=False)
     change(agent)
     after = agent.learn(experiences, training=False)
-    agent._reference_rows = None
+    agent._reference.cache = None
     assert after == agent.learn(experiences, training=False)
     assert abs(after["rewards/margins"] - before["rewards/margins"]) > 1e-4
 
@@ -171,7 +171,7 @@ def test_settings_of_the_loss_are_no_part_of_what_is_kept(make_agent, randomise,
         setattr(agent, name, value)
     cached = agent.learn(experiences, training=False)
     assert len(tokens) == 1
-    agent._reference_rows = None
+    agent._reference.cache = None
     assert cached == agent.learn(experiences, training=False)
 
 
@@ -197,9 +197,9 @@ def test_other_tokens_are_other_rows(make_agent, make_pairs, tiny_tokenizer):
         )
         env = PreferenceGym(chat, chat, tiny_tokenizer, data_batch_size_per_gpu=6)
         seen.append(agent.evaluate(env))
-        cache, agent._reference_rows = agent._reference_rows, None
+        cache, agent._reference.cache = agent._reference.cache, None
         plain = agent.evaluate(env)
-        agent._reference_rows = cache
+        agent._reference.cache = cache
         assert seen[-1] == pytest.approx(plain, rel=1e-6)
     assert abs(seen[0]["rewards/margins"] - seen[1]["rewards/margins"]) > 1e-3
 
@@ -237,7 +237,7 @@ def test_clones_carry_the_settings_and_share_the_rows(make_agent, experiences, t
     assert (twin.reference_cache, twin.reference_cache_bytes) == (tmp_path, 12345)
     assert (twin.reference_update, twin.reference_mixup_alpha) == ("epoch", 0.5)
     assert twin.optimizer_steps == 1
-    assert twin._reference_rows is agent._reference_rows
+    assert twin._reference.cache is agent._reference.cache
 
 
 def test_the_rows_go_with_the_base(make_agent, experiences):
@@ -245,7 +245,7 @@ def test_the_rows_go_with_the_base(make_agent, experiences):
 
     agent = make_agent()
     agent.learn(experiences)
-    rows = weakref.ref(agent._reference_rows)
+    rows = weakref.ref(agent._reference.cache)
     del agent
     gc.collect()
     assert rows() is None
@@ -349,7 +349,7 @@ def test_every_n_steps_the_reference_moves_towards_the_actor(make_agent, experie
     if alpha == 1.0:
         assert same(weights(agent, "reference"), actors[8])
     agent_after = agent.learn(experiences, training=False)
-    agent._reference_rows = None
+    agent._reference.cache = None
     assert agent_after == pytest.approx(agent.learn(experiences, training=False), rel=1e-5, abs=1e-6)
 
 

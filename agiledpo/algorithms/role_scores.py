@@ -1,0 +1,31 @@
+"""What an agent's actor or reference makes of preference pairs, for measuring rather than for learning."""
+
+import torch
+
+from agiledpo.adapters import AgentAdapters, Role
+from agiledpo.adapters.modes import modes
+from agiledpo.scoring import PairScores, PreferenceBatch, Scorer
+
+
+@torch.no_grad()
+def role_scores(
+    adapters: AgentAdapters, role: Role, batch: PreferenceBatch, scorer: Scorer, *, pairs_per_pass: int
+) -> PairScores:
+    """Log-probabilities of a batch under one role, without gradient or dropout.
+
+    Args:
+        adapters: The agent's adapters; what is active among them and on the base is restored.
+        role: ``"actor"`` or ``"reference"``.
+        batch: B pairs.
+        scorer: Scores them with the active adapter.
+        pairs_per_pass: Most pairs in one forward pass; memory and speed, never the result.
+
+    Returns:
+        Per-token log-probabilities, float32 (B, T) for each side.
+    """
+    with (
+        adapters.evaluate(role),
+        modes(adapters.base, None, training=False, checkpointing=False),
+        scorer.session(),
+    ):
+        return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(pairs_per_pass)])
