@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from os import PathLike
 from time import perf_counter
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import torch
@@ -21,11 +21,13 @@ from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
+from agiledpo.algorithms.fitness import HeldOut, check_fitness
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
 from agiledpo.algorithms.role_scores import role_scores
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.spaces import TokenSpace
+from agiledpo.llm_envs.types import Split
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
 from agiledpo.losses.checks import check_whole_number
 from agiledpo.scoring import (
@@ -294,40 +296,61 @@ class DPO(LLMAlgorithm):
             ValueError: The experiences are malformed or not for this model.
         """
         batch = _as_batch(experiences)
-        return self._train(batch) if training else self._measure(batch)
+        return self._train(batch) if training else self._measure(batch).metrics
 
-    def evaluate(self, env: PreferenceGym) -> dict[str, float]:
-        """Measure the actor on the whole held-out split; no weight and no training cursor changes.
+    def measure(self, env: PreferenceGym, split: Split = "test") -> HeldOut:
+        """Measure the actor on a whole held-out split; no weight and no training cursor changes.
 
         Args:
             env: The environment.
+            split: ``"test"``, or ``"final"`` if the environment has it.
 
-        Returns:
-            The metrics of :meth:`learn`, over all held-out pairs.
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite.
         """
-        return self._measure(
-            PreferenceBatch.concat([PreferenceBatch.from_experiences(batch) for batch in env.test_batches()])
-        )
+        batches = [PreferenceBatch.from_experiences(batch) for batch in env.test_batches(split)]
+        return self._measure(PreferenceBatch.concat(batches))
 
-    def test(self, env: PreferenceGym, loop: int = 1, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Evaluate on the whole held-out split and record the fitness.
+    def evaluate(self, env: PreferenceGym) -> dict[str, float]:
+        """The metrics of :meth:`learn` over all pairs of the test split; see :meth:`measure`.
 
-        The fitness is the preference accuracy (a tie counts one half). It does not grow with ``beta``, as rewards do.
+        Args:
+            env: The environment.
+        """
+        return self.measure(env).metrics
+
+    def test(
+        self, env: PreferenceGym, loop: int = 1, *args: Any, fitness: str = "accuracy", **kwargs: Any
+    ) -> np.ndarray:
+        """Evaluate on the whole test split and record the fitness with its standard error.
+
+        Ties in fitness are broken by the mean margin of the log-ratios, in which there is no ``beta``.
 
         Args:
             env: The environment.
             loop: Accepted for AgileRL's sake: every evaluation is over all pairs, so one is the mean of any number.
             *args: Ignored.
+            fitness: ``"accuracy"``: share of pairs that are ranked correctly, a tie counts one half; ``"margin"``: mean
+                difference of log p - log p_ref between chosen and rejected, nats; ``"loss"``: minus the DPO loss at
+                beta 0.1, the same for all agents; ``"reward_margin"``: AgileRL's, the margin times the agent's own
+                ``beta``, by which selection favours a large one.
             **kwargs: Ignored.
 
         Returns:
-            The fitness, a scalar array.
+            The fitness, a scalar array; higher is better.
+
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite; no fitness is recorded.
+            ValueError: ``loop`` is below 1, or there is no such fitness.
         """
         if loop < 1:
             raise ValueError(f"loop={loop}; at least one evaluation is needed.")
-        self.held_out = self.evaluate(env)
-        self.fitness.append(self.held_out["rewards/accuracies"])
-        return np.array(self.fitness[-1])
+        check_fitness(fitness)
+        measured = self.measure(env)
+        self.held_out = measured.metrics
+        estimate = measured.fitness(fitness)
+        self.record_fitness(estimate.value, estimate.error, measured.mean_margin)
+        return np.array(estimate.value)
 
     def precompute_reference(self, env: PreferenceGym, *, verbose: bool = True) -> None:
         """Score all training and held-out pairs under the reference now, instead of each when it is first met.
@@ -381,9 +404,19 @@ class DPO(LLMAlgorithm):
         Raises:
             ValueError: They do not; the parameters are named, with the way out.
         """
+        super().check_settings()
         self._check_settings(self.use_separate_reference_adapter)
         if self.use_liger_loss:
             resolve_liger(self.objective)
+
+    def inherit(self, parent: Self) -> None:
+        """Become a copy of another agent on the same base, in place; see :meth:`LLMAlgorithm.inherit`.
+
+        Args:
+            parent: An agent that is built alike.
+        """
+        super().inherit(parent)
+        self.held_out = dict(parent.held_out)
 
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
@@ -402,8 +435,8 @@ class DPO(LLMAlgorithm):
 
     # The steps of learn ---------------------------------------------------------------------------------------------
 
-    def _measure(self, batch: PreferenceBatch) -> dict[str, float]:
-        """Metrics of the batch as the agent is; nothing changes."""
+    def _measure(self, batch: PreferenceBatch) -> HeldOut:
+        """What the agent as it is makes of the batch; nothing changes."""
         scorer = self._scorer()
         scorer.check(batch)
         reference, policy = self._reference_scores(batch), self._scores(scorer, batch, "actor")
@@ -411,7 +444,8 @@ class DPO(LLMAlgorithm):
         _check_finite(terms, batch)
         meter = PreferenceMeter()
         meter.add(terms)
-        return meter.result()
+        margins = terms.chosen_rewards.double() - terms.rejected_rewards.double()
+        return HeldOut(meter.result(), margins.cpu() / self.beta, self.beta)
 
     def _train(self, batch: PreferenceBatch) -> dict[str, float]:
         """``update_epochs`` passes of optimizer steps over the batch; metrics of the first."""

@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from agiledpo.adapters import AgentAdapters
 from agiledpo.algorithms.role_scores import role_scores
 from agiledpo.llm_envs import PreferenceGym
-from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number, check_whole_number
 from agiledpo.scoring import PairScores, PreferenceBatch, ReferenceCache, Scorer
 from agiledpo.scoring.reference_cache import memory_needed
@@ -80,11 +79,10 @@ class ReferencePolicy:
         Raises:
             ValueError: There is no cache, it cannot hold all the pairs, or the model cannot read one of them.
         """
-        splits: tuple[Split, ...] = ("train", "test")
-        lengths = np.concatenate([env.lengths(split) for split in splits])
+        lengths = np.concatenate([env.lengths(split) for split in env.splits])
         cache = self._cache_for(pairs=len(lengths), tokens=int(lengths[:, 1:].sum()))
         with tqdm(total=len(lengths), desc="reference", unit="pair", disable=not verbose, dynamic_ncols=True) as bar:
-            for split in splits:
+            for split in env.splits:
                 for experiences in env.longest_first(split, pairs_per_pass):
                     batch = PreferenceBatch.from_experiences(experiences)
                     scorer.check(batch)

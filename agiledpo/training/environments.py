@@ -31,7 +31,9 @@ class Environments:
                 same one.
         """
         if (env is None) == (env_fn is None):
-            raise ValueError("Pass exactly one of env (all agents learn from it) and env_fn (makes one for each agent).")
+            raise ValueError(
+                "Pass exactly one of env (all agents learn from it) and env_fn (makes one for each agent)."
+            )
         if env_fn is None:
             assert env is not None
             return Environments([env])

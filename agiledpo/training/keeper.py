@@ -1,5 +1,6 @@
 """Where the agents of a run are saved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Keeper:
     elite: Path | None = None
     evolves: bool = False
 
-    def check(self, population: Population) -> None:
+    def check(self, population: Sequence[DPO]) -> None:
         """Check that everything may be written, before anything is computed.
 
         Raises:
@@ -57,6 +58,6 @@ class Keeper:
         saved = [str(path) for path in (self.elite, self.checkpoints) if path is not None and path.exists()]
         return f"The last good state is in {', '.join(saved)}." if saved else "Nothing had been saved."
 
-    def _destination(self, agent: DPO, population: Population) -> Path:
+    def _destination(self, agent: DPO, population: Sequence[DPO]) -> Path:
         assert self.checkpoints is not None
         return self.checkpoints if self.evolves or len(population) == 1 else self.checkpoints / f"agent_{agent.index}"

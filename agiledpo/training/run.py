@@ -1,4 +1,4 @@
-"""A training run of one agent or a population, batch by batch, that can be put aside at any batch and taken up again."""
+"""A training run of one agent or a population; at any batch it can be put aside and taken up again."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,23 +1,34 @@
 """The training loops for language models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from agiledpo.algorithms import DPO
-from agiledpo.checkpoint import check_destination
+from agiledpo.algorithms.fitness import check_fitness
+from agiledpo.hpo.lineage import Lineage
+from agiledpo.hpo.mutation import Mutations
+from agiledpo.hpo.selection import Selection
 from agiledpo.llm_envs import PreferenceGym
-from agiledpo.scoring import PreferenceBatch
-from agiledpo.training.pair_queue import PairQueue
+from agiledpo.training.environments import Environments
+from agiledpo.training.evolution import Evolution
+from agiledpo.training.keeper import Keeper
+from agiledpo.training.population import Population
 from agiledpo.training.progress import TrainingProgress
+from agiledpo.training.run import Fitness, PreferenceRun
 from agiledpo.training.schedule import Schedule
 
 
 def finetune_llm_preference(
     pop: Sequence[DPO],
-    env: PreferenceGym,
+    env: PreferenceGym | None = None,
     *,
+    env_fn: Callable[[], PreferenceGym] | None = None,
+    tournament: Selection | None = None,
+    mutation: Mutations | None = None,
+    evo_steps: int | None = None,
+    fitness: Fitness = "accuracy",
     num_epochs: int | None = None,
     max_steps: int | None = None,
     evaluation_interval: int | None = 10,
@@ -25,115 +36,126 @@ def finetune_llm_preference(
     checkpoint_path: str | Path | None = None,
     save_elite: bool = False,
     elite_path: str | Path | None = None,
+    lineage_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
-) -> tuple[list[DPO], list[float]]:
-    """Train DPO agents on the pairs of an environment.
+) -> tuple[Population, list[float]]:
+    """Train DPO agents on the pairs of an environment and, if asked, let them evolve.
 
     Every agent learns from the same pairs in the same order, ``agent.batch_size`` of them per optimizer step, and is
-    evaluated on the whole held-out split. At the end of an epoch, and of the run, what is left over makes a smaller
-    step.
+    evaluated on the whole test split. At the end of an epoch, of a generation and of the run, what is left over makes a
+    smaller step, so agents are compared after the same pairs.
+
+    With ``tournament``, ``evo_steps`` batches make a generation. At its end the agents are evaluated, the fittest is
+    saved if asked, the survivors stay as they are, copies of them overwrite the others in place, and ``mutation``
+    changes hyperparameters. The last generation only ends with an evaluation. Nothing ever chooses by the training
+    split.
+
+    An agent whose loss becomes NaN or infinite is set aside and is replaced at the next selection; a run of one agent
+    ends there.
 
     Args:
-        pop: The agents.
-        env: Where pairs come from.
+        pop: The agents. Evolution overwrites losers in place; use the population that is returned.
+        env: Where pairs come from, for all agents.
+        env_fn: Instead of ``env``: makes an environment for each agent, all of the same size. Each agent learns from
+            as many pairs as it would from ``env``; all are evaluated on the first environment's test split.
+        tournament: Who survives: ``TournamentSelection``, ``TruncationSelection`` or ``MultiFrequencySelection``.
+        mutation: How hyperparameters change; None only selects.
+        evo_steps: Batches of the environment in a generation.
+        fitness: How agents are compared: ``"accuracy"``, ``"margin"``, ``"loss"`` or ``"reward_margin"`` as in
+            :meth:`DPO.test`, or a function of agent and environment that returns a number, higher is better, or the
+            number and its standard error.
         num_epochs: Passes over the training split; wins over ``max_steps``. Neither given: one epoch.
         max_steps: Pairs that *each* agent learns from (AgileRL divides them among the agents).
-        evaluation_interval: Batches of the environment between two evaluations; None evaluates only at the end.
+        evaluation_interval: Batches of the environment between two evaluations; None evaluates only when a generation
+            and the run end.
         checkpoint_steps: Pairs between two checkpoints; None makes none.
         checkpoint_path: Directory of the checkpoints, ``./saved_checkpoints`` by default: the agent itself if there is
-            one, ``agent_<index>/`` for each if there are several. A newer checkpoint replaces the older one.
-        save_elite: Save the agent of the highest final fitness (ties: of the largest margin) to ``elite_path``.
+            one, ``agent_<index>/`` for each if there are several, the fittest alone if they evolve. A newer checkpoint
+            replaces the older one.
+        save_elite: Save the fittest agent (ties: of the largest margin) to ``elite_path`` at the end of each generation,
+            before anything is mutated, and of the run.
         elite_path: Directory for it.
-        verbose: Print the objectives and show a progress bar.
+        lineage_path: File of JSON lines to write the lineage to while the run goes on.
+        verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
 
     Returns:
-        The agents and their final fitness, in the order of ``pop``.
+        The agents as a :class:`Population`, whose ``lineage`` says where they come from, and their last fitness, in its
+        order (NaN for an agent that has diverged). If the environment has a final split, ``population.final`` is the
+        elite's accuracy there.
 
     Raises:
         ValueError: An argument or a combination makes no sense; found before training starts.
-        NonFiniteLossError: A loss became NaN or infinite; weights are as they were before that step.
+        FileExistsError: Something would be overwritten that is not a checkpoint, or a lineage; likewise.
+        NonFiniteLossError: The only agent's loss became NaN or infinite; its weights are as before that step.
+        PopulationDivergedError: All agents' did. The elite that was saved before is untouched.
     """
     agents = list(pop)
+    _check_agents(agents)
+    _check_evolution(agents, tournament, mutation, evo_steps)
+    if not callable(fitness):
+        check_fitness(fitness)
+    if save_elite and elite_path is None:
+        raise ValueError("save_elite=True needs elite_path, the directory to save to.")
     checkpoints = Path("saved_checkpoints" if checkpoint_path is None else checkpoint_path)
-    _check(agents, env)
-    _check_destinations(agents, checkpoints if checkpoint_steps else None, elite_path, save_elite)
+    keeper = Keeper(
+        checkpoints=checkpoints if checkpoint_steps else None,
+        elite=Path(elite_path) if save_elite and elite_path is not None else None,
+        evolves=tournament is not None,
+    )
+    keeper.check(agents)
+    environments = Environments.make(env, env_fn, len(agents))
+    for environment in environments.all:
+        for agent in agents:
+            agent.check_environment(environment)
     schedule = Schedule.make(
-        env,
+        environments.judge,
         num_epochs=num_epochs,
         max_steps=max_steps,
         evaluation_interval=evaluation_interval,
         checkpoint_steps=checkpoint_steps,
+        evo_steps=evo_steps,
     )
     visible = verbose and (accelerator is None or accelerator.is_main_process)
-    queues = [PairQueue() for _ in agents]
-    fitnesses: list[float] = []
-    with TrainingProgress(schedule.total_pairs, visible=visible) as progress:
-        for agent in agents:
-            progress.say(f"agent {agent.index}: minimise {agent.objective.describe()}")
-        for stretch in schedule.stretches(env):
-            for agent, queue in zip(agents, queues, strict=True):
-                for metrics in _learn(agent, queue, stretch.batch, flush=stretch.ends_epoch or stretch.ends_run):
-                    progress.learned(agent.index, metrics)
-                if stretch.ends_epoch and agent.reference_update == "epoch":
-                    agent.set_reference_policy(agent.reference_update_tracker + 1)
-            progress.advance(len(stretch.batch))
-            if schedule.evaluates(stretch):
-                fitnesses = [float(agent.test(env)) for agent in agents]
-                progress.evaluated(fitnesses)
-            if schedule.checkpoints(stretch):
-                _save(agents, checkpoints)
-    for agent in agents:
-        agent.flush_reference_cache()
-    if save_elite and elite_path is not None:
-        max(agents, key=_rank).save_checkpoint(elite_path)
-    return agents, fitnesses
+    with (
+        Lineage(lineage_path) as lineage,
+        TrainingProgress(schedule.total_pairs, visible=visible) as progress,
+    ):
+        population = PreferenceRun(
+            Population(agents, lineage),
+            environments,
+            schedule,
+            fitness=fitness,
+            evolution=None if tournament is None else Evolution(tournament, mutation),
+            keeper=keeper,
+            progress=progress,
+        ).run()
+    return population, [float("nan") if agent.diverged else agent.fitness[-1] for agent in population]
 
 
-def _learn(agent: DPO, queue: PairQueue, batch: PreferenceBatch, *, flush: bool) -> list[dict[str, float]]:
-    """Show pairs to an agent; it learns whenever ``batch_size`` of them are there, or from the rest on ``flush``."""
-    queue.put(batch)
-    metrics = []
-    while len(queue) >= agent.batch_size or (flush and len(queue)):
-        metrics.append(agent.learn(queue.take(agent.batch_size)))
-    return metrics
-
-
-def _rank(agent: DPO) -> tuple[float, float]:
-    """Fitness, ties broken by the mean log-ratio margin, in which there is no beta."""
-    return agent.fitness[-1], agent.held_out["rewards/margins"] / agent.beta
-
-
-def _save(agents: Sequence[DPO], path: Path) -> None:
-    for agent in agents:
-        agent.save_checkpoint(_destination(agent, agents, path))
-
-
-def _destination(agent: DPO, agents: Sequence[DPO], path: Path) -> Path:
-    return path if len(agents) == 1 else path / f"agent_{agent.index}"
-
-
-def _check_destinations(
-    agents: Sequence[DPO], checkpoints: Path | None, elite_path: str | Path | None, save_elite: bool
-) -> None:
-    if save_elite and elite_path is None:
-        raise ValueError("save_elite=True needs elite_path, the directory to save to.")
-    if checkpoints is not None:
-        for agent in agents:
-            check_destination(_destination(agent, agents, checkpoints))
-    if save_elite and elite_path is not None:
-        check_destination(Path(elite_path))
-        if checkpoints is not None and Path(elite_path).resolve() == checkpoints.resolve():
-            raise ValueError(f"elite_path and checkpoint_path are both {elite_path}; choose two directories.")
-
-
-def _check(agents: Sequence[DPO], env: PreferenceGym) -> None:
+def _check_agents(agents: Sequence[DPO]) -> None:
     if not agents:
         raise ValueError("pop is empty; pass at least one agent.")
     for agent in agents:
         if not isinstance(agent, DPO):
             raise ValueError(f"pop holds a {type(agent).__name__}; finetune_llm_preference trains DPO agents.")
-        agent.check_environment(env)
     if len({agent.index for agent in agents}) < len(agents):
         raise ValueError(f"The agents' indices {[agent.index for agent in agents]} are not distinct; pass index=...")
+
+
+def _check_evolution(
+    agents: Sequence[DPO], tournament: Selection | None, mutation: Mutations | None, evo_steps: int | None
+) -> None:
+    if (tournament is None) is not (evo_steps is None):
+        raise ValueError(
+            f"evo_steps={evo_steps} with tournament={tournament}: evolution needs both, evo_steps as the batches in a "
+            "generation and tournament to select. Pass both, or neither."
+        )
+    if tournament is None:
+        if mutation is not None:
+            raise ValueError("mutation without tournament and evo_steps would never happen. Pass all three, or none.")
+        return
+    tournament.check(agents)
+    if mutation is not None:
+        mutation.check(agents)

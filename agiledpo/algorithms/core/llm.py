@@ -94,9 +94,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         use_separate_reference_adapter: bool,
     ) -> None:
         _check_accelerator(accelerator)
-        check_number("lr", lr, minimum=0.0, exclusive=True)
-        check_number("max_grad_norm", max_grad_norm, minimum=0.0, exclusive=True)
-        check_number("weight_decay", weight_decay, minimum=0.0)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        LLMAlgorithm.check_settings(self)
         if (model_name is None) == (actor_network is None):
             raise ValueError("Pass exactly one of actor_network (a loaded model) and model_name (a name or path).")
         if model_name is not None:
@@ -115,9 +116,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
         )
         _place(base, self.device)
         self.base = base
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.max_grad_norm = max_grad_norm
         self.wrap = wrap
         self.pad_token = pad_token
         self.pad_token_id = _pad_token_id(base.model, pad_token_id)
@@ -219,6 +217,16 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
+
+    def check_settings(self) -> None:
+        """Check that the live hyperparameters make sense together.
+
+        Raises:
+            ValueError: They do not; the parameters are named, with the way out.
+        """
+        check_number("lr", self.lr, minimum=0.0, exclusive=True)
+        check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)
+        check_number("weight_decay", self.weight_decay, minimum=0.0)
 
     # Optimizer ------------------------------------------------------------------------------------------------------
 
