@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -18,26 +18,37 @@ ROLES: tuple[Role, ...] = get_args(Role)
 class AgentAdapters:
     """Actor and reference adapters of one agent on a shared base.
 
-    The reference is a frozen adapter of its own, or the bare base model.
+    The reference is a frozen adapter, or the bare base model. Agents whose references are equal hold the same frozen
+    adapter; one that is about to write to it gets its own first.
 
     Args:
         base: The base model that carries the adapters.
         config: LoRA configuration of both adapters.
         separate_reference: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
         seed: Seed of the actor's initialisation.
+        start: Physical name of the adapter that the actor starts from; None for a fresh one.
     """
 
-    def __init__(self, base: SharedBaseModel, config: LoraConfig, *, separate_reference: bool, seed: int) -> None:
+    def __init__(
+        self,
+        base: SharedBaseModel,
+        config: LoraConfig,
+        *,
+        separate_reference: bool,
+        seed: int,
+        start: str | None = None,
+    ) -> None:
         self.base = base
         self.lora_config = config
-        owned: list[str] = []
-        self._finalizer = weakref.finalize(self, _disown, base, owned)
-        owned.append(base.add("actor", config, trainable=True, seed=seed))
-        self._names: dict[Role, str | None] = {"actor": owned[0], "reference": None}
+        self._held: list[str] = []
+        self._finalizer = weakref.finalize(self, _disown, base, self._held)
+        actor = base.add("actor", config, trainable=True, seed=seed)
+        self._held.append(actor)
+        if start is not None:
+            base.copy(start, actor)
+        self._names: dict[Role, str | None] = {"actor": actor, "reference": None}
         if separate_reference:
-            owned.append(base.add("reference", config, trainable=False, seed=seed))
-            self._names["reference"] = owned[1]
-            self.copy_role("actor", "reference")
+            self._set_reference(base.frozen_copy(actor))
         self.use("actor")
 
     def name(self, role: str) -> str | None:
@@ -74,13 +85,13 @@ class AgentAdapters:
             yield model
 
     def parameters(self, role: str) -> list[nn.Parameter]:
-        """The adapter parameters of a role (empty for a reference that is the bare base)."""
-        name = self.name(role)
+        """The adapter parameters of a role, which may be written to (none for a reference that is the bare base)."""
+        name = self._writable(role)
         return [] if name is None else list(self.base.parameters(name).values())
 
     def copy_role(self, source: str, target: str) -> None:
         """Copy the weights of one role's adapter onto another's."""
-        source_name, target_name = self.name(source), self.name(target)
+        source_name, target_name = self.name(source), self._writable(target)
         if source_name is None or target_name is None:
             raise ValueError(f"Cannot copy {source!r} onto {target!r}: one of them is the bare base model.")
         self.base.copy(source_name, target_name)
@@ -90,7 +101,7 @@ class AgentAdapters:
 
         Every parameter of the adapter is mixed, so with LoRA it is the factors A and B, not their products.
         """
-        source_name, target_name = self.name(source), self.name(target)
+        source_name, target_name = self.name(source), self._writable(target)
         if source_name is None or target_name is None:
             raise ValueError(f"Cannot mix {source!r} into {target!r}: one of them is the bare base model.")
         self.base.mix(source_name, target_name, weight)
@@ -100,12 +111,31 @@ class AgentAdapters:
         return self.base.content(self.name(role), portable=portable)
 
     def copy_from(self, other: "AgentAdapters") -> None:
-        """Copy every adapter of another agent on the same base onto this agent's."""
-        for role, name in self.owned.items():
-            source = other.name(role)
-            if source is None:
-                raise ValueError(f"The other agent has no {role!r} adapter to copy.")
-            self.base.copy(source, name)
+        """Become a copy of another agent's adapters on the same base; a frozen reference is held by both."""
+        actor, theirs, reference = self.owned["actor"], other.owned["actor"], other.name("reference")
+        if (reference is None) is not (self.name("reference") is None):
+            raise ValueError("One of the two agents has a separate reference adapter and the other has none.")
+        self.base.copy(theirs, actor)
+        if reference is not None and reference != self.name("reference"):
+            self._set_reference(self.base.frozen_copy(reference))
+
+    def _writable(self, role: str) -> str | None:
+        """Physical name of a role's adapter that no other agent holds."""
+        name = self.name(role)
+        if name is not None and self.base.is_shared(name):
+            name = self.base.frozen_copy(name, private=True)
+            self._set_reference(name)
+        return name
+
+    def _set_reference(self, name: str) -> None:
+        held = self._names["reference"]
+        self._names["reference"] = name
+        self._held.append(name)
+        if held is not None:
+            self._held.remove(held)
+            if self.base.active_name == held:
+                self.base.activate(name)
+            self.base.disown(held)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Parameters of every adapter that the agent owns, by role and by a name that is the same for all agents."""
@@ -123,8 +153,8 @@ class AgentAdapters:
         """
         if state.keys() != self.owned.keys():
             raise ValueError(f"The state has the adapters {', '.join(state)}; this agent has {', '.join(self.owned)}.")
-        for role, name in self.owned.items():
-            parameters = self.base.parameters(name)
+        for role in self.owned:
+            parameters = self.base.parameters(cast(str, self._writable(role)))
             if {key: tensor.shape for key, tensor in state[role].items()} != {
                 key: parameter.shape for key, parameter in parameters.items()
             }:

@@ -51,6 +51,7 @@ class SharedBaseModel:
             raise ValueError("actor_network already carries PEFT layers; pass the PeftModel that put them there.")
         self.model.requires_grad_(False)
         self._trainable: dict[str, bool] = {}
+        self._holders: dict[str, int] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         self._weights = WatchedTensors(_base_tensors(self.model, self.peft_model), partial(describe_model, self.model))
         self._adapter_weights: dict[str, WatchedTensors] = {}
@@ -125,25 +126,65 @@ class SharedBaseModel:
             else:
                 self.peft_model.add_adapter(name, deepcopy(config))
         self._trainable[name] = trainable
+        self._holders[name] = 1
         parameters = self._parameters[name] = self._find_parameters(name)
         self._adapter_weights[name] = WatchedTensors(lambda: parameters, partial(describe_adapter, self.config(name)))
         self._restore_requires_grad()
         return name
 
+    def frozen_copy(self, source: str, *, private: bool = False) -> str:
+        """A frozen adapter with the configuration and weights of another, and its physical name.
+
+        Agents start from the same weights more often than not, so an equal frozen adapter that is there already is
+        held once more instead of being made again.
+
+        Args:
+            source: Physical name of the adapter to copy.
+            private: Make a new one in any case, because it will be written to.
+        """
+        self.sweep()
+        twin = None if private else self._find_frozen(source)
+        if twin is None:
+            twin = self.add("reference", self.config(source), trainable=False, seed=0)
+            self.copy(source, twin)
+        else:
+            self._holders[twin] += 1
+        return twin
+
+    def _find_frozen(self, source: str) -> str | None:
+        config, weights = self.config(source), self.parameters(source)
+        for name, trainable in self._trainable.items():
+            if not trainable and self.config(name) == config:
+                others = self.parameters(name)
+                if others.keys() == weights.keys() and all(torch.equal(others[key], weights[key]) for key in weights):
+                    return name
+        return None
+
+    def is_shared(self, name: str) -> bool:
+        """Whether several agents hold an adapter, so that none of them may write to it."""
+        self.sweep()
+        return self._holders[name] > 1
+
     def disown(self, name: str) -> None:
-        """Mark an adapter for removal at the next safe point (a garbage collector may call this at any moment)."""
+        """Let go of an adapter at the next safe point (a garbage collector may call this at any moment).
+
+        It is removed when nobody holds it any more.
+        """
         self._orphans.append(name)
 
     def sweep(self) -> None:
         """Remove the adapters of agents that are gone."""
         while self._orphans:
-            self.remove(self._orphans.pop())
+            name = self._orphans.pop()
+            if name not in self._holders:
+                continue
+            self._holders[name] -= 1
+            if not self._holders[name]:
+                self._remove(name)
 
-    def remove(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         """Delete an adapter and free its memory."""
-        if self._trainable.pop(name, None) is None:
-            return
-        del self._parameters[name], self._adapter_weights[name]
+        del self._trainable[name], self._holders[name], self._parameters[name], self._adapter_weights[name]
         if self._active == name:
             self._activate(self._idle)
         # PEFT must not choose which adapter becomes active; ours is put back afterwards.
@@ -261,6 +302,11 @@ class SharedBaseModel:
         return self._adapter_weights[name].content == NOTHING
 
     # Switching ------------------------------------------------------------------------------------------------------
+
+    @property
+    def active_name(self) -> str | None:
+        """Physical name of the active adapter; None if the bare base is active."""
+        return self._active
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[PeftModel]:

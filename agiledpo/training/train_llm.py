@@ -73,8 +73,8 @@ def finetune_llm_preference(
         checkpoint_path: Directory of the checkpoints, ``./saved_checkpoints`` by default: the agent itself if there is
             one, ``agent_<index>/`` for each if there are several, the fittest alone if they evolve. A newer checkpoint
             replaces the older one.
-        save_elite: Save the fittest agent (ties: of the largest margin) to ``elite_path`` at the end of each generation,
-            before anything is mutated, and of the run.
+        save_elite: Save the fittest agent (ties: of the largest margin) to ``elite_path`` at the end of each
+            generation, before anything is mutated, and of the run.
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to while the run goes on.
         verbose: Print the objectives and generations, and show a progress bar.

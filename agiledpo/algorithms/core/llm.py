@@ -126,11 +126,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
         self.lora_config = _resolve_lora(lora_config, None if start is None else base.config(start))
         self.adapters = AgentAdapters(
-            base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed
+            base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed, start=start
         )
-        if start is not None:
-            for name in self.adapters.owned.values():
-                base.copy(start, name)
         self.random_stream = TorchRandomStream(seed, self.device)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
