@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agiledpo.hpo.lineage import Born, Mutated, Selected
 from agiledpo.hpo.mutation import Mutations
+from agiledpo.hpo.records import Born, Mutated, Selected
 from agiledpo.hpo.selection import Selection
 from agiledpo.training.population import Population
 
@@ -53,17 +53,32 @@ class Evolution:
                 self.mutation.mutation(explorers, pre_training_mut=True)
             for change in self.mutation.last:
                 population.lineage.record(
-                    Mutated(change.agent, self.generation, pairs, change.parameter, change.old, change.new)
+                    Mutated(
+                        agent=change.agent,
+                        generation=self.generation,
+                        pairs=pairs,
+                        parameter=change.parameter,
+                        old=change.old,
+                        new=change.new,
+                    )
                 )
 
     def _record_selection(self, population: Population, before: set[int], elite: int, pairs: int) -> None:
         survivors = [agent.index for agent in population if agent.index in before]
         replaced = sorted(before.difference(survivors))
-        population.lineage.record(Selected(self.generation, pairs, elite, survivors, replaced))
+        population.lineage.record(
+            Selected(generation=self.generation, pairs=pairs, elite=elite, survivors=survivors, replaced=replaced)
+        )
         for agent in population:
             if agent.index not in before:
                 population.lineage.record(
-                    Born(agent.index, agent.parent, self.generation, pairs, agent.hyperparameters)
+                    Born(
+                        agent=agent.index,
+                        parent=agent.parent,
+                        generation=self.generation,
+                        pairs=pairs,
+                        hyperparameters=agent.hyperparameters,
+                    )
                 )
 
     def state_dict(self) -> dict[str, Any]:

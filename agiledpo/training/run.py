@@ -6,7 +6,7 @@ from typing import Any
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError, PopulationDivergedError
-from agiledpo.hpo.lineage import Born, Diverged, Evaluated, Final
+from agiledpo.hpo.records import Born, Diverged, Evaluated, Final
 from agiledpo.hpo.selection import rank
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.scoring import PreferenceBatch
@@ -158,7 +158,9 @@ class PreferenceRun:
     def _introduce(self) -> None:
         for agent in self.population:
             self.progress.say(f"agent {agent.index}: minimise {agent.objective.describe()}")
-            self.population.lineage.record(Born(agent.index, agent.parent, 0, 0, agent.hyperparameters))
+            self.population.lineage.record(
+                Born(agent=agent.index, parent=None, generation=0, pairs=0, hyperparameters=agent.hyperparameters)
+            )
 
     def _learn(self, agent: DPO, queue: PairQueue, batch: PreferenceBatch, moment: Moment) -> None:
         """Show pairs to an agent; it learns whenever ``batch_size`` of them are there, or from the rest when due."""
@@ -185,12 +187,12 @@ class PreferenceRun:
                 continue
             self.population.lineage.record(
                 Evaluated(
-                    agent.index,
-                    self._generation,
-                    moment.pairs_done,
-                    agent.fitness[-1],
-                    agent.fitness_errors[-1],
-                    agent.tie_break,
+                    agent=agent.index,
+                    generation=self._generation,
+                    pairs=moment.pairs_done,
+                    fitness=agent.fitness[-1],
+                    error=agent.fitness_errors[-1],
+                    tie_break=agent.tie_break,
                 )
             )
         self.population.elite = max(self.population.well, key=rank)
@@ -211,7 +213,9 @@ class PreferenceRun:
         if len(self.population) == 1:
             raise error
         agent.diverged = str(error)
-        self.population.lineage.record(Diverged(agent.index, self._generation, moment.pairs_done, agent.diverged))
+        self.population.lineage.record(
+            Diverged(agent=agent.index, generation=self._generation, pairs=moment.pairs_done, reason=agent.diverged)
+        )
         self.progress.say(f"agent {agent.index} has diverged and is set aside: {error}")
         if not self.population.well:
             reasons = "; ".join(f"agent {agent.index}: {agent.diverged}" for agent in self.population)
@@ -230,7 +234,9 @@ class PreferenceRun:
         if "final" in judge.splits:
             held_out = elite.measure(judge, "final")
             final = self.population.final = held_out.fitness("accuracy")
-            self.population.lineage.record(Final(elite.index, self.pairs_done, "final", final.value, final.error))
+            self.population.lineage.record(
+                Final(agent=elite.index, pairs=self.pairs_done, split="final", fitness=final.value, error=final.error)
+            )
             self.progress.say(
                 f"agent {elite.index}: preference accuracy {final} on the {len(held_out.margins)} pairs of the final "
                 "split, which no selection ever saw"

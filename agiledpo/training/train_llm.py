@@ -118,12 +118,9 @@ def finetune_llm_preference(
         evo_steps=evo_steps,
     )
     visible = verbose and (accelerator is None or accelerator.is_main_process)
-    with (
-        Lineage(lineage_path) as lineage,
-        TrainingProgress(schedule.total_pairs, visible=visible) as progress,
-    ):
+    with TrainingProgress(schedule.total_pairs, visible=visible) as progress:
         population = PreferenceRun(
-            Population(agents, lineage),
+            Population(agents, Lineage(lineage_path)),
             environments,
             schedule,
             fitness=fitness,
