@@ -246,7 +246,8 @@ class DPO(LLMAlgorithm):
             torch_compiler=torch_compiler,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
-        self.check_hyperparameters()
+        if not clone:  # a copy is as its original was made or has been set since
+            self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
         self.recompile()
         self._reference_rows = self._make_reference_cache()
@@ -394,6 +395,7 @@ class DPO(LLMAlgorithm):
         Raises:
             ValueError: They do not; the parameters are named, with the way out.
         """
+        super().check_settings()
         self._check_settings(self.use_separate_reference_adapter)
         if self.use_liger_loss:
             resolve_liger(self.objective)

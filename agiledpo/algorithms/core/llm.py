@@ -94,9 +94,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         use_separate_reference_adapter: bool,
     ) -> None:
         _check_accelerator(accelerator)
-        check_number("lr", lr, minimum=0.0, exclusive=True)
-        check_number("max_grad_norm", max_grad_norm, minimum=0.0, exclusive=True)
-        check_number("weight_decay", weight_decay, minimum=0.0)
+        _check_optimizer(lr, max_grad_norm, weight_decay)
         if (model_name is None) == (actor_network is None):
             raise ValueError("Pass exactly one of actor_network (a loaded model) and model_name (a name or path).")
         if model_name is not None:
@@ -221,6 +219,14 @@ class LLMAlgorithm(EvolvableAlgorithm):
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
 
     # Optimizer ------------------------------------------------------------------------------------------------------
+
+    def check_settings(self) -> None:
+        """Check the live hyperparameters of the optimizer.
+
+        Raises:
+            ValueError: One of them makes no sense; it is named.
+        """
+        _check_optimizer(self.lr, self.max_grad_norm, self.weight_decay)
 
     def follow_hyperparameters(self) -> None:
         """Bring the optimizer in line with hyperparameters that changed; a schedule's own changes are left alone."""
@@ -400,6 +406,12 @@ class LLMAlgorithm(EvolvableAlgorithm):
             save_optimizer: Also save the optimizer's state.
         """
         save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer)
+
+
+def _check_optimizer(lr: float, max_grad_norm: float, weight_decay: float) -> None:
+    check_number("lr", lr, minimum=0.0, exclusive=True)
+    check_number("max_grad_norm", max_grad_norm, minimum=0.0, exclusive=True)
+    check_number("weight_decay", weight_decay, minimum=0.0)
 
 
 def _check_accelerator(accelerator: Accelerator | None) -> None:
