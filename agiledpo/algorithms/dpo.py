@@ -245,7 +245,8 @@ class DPO(LLMAlgorithm):
             torch_compiler=torch_compiler,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
-        self.check_hyperparameters()
+        if not clone:  # a copy is as its original was made or has been set since
+            self.check_hyperparameters()
         self.held_out: dict[str, float] = {}
         self.recompile()
         self._reference = ReferencePolicy(self.adapters, cache=reference_cache, cache_bytes=reference_cache_bytes)

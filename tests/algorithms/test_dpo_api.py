@@ -342,25 +342,6 @@ def test_devices_observations_and_dimensions(make_agent):
     assert DPO.get_action_dim([spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4)]) == ((5,), (4,))
 
 
-# Hyperparameters ----------------------------------------------------------------------------------------------------
-
-
-def test_parameters_mutate_inside_their_range_and_integers_always_move():
-    rng = np.random.default_rng(0)
-    real = RLParameter(min=0.1, max=1.0)
-    assert {round(real.mutate(0.5, rng), 6) for _ in range(50)} == {0.4, 0.6}
-    assert {real.mutate(1.0, rng) for _ in range(50)} == {0.8, 1.0}
-    whole = RLParameter(min=1, max=64, dtype=int)
-    assert {whole.mutate(4, rng) for _ in range(50)} == {3, 5}
-    assert {whole.mutate(1, rng) for _ in range(50)} == {1, 2}
-    with pytest.raises(ValueError, match="min < max"):
-        RLParameter(min=1, max=1)
-    with pytest.raises(ValueError, match=r"shrink_factor=1\.2"):
-        RLParameter(min=0, max=1, shrink_factor=1.2)
-    with pytest.raises(TypeError, match=r"lr=0\.1 is not an RLParameter"):
-        HyperparameterConfig(lr=0.1)
-
-
 def test_a_users_peft_model_is_handed_back_as_it_was(tiny_model, lora, experiences):
     model = get_peft_model(tiny_model(), lora)
     for number, (name, parameter) in enumerate(model.named_parameters()):

@@ -43,7 +43,7 @@ class EvolvableAlgorithm(ABC):
         diverged: Why the agent has stopped learning; None while it is well.
         scores: Training score of each call of ``learn`` (the reward margin).
         steps: Pairs learned from; the last entry counts on (a list for AgileRL's sake).
-        mut: What the last mutation changed; None before the first.
+        mut: What the last mutation changed; None if that was nothing, and before the first.
     """
 
     HYPERPARAMETERS: ClassVar[Mapping[str, type]] = {}
@@ -127,8 +127,8 @@ class EvolvableAlgorithm(ABC):
     def check_hyperparameters(self) -> None:
         """Check ``hp_config`` against the live values; called once the algorithm has set them.
 
-        Every combination of the ends of the ranges, and of all choices, is tried, so that no mutation can bring a
-        setting that training would refuse.
+        Combinations of the ends of the ranges and of all choices are tried (:meth:`HyperparameterConfig.corners`), so
+        that no mutation brings a setting that training would refuse.
 
         Raises:
             ValueError: A name is unknown, a value is outside its range, or a range reaches what makes no sense.
@@ -138,13 +138,16 @@ class EvolvableAlgorithm(ABC):
         live = self.hyperparameters
         self.hp_config.check(live, self.HYPERPARAMETERS)
         try:
-            for values in self.hp_config.corners():
-                vars(self).update(values)
+            for values in self.hp_config.corners(self.HYPERPARAMETERS):
+                vars(self).update(live | values)
                 try:
                     self.check_settings()
                 except ValueError as error:
                     reached = ", ".join(f"{name}={value!r}" for name, value in values.items())
-                    raise ValueError(f"hp_config lets evolution reach {reached}, which is refused: {error}") from error
+                    raise ValueError(
+                        f"hp_config lets evolution reach {reached}, which is refused: {error} Or narrow hp_config; "
+                        "Choice(...) lists single values."
+                    ) from error
         finally:
             vars(self).update(live)
 
@@ -273,6 +276,10 @@ class EvolvableAlgorithm(ABC):
     @abstractmethod
     def reinit_optimizers(self, optimizer: OptimizerConfig | None = None) -> None:
         """Bring optimizers in line with the live hyperparameters."""
+
+    def follow_hyperparameters(self) -> None:
+        """Bring optimizers in line with hyperparameters that changed."""
+        self.reinit_optimizers()
 
     # Small things ---------------------------------------------------------------------------------------------------
 

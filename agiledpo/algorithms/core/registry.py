@@ -1,80 +1,55 @@
 """What an algorithm declares about itself: mutable hyperparameters, network groups, optimizers."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
+from agiledpo.algorithms.core.domains import Choice, Domain, LogUniform, RLParameter
+from agiledpo.losses.checks import check_number
 
-@dataclass(frozen=True)
-class RLParameter:
-    """The range in which one numeric hyperparameter may move, and by how much.
-
-    The object holds no value and no state, so agents can share it.
-
-    Args:
-        min: Smallest value.
-        max: Largest value.
-        shrink_factor: Factor of a step down, in (0, 1).
-        grow_factor: Factor of a step up, above 1.
-        dtype: ``float`` or ``int``.
-
-    Raises:
-        ValueError: The range is empty or a factor would not move the value.
-    """
-
-    min: float
-    max: float
-    shrink_factor: float = 0.8
-    grow_factor: float = 1.2
-    dtype: type[float] | type[int] = float
-
-    def __post_init__(self) -> None:
-        if not self.min < self.max:
-            raise ValueError(f"RLParameter needs min < max; got min={self.min}, max={self.max}.")
-        if not 0 < self.shrink_factor < 1 < self.grow_factor:
-            raise ValueError(
-                "RLParameter needs 0 < shrink_factor < 1 < grow_factor; "
-                f"got shrink_factor={self.shrink_factor}, grow_factor={self.grow_factor}."
-            )
-
-    def mutate(self, value: float, rng: np.random.Generator) -> float:
-        """Return ``value`` shrunk or grown with equal probability, kept in the range.
-
-        An integer always moves by at least 1 unless the border of the range stops it.
-
-        Args:
-            value: The present value.
-            rng: Source of the decision.
-        """
-        grow = rng.random() < 0.5
-        moved = value * (self.grow_factor if grow else self.shrink_factor)
-        if self.dtype is int:
-            moved = max(round(moved), value + 1) if grow else min(round(moved), value - 1)
-        return self.dtype(min(max(moved, self.min), self.max))
+__all__ = [
+    "Choice",
+    "Domain",
+    "HyperparameterConfig",
+    "LogUniform",
+    "NetworkGroup",
+    "OptimizerConfig",
+    "RLParameter",
+    "make_default_hp_config",
+]
 
 
-class HyperparameterConfig(Mapping[str, RLParameter]):
-    """The hyperparameters that evolution may change, by attribute name.
+# Most combinations of more than two hyperparameters that are tried when an agent is made.
+_MOST_CORNERS = 4096
+
+
+class HyperparameterConfig(Mapping[str, Domain]):
+    """The hyperparameters that evolution may change, by attribute name, and where each may move.
+
+    It holds no value, so that agents can share it.
 
     Args:
-        **parameters: ``lr=RLParameter(min=1e-7, max=1e-4)`` and so on.
+        **parameters: ``lr=RLParameter(min=1e-7, max=1e-4)``, ``beta=LogUniform(min=0.01, max=1.0)``,
+            ``loss_type=Choice("sigmoid", "ipo")`` and so on.
 
     Raises:
-        TypeError: A value is not an ``RLParameter``.
+        TypeError: A value is none of these.
     """
 
-    def __init__(self, **parameters: RLParameter) -> None:
+    def __init__(self, **parameters: Domain) -> None:
         for name, parameter in parameters.items():
-            if not isinstance(parameter, RLParameter):
+            if not isinstance(parameter, Domain):
                 raise TypeError(
-                    f"{name}={parameter!r} is not an RLParameter; write {name}=RLParameter(min=..., max=...)."
+                    f"{name}={parameter!r} is not an RLParameter, LogUniform or Choice; write "
+                    f"{name}=RLParameter(min=..., max=...), {name}=LogUniform(min=..., max=...) or {name}=Choice(...)."
                 )
         self._parameters = parameters
 
-    def __getitem__(self, name: str) -> RLParameter:
+    def __getitem__(self, name: str) -> Domain:
         return self._parameters[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -83,11 +58,35 @@ class HyperparameterConfig(Mapping[str, RLParameter]):
     def __len__(self) -> int:
         return len(self._parameters)
 
-    def corners(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the ends of the ranges."""
-        names = list(self)
-        for ends in product(*((self[name].min, self[name].max) for name in names)):
-            yield dict(zip(names, ends, strict=True))
+    def __repr__(self) -> str:
+        return f"HyperparameterConfig({', '.join(f'{name}={domain}' for name, domain in self.items())})"
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """Draw the name of a hyperparameter, each with equal probability.
+
+        Args:
+            rng: Source of the draw.
+        """
+        return list(self)[rng.integers(len(self))]
+
+    def corners(self, kinds: Mapping[str, type]) -> Iterator[dict[str, Any]]:
+        """Combinations of the ends of the ranges and of the options, the fewest hyperparameters first.
+
+        Each hyperparameter by itself, then every two, then all together if these are at most 4096 combinations.
+
+        Args:
+            kinds: Types of the hyperparameters by name.
+
+        Yields:
+            Values by name; a hyperparameter that is not named keeps the value it has.
+        """
+        ends = {name: domain.ends(kinds[name]) for name, domain in self.items()}
+        groups: list[tuple[str, ...]] = [*combinations(ends, 1), *combinations(ends, 2)]
+        if len(ends) > 2 and math.prod(map(len, ends.values())) <= _MOST_CORNERS:
+            groups.append(tuple(ends))
+        for names in groups:
+            for values in product(*(ends[name] for name in names)):
+                yield dict(zip(names, values, strict=True))
 
     def check(self, values: Mapping[str, object], kinds: Mapping[str, type]) -> None:
         """Check against the live values of an agent.
@@ -97,21 +96,38 @@ class HyperparameterConfig(Mapping[str, RLParameter]):
             kinds: Their types.
 
         Raises:
-            ValueError: A name is unknown, not a number, or outside its range; the parameter is named.
+            ValueError: A name is unknown, or a value cannot move or is outside its range; the parameter is named.
         """
-        for name, parameter in self.items():
+        for name, domain in self.items():
             if name not in values:
                 raise ValueError(
                     f"hp_config names {name!r}, which is no hyperparameter; there are {', '.join(values)}."
                 )
-            value = values[name]
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise ValueError(f"hp_config names {name!r}, whose value {value!r} is not a number.")
-            if not parameter.min <= value <= parameter.max:
-                raise ValueError(
-                    f"{name}={value} is outside the range of hp_config, {parameter.min} to {parameter.max}. "
-                    "Widen the range or start inside it."
-                )
+            domain.check(name, values[name], kinds[name])
+
+
+def make_default_hp_config(**values: float) -> HyperparameterConfig:
+    """Make ranges around present values, as AgileRL does.
+
+    A float may move between a tenth and ten times its value; a whole number between a quarter (at least 1) and four
+    times, in steps of 0.75 and 1.5.
+
+    Args:
+        **values: Present values by name, above 0.
+
+    Raises:
+        ValueError: A value is not a number above 0.
+    """
+    parameters = {}
+    for name, value in values.items():
+        check_number(name, value, minimum=0.0, exclusive=True)
+        if isinstance(value, int):
+            parameters[name] = RLParameter(
+                min=max(1, value // 4), max=4 * value, shrink_factor=0.75, grow_factor=1.5, dtype=int
+            )
+        else:
+            parameters[name] = RLParameter(min=value / 10, max=10 * value)
+    return HyperparameterConfig(**parameters)
 
 
 @dataclass(frozen=True)
