@@ -126,19 +126,53 @@ class Mutations:
         Raises:
             ValueError: An agent has no ``hp_config`` to say what may mutate; nothing was changed or drawn.
         """
-        if self.rl_hp > 0:
-            _check_mutable(population, self.rl_hp)
-        no_mutation = 0.0 if pre_training_mut else self.no_mutation
+        self.check(population)
+        spared = [] if self.mutate_elite or pre_training_mut else population[:1]
+        for agent in spared:
+            agent.mut = None
+        self.explore(population[len(spared) :], always=pre_training_mut)
+        return list(population)
+
+    def explore(self, agents: Sequence[EvolvableAlgorithm], *, always: bool = False) -> list[Mutation]:
+        """Offer each agent a mutation; see :meth:`mutation`, which spares the elite.
+
+        Args:
+            agents: The agents.
+            always: Mutate each, whatever the weight of ``no_mutation``.
+
+        Returns:
+            What was changed, which is ``last`` too.
+
+        Raises:
+            ValueError: As in :meth:`mutation`.
+        """
+        self.check(agents)
+        no_mutation = 0.0 if always else self.no_mutation
         probability = self.rl_hp / (self.rl_hp + no_mutation) if self.rl_hp > 0 else 0.0
-        chosen = self._rng.random(len(population)) < probability
-        if len(population) and not (self.mutate_elite or pre_training_mut):
-            chosen[0] = False
+        chosen = self._rng.random(len(agents)) < probability
         self.last = []
-        for agent, drawn in zip(population, chosen, strict=True):
+        for agent, drawn in zip(agents, chosen, strict=True):
             agent.mut = None
             if drawn:
                 self._mutate(agent)
-        return list(population)
+        return self.last
+
+    def check(self, population: Sequence[EvolvableAlgorithm]) -> None:
+        """Check that there is something to mutate; a training loop does it before it begins.
+
+        Args:
+            population: The agents.
+
+        Raises:
+            ValueError: An agent has no ``hp_config`` to say what may mutate.
+        """
+        for agent in population:
+            if self.rl_hp > 0 and not agent.hp_config:
+                raise ValueError(
+                    f"rl_hp={self.rl_hp} mutates hyperparameters, but agent {agent.index} was made without hp_config, "
+                    "which says what may mutate. Make it with "
+                    "hp_config=HyperparameterConfig(lr=RLParameter(min=..., max=...)), or set rl_hp=0."
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator, in values that JSON can hold."""
@@ -164,13 +198,3 @@ class Mutations:
         self.last.append(Mutation(agent.index, name, old, new))
         agent.follow_hyperparameters()
         agent.mutation_hook()
-
-
-def _check_mutable(population: Sequence[EvolvableAlgorithm], rl_hp: float) -> None:
-    for agent in population:
-        if not agent.hp_config:
-            raise ValueError(
-                f"rl_hp={rl_hp} mutates hyperparameters, but agent {agent.index} was made without hp_config, which "
-                "says what may mutate. Make it with hp_config=HyperparameterConfig(lr=RLParameter(min=..., max=...)), "
-                "or set rl_hp=0."
-            )

@@ -29,7 +29,7 @@ class Evolution:
         """End a generation.
 
         Args:
-            population: The evaluated agents; changed in place. The elite comes first if it survives.
+            population: The evaluated agents; changed in place, the elite comes first.
             pairs: Pairs that each agent has learned from, for the lineage.
 
         Raises:
@@ -44,14 +44,9 @@ class Evolution:
             explorers = [
                 agent
                 for agent in population
-                if agent is not elite and (self.selection.mutates_survivors or agent.index not in before)
+                if agent.index in self.selection.explorers or (agent is elite and self.mutation.mutate_elite)
             ]
-            # Mutations leaves the first agent of what it is given alone, as the elite.
-            if elite in population:
-                self.mutation.mutation([elite, *explorers])
-            else:
-                self.mutation.mutation(explorers, pre_training_mut=True)
-            for change in self.mutation.last:
+            for change in self.mutation.explore(explorers):
                 population.lineage.record(
                     Mutated(
                         agent=change.agent,

@@ -153,6 +153,11 @@ def _check_evolution(
         if mutation is not None:
             raise ValueError("mutation without tournament and evo_steps would never happen. Pass all three, or none.")
         return
+    if tournament.population_size != len(agents):
+        raise ValueError(
+            f"The tournament's population_size={tournament.population_size}, but pop holds {len(agents)} agents; make "
+            "them equal."
+        )
     tournament.check(agents)
     if mutation is not None:
         mutation.check(agents)

@@ -86,8 +86,6 @@ def test_the_default_ranges_are_those_of_agilerl():
         ({"lr": Choice(None, 1e-3)}, {}, "reach lr=None, which is refused: lr=None must be a finite number"),
         ({"max_grad_norm": RLParameter(0.0, 1.0)}, {}, r"reach max_grad_norm=0\.0, which is refused"),
         ({"beta": RLParameter(0.0, 1.0)}, {}, r"reach beta=0\.0, which is refused"),
-        # 2 and 6 are multiples of the micro-batch, 3 is not.
-        ({"batch_size": RLParameter(2, 6)}, {"micro_batch_size_per_gpu": 2}, r"reach batch_size=3.*Choice\(\.\.\.\)"),
         # Each alone is fine, and the message names these two and not the third.
         (
             {"lr": LogUniform(1e-4, 1e-2), "loss_type": Choice("robust", "ipo"), "label_smoothing": Choice(0.0, 0.1)},
