@@ -83,9 +83,7 @@ class MultiFrequencySelection(RankedSelection):
         """
         super().check(population)
         if len(population) != self.population_size:
-            raise ValueError(
-                f"The population has {len(population)} agents, not population_size={self.population_size}."
-            )
+            raise ValueError(f"The population has {len(population)} agents; population_size={self.population_size}.")
         strangers = {agent.index for agent in population}.difference(*self._members)
         if self._members and strangers:
             raise ValueError(
@@ -119,9 +117,8 @@ class MultiFrequencySelection(RankedSelection):
         index = self._unused_index(population)
         taken: dict[int, AgentT] = {}
         explorers = []
-        # A migrant may itself be replaced. All copies are of better agents, so from the worst place to the best
-        # nothing is overwritten before it has been copied.
-        for loser in reversed([*well, *ill]):
+        # Whoever is copied stays: migrants are the best of all others, hence in the first quarter where they are.
+        for loser in population:
             if loser.index not in copies:
                 continue
             copy, place = copies[loser.index], loser.index
