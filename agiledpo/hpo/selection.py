@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -323,7 +322,7 @@ class DrawnSelection(RankedSelection):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later selections depend on, as JSON can hold it."""
-        return {**super().state_dict(), "rng": deepcopy(dict(self.rng.bit_generator.state))}
+        return {**super().state_dict(), "rng": dict(self.rng.bit_generator.state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken.
@@ -335,4 +334,4 @@ class DrawnSelection(RankedSelection):
             ValueError: It is of another strategy.
         """
         super().load_state_dict(state)
-        self.rng.bit_generator.state = deepcopy(state["rng"])
+        self.rng.bit_generator.state = dict(state["rng"])

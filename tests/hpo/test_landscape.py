@@ -12,11 +12,7 @@ BEST_LR, BEST_BETA = 3e-5, 0.1
 
 
 def evolve(selection, agents, fitness, generations, rng):
-    """Evaluate, select and mutate; each agent that is offered changes one of its hyperparameters.
-
-    Args:
-        fitness: Called on each agent.
-    """
+    """Evaluate by ``fitness``, select, mutate; each agent that is offered changes one of its hyperparameters."""
     for _ in range(generations):
         for agent in agents:
             agent.test(fitness)
@@ -78,11 +74,3 @@ def test_accuracy_does_not_drift_in_beta_and_the_reward_margin_does(weightless):
     ratio = drift(weightless, lambda beta, margins: np.mean(margins))
     assert abs(ratio.mean()) < 2 * standard_error(ratio)
     assert standard_error(accuracy) == pytest.approx(standard_error(ratio), rel=0.3)
-    print(
-        accuracy.mean(),
-        standard_error(accuracy),
-        margin.mean(),
-        standard_error(margin),
-        ratio.mean(),
-        standard_error(ratio),
-    )
