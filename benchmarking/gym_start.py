@@ -2,7 +2,8 @@
 
 ``python benchmarking/gym_start.py --rows 10000 100000 1000000`` writes short synthetic pairs below ``--directory`` and
 starts a fresh process per figure: cold tokenises them, warm finds the tokens in the cache. Loading the dataset from
-disk counts, imports do not. Memory is what the process holds beyond its imports.
+disk counts, imports and loading the model (SmolLM2-135M in bfloat16) do not. Memory is what the process holds beyond
+its imports after two batches, before the model is loaded.
 """
 
 import argparse
@@ -17,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, load_from_disk
+from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from agiledpo.algorithms import DPO
+from agiledpo.embedded.model import load_embedded_model
 from agiledpo.llm_envs import PreferenceGym
+from agiledpo.llm_envs.types import PreferenceExperiences
 
 WORDS = 97
 TEST_ROWS = 100
@@ -46,7 +52,8 @@ def measure(
 
     Returns:
         "rows", and under "warm" and "cold" (None if the tokens were there already) "load_seconds", "gym_seconds",
-        "batch_seconds" and their sum "seconds"; "next_batch_seconds"; and in MB "anonymous" and "file", resident memory
+        "batch_seconds" and their sum "seconds"; "next_batch_seconds"; "step_seconds", the first optimizer step on the
+        first batch, reference included; and in MB "anonymous" and "file", resident memory
         beyond the imports' after two batches, and "peak", the largest sum of both at any time.
     """
     directory = Path(directory)
@@ -100,22 +107,33 @@ def start(path: str, **options: Any) -> dict[str, Any]:
     times.append(time.perf_counter())
     env = PreferenceGym(train, test, tokenizer, **options)
     times.append(time.perf_counter())
-    env.reset()
+    batch = env.reset()
     times.append(time.perf_counter())
     env.step()
     times.append(time.perf_counter())
     after = _memory()
-    load, gym, batch, following = np.diff(times).tolist()
+    load, gym, first, following = np.diff(times).tolist()
     return {
-        "seconds": load + gym + batch,
+        "seconds": load + gym + first,
         "load_seconds": load,
         "gym_seconds": gym,
-        "batch_seconds": batch,
+        "batch_seconds": first,
         "next_batch_seconds": following,
+        "step_seconds": _step(batch),
         "anonymous": after["RssAnon"] - before["RssAnon"],
         "file": after["RssFile"] - before["RssFile"],
         "peak": after["VmHWM"] - before["VmRSS"],
     }
+
+
+def _step(batch: PreferenceExperiences) -> float:
+    """Seconds of an agent's first optimizer step."""
+    model, _ = load_embedded_model(torch.bfloat16)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    agent = DPO(actor_network=model, lora_config=config, batch_size=len(batch["prompt"]), gradient_checkpointing=False)
+    started = time.perf_counter()
+    agent.learn(batch)
+    return time.perf_counter() - started
 
 
 def _memory() -> dict[str, float]:
@@ -147,7 +165,10 @@ def main() -> None:
         print(json.dumps({"write": write, "start": start}[arguments.task[0]](**json.loads(arguments.task[1]))))
         return
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    print(f"{'':>17}{'first batch, s':>16}{'of it: load':>13}{'gym':>8}{'batch':>8}{'next batch':>12}", end="")
+    print(
+        f"{'':>17}{'first batch, s':>16}{'of it: load':>13}{'gym':>8}{'batch':>8}{'next batch':>12}{'first step':>12}",
+        end="",
+    )
     print(f"{'anonymous, MB':>15}{'file, MB':>10}{'peak, MB':>10}")
     with tempfile.TemporaryDirectory() as temporary:
         for rows in arguments.rows:
@@ -162,8 +183,8 @@ def main() -> None:
                     print(
                         f"{rows:>12,} {cache}{figure['seconds']:>16.3f}{figure['load_seconds']:>13.3f}"
                         f"{figure['gym_seconds']:>8.3f}{figure['batch_seconds']:>8.3f}"
-                        f"{figure['next_batch_seconds']:>12.4f}{figure['anonymous']:>15.1f}{figure['file']:>10.1f}"
-                        f"{figure['peak']:>10.1f}",
+                        f"{figure['next_batch_seconds']:>12.4f}{figure['step_seconds']:>12.3f}"
+                        f"{figure['anonymous']:>15.1f}{figure['file']:>10.1f}{figure['peak']:>10.1f}",
                         flush=True,
                     )
 

@@ -1,7 +1,8 @@
 """The main job, start to end, on the embedded model: ``python -m agiledpo.embedded.demo``.
 
-SmolLM2-135M-Instruct rambles. The demo teaches one LoRA agent to give short, complete, direct answers and shows, on
-prompts it never trained on, what changed and what did not.
+SmolLM2-135M-Instruct rambles. The demo lets a population of LoRA agents, all on this one model, learn to give short,
+complete, direct answers. The agents start with different learning rates and evolve. What the fittest has learned is
+shown on prompts that no agent trained on and no selection looked at: what changed and what did not.
 """
 
 import argparse
@@ -13,19 +14,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import LoraConfig
 
 from agiledpo.algorithms import DPO
+from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
 from agiledpo.embedded.measure import Measurement, measure
 from agiledpo.embedded.model import MODEL_NAME, load_embedded_model
-from agiledpo.embedded.preferences import held_out_prompts, load_embedded_preferences
+from agiledpo.embedded.preferences import held_out_prompts, load_embedded_preferences, split_by_topic
+from agiledpo.hpo import Mutations, TournamentSelection
+from agiledpo.hpo.family_tree import family_tree_text
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.training.train_llm import finetune_llm_preference
-from agiledpo.utils.utils import save_llm_checkpoint
 
 _SEED = 7
 _SHOWN_PROMPTS = 3
+_BATCH_SIZE = 8
+# Learning rates of the founders, from one that learns next to nothing to one that learns fast.
+_LEARNING_RATES = (1e-5, 1e-4)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,54 +42,88 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Command-line arguments; None takes the process's.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=128, help="training pairs (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=48, help="held-out prompts to answer (default: %(default)s)")
-    parser.add_argument("--test-pairs", type=int, default=64, help="held-out pairs to rank (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="checkpoint directory (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--agents", type=int, default=4, help="agents in the population (default: %(default)s)")
+    add("--pairs", type=int, default=96, help="training pairs of each agent (default: %(default)s)")
+    add("--generations", type=int, default=4, help="generations (default: %(default)s)")
+    add("--test-pairs", type=int, default=40, help="held-out pairs to select by (default: %(default)s)")
+    add("--final-pairs", type=int, default=64, help="held-out pairs for the final figure (default: %(default)s)")
+    add("--prompts", type=int, default=48, help="held-out prompts to answer (default: %(default)s)")
+    add("--out", type=Path, default=Path("runs/demo"), help="directory of what is saved (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     print(f"Loading {MODEL_NAME} (converted on first use) ...", flush=True)
     model, tokenizer = load_embedded_model(torch.bfloat16)
-    train, test = load_embedded_preferences()
-    test = test.shuffle(seed=_SEED).select(range(min(options.test_pairs, len(test))))
-    env = PreferenceGym(train, test, tokenizer, data_batch_size_per_gpu=8, seed=_SEED)
-    agent = DPO(
+    train, held_out = load_embedded_preferences()
+    test, final = split_by_topic(held_out, 0.4, seed=_SEED)
+    env = PreferenceGym(
+        train,
+        test.select(range(min(options.test_pairs, len(test)))),
+        tokenizer,
+        data_batch_size_per_gpu=_BATCH_SIZE,
+        seed=_SEED,
+        final_dataset=final.select(range(min(options.final_pairs, len(final)))),
+    )
+    agents = DPO.population(
+        options.agents,
         env.observation_space,
         env.action_space,
         actor_network=model,
         pad_token_id=tokenizer.pad_token_id,
         pad_token=tokenizer.pad_token,
         lora_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-        batch_size=8,
-        lr=1e-4,
+        hp_config=HyperparameterConfig(
+            lr=RLParameter(min=1e-6, max=4e-4, shrink_factor=0.7, grow_factor=1.5),
+            beta=RLParameter(min=0.03, max=1.0, shrink_factor=0.7, grow_factor=1.5),
+        ),
+        batch_size=_BATCH_SIZE,
         beta=0.3,
         nll_alpha=1.0,
         max_grad_norm=1.0,
         gradient_checkpointing=False,
         seed=_SEED,
     )
-    prompts = held_out_prompts()
+    for agent, lr in zip(agents, np.geomspace(*_LEARNING_RATES, options.agents), strict=True):
+        agent.lr = float(lr)
+    prompts = held_out_prompts(final["topic"])
     prompts = random.Random(_SEED).sample(prompts, min(options.prompts, len(prompts)))
 
     print(f"Answering {len(prompts)} held-out prompts before training ...", flush=True)
-    before = measure(agent, tokenizer, prompts, seed=_SEED)
-    agent.test(env)
+    before = measure(agents[0], tokenizer, prompts, seed=_SEED)
+    accuracy_before = agents[0].measure(env, "final").fitness("accuracy")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "lineage.jsonl").unlink(missing_ok=True)  # of the demo before this one
     started = time.perf_counter()
-    finetune_llm_preference([agent], env, max_steps=options.pairs, evaluation_interval=None)
-    seconds = time.perf_counter() - started
-    print(f"Answering the same prompts after {seconds:.0f} s of training and ranking ...", flush=True)
-    after = measure(agent, tokenizer, prompts, seed=_SEED)
-
-    print(
-        f"\n{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    population, _ = finetune_llm_preference(
+        agents,
+        env,
+        max_steps=options.pairs,
+        evo_steps=max(1, options.pairs // _BATCH_SIZE // options.generations),
+        evaluation_interval=None,
+        tournament=TournamentSelection(2, True, options.agents, rand_seed=_SEED),
+        mutation=Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=_SEED),
+        save_elite=True,
+        elite_path=options.out / "elite",
+        lineage_path=options.out / "lineage.jsonl",
     )
-    print(f"{_table(before, after, accuracies=agent.fitness, pairs=len(test))}\n")
+    seconds = time.perf_counter() - started
+    elite, accuracy = population.elite, population.final
+    assert elite is not None
+    assert accuracy is not None
+    print(f"Answering the same prompts after {seconds:.0f} s of training, ranking and evolving ...", flush=True)
+    after = measure(elite, tokenizer, prompts, seed=_SEED)
+
+    print(f"\n{family_tree_text(population.lineage)}\n")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    pairs = len(env.lengths("final"))
+    print(f"{_table(before, after, accuracies=(accuracy_before.value, accuracy.value), pairs=pairs)}\n")
     for number in range(0, len(prompts), max(1, len(prompts) // _SHOWN_PROMPTS))[:_SHOWN_PROMPTS]:
         print(_comparison(prompts[number]["prompt"][-1]["content"], before, after, number))
-    save_llm_checkpoint(agent, options.out)
-    print(f"The adapter is in {options.out}/actor; PeftModel.from_pretrained(base, '{options.out}/actor') loads it.")
+    population.lineage.plot(options.out / "family_tree.svg")
+    print(
+        f"The fittest agent's adapter is in {options.out}/elite/actor; PeftModel.from_pretrained(base, path) loads it."
+    )
+    print(f"The family tree is drawn in {options.out}/family_tree.svg; {options.out}/lineage.jsonl says what happened.")
 
 
 def _table(before: Measurement, after: Measurement, *, accuracies: Sequence[float], pairs: int) -> str:

@@ -122,6 +122,7 @@ class Bench:
         return {
             "cold_seconds": None if cold is None else cold["seconds"],
             "warm_seconds": warm["seconds"],
+            "to_first_step_seconds": warm["seconds"] + warm["step_seconds"],
             "anonymous_mb": warm["anonymous"],
             "file_mb": warm["file"],
             "peak_mb": warm["peak"],

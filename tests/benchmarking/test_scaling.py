@@ -80,10 +80,17 @@ def test_the_token_ratio_lies_between_one_and_two(prompt: int, completion: int) 
 def test_start_time_is_compared_with_ten_thousand_rows() -> None:
     figures = {"warm_seconds": 0.5, "cold_seconds": None, "anonymous_mb": 20.0, "file_mb": 3.0}
     points = AXES["rows"].points(False)
-    runs = [{"point": point, "figures": {**figures, "warm_seconds": 0.1 * 2**i}} for i, point in enumerate(points)]
+    runs = [
+        {
+            "point": point,
+            "figures": {**figures, "warm_seconds": 0.1 * 2**i, "to_first_step_seconds": 1 + 0.5 * i},
+        }
+        for i, point in enumerate(points)
+    ]
     header, rows = AXES["rows"].table(medians(runs))
-    column = header.index("against 10,000 rows")
-    assert [row[column] for row in rows] == ["0.50 x", "1.00 x", "2.00 x", "4.00 x"]
+    first_batch, first_step = (i for i, name in enumerate(header) if name == "against 10,000 rows")
+    assert [row[first_batch] for row in rows] == ["0.50 x", "1.00 x", "2.00 x", "4.00 x"]
+    assert [row[first_step] for row in rows] == ["0.67 x", "1.00 x", "1.33 x", "1.67 x"]
     assert [row[0] for row in rows] == ["1,000", "10,000", "100,000", "1,000,000"]
     assert all(row[1] is None for row in rows)
 

@@ -191,7 +191,7 @@ def test_truncation_mutates_only_the_copies(make_env, make_population):
 
 def test_the_final_split_is_measured_once_by_the_elite_and_never_selects(make_env, make_population, make_pairs):
     # Its pairs are the test split's with the labels swapped: whatever is right there is wrong here.
-    env = make_env(train=80, test=30, final_dataset=swapped(make_pairs(30, seed=1)))
+    env = make_env(train=160, test=30, final_dataset=swapped(make_pairs(30, seed=1)))
     population, _ = evolve(make_population(lrs=[1e-6, 1e-6, 1e-6, 5e-3]), env, mutation=None, evo_steps=10)
     accuracy = population.elite.fitness[-1]
     assert accuracy > 0.7
@@ -199,9 +199,9 @@ def test_the_final_split_is_measured_once_by_the_elite_and_never_selects(make_en
     p = 1 - accuracy
     assert population.final.error == pytest.approx(math.sqrt(p * (1 - p) / 29))
     (final,) = population.lineage.of(Final)
-    assert (final.agent, final.split, final.pairs) == (population.elite.index, "final", 80)
+    assert (final.agent, final.split, final.pairs) == (population.elite.index, "final", 160)
     assert final.fitness == population.final.value
-    others = make_env(train=80, test=30)
+    others = make_env(train=160, test=30)
     without, _ = evolve(make_population(lrs=[1e-6, 1e-6, 1e-6, 5e-3]), others, mutation=None, evo_steps=10)
     assert without.final is None
     assert list(without.lineage) == list(population.lineage)[:-1]
