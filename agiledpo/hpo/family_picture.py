@@ -235,9 +235,8 @@ def _end(agent: AgentHistory, lineage: Lineage) -> int:
 def _draw_fitness(axes: Axes, lineage: Lineage, agents: dict[int, AgentHistory], chain: list[AgentHistory]) -> None:
     for agent in agents.values():
         _error_bars(axes, [(e.pairs, e.fitness, e.error) for e in agent.evaluations], _OTHERS, f"fitness-{agent.index}")
-    # An ancestor's share of the elite's history ends where the next one was copied from it.
-    ends = [child.birth.pairs for child in chain[1:]] + [lineage.pairs]
-    path = [e for agent, end in zip(chain, ends, strict=True) for e in agent.evaluations if e.pairs <= end]
+    shares = _shares(chain)
+    path = [e for agent in chain for e in agent.evaluations if e.pairs <= shares.get(agent.index, math.inf)]
     _error_bars(axes, [(e.pairs, e.fitness, e.error) for e in path], _ELITE, "fitness-elite")
     for final in lineage.of(Final):
         if math.isfinite(final.fitness):
@@ -248,6 +247,11 @@ def _draw_fitness(axes: Axes, lineage: Lineage, agents: dict[int, AgentHistory],
             )  # fmt: skip
     axes.set_ylabel("fitness")
     axes.grid(axis="y", alpha=0.3)
+
+
+def _shares(chain: list[AgentHistory]) -> dict[int, int]:
+    """Until when each ancestor belongs to the elite's history: the next one was copied from it then."""
+    return {parent.index: child.birth.pairs for parent, child in pairwise(chain)}
 
 
 def _error_bars(axes: Axes, points: list[tuple[int, float, float]], color: str, gid: str) -> None:
@@ -280,11 +284,10 @@ def _draw_parameter(
         return float(value) if numeric and isinstance(value, (int, float)) else names.index(value_text(value))
 
     lines = {index: [(pairs, height(value)) for pairs, value in history] for index, history in histories.items()}
-    # An ancestor belongs to the elite's line until the next one was copied from it. A mutation at that very moment came
-    # after the copy.
-    shares = {parent.index: child.birth.pairs for parent, child in pairwise(chain)}
+    shares = _shares(chain)
     elite: list[tuple[int, float]] = []
     for agent in chain:
+        # A mutation of an ancestor at the very moment of copying came after the copy.
         own = [point for point in lines[agent.index] if point[0] < shares.get(agent.index, math.inf)]
         elite += _until(shares.get(agent.index, _end(agent, lineage)), own)
     _steps(axes, elite, _ELITE, f"{parameter}-elite")

@@ -1,5 +1,6 @@
 """The family tree of a population, as text and as a picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def _fitness(agent: AgentHistory) -> str:
     if not agent.evaluations:
         return "-"
     last = agent.evaluations[-1]
-    return f"{last.fitness:.3f} ± {last.error:.3f}"
+    return f"{last.fitness:.3f}" if math.isnan(last.error) else f"{last.fitness:.3f} ± {last.error:.3f}"
 
 
 def _values(agent: AgentHistory, parameter: str) -> str:

@@ -200,9 +200,13 @@ def record_from_line(line: bytes) -> Record:
         line: The line, with or without its line break.
 
     Raises:
-        ValueError: It is not JSON or no record.
+        ValueError: It is not JSON, not UTF-8 or no record.
     """
-    return record_from_json(json.loads(line, parse_constant=_refuse_constant))
+    try:
+        entry = json.loads(line.decode(), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} at column {error.colno}.") from None
+    return record_from_json(entry)
 
 
 def _refuse_constant(name: str) -> float:
