@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from agiledpo.embedded.preferences import held_out_prompts
+from agiledpo.embedded.preferences import held_out_prompts, split_by_topic
 from agiledpo.embedded.rule import MAX_WORDS, Verdict, count_words, judge, stems
 
 Splits = tuple[Dataset, Dataset]
@@ -130,3 +130,17 @@ def test_the_data_card_has_the_numbers_of_the_files(preferences: Splits) -> None
             },
         }
         assert {quantity: table[quantity][column] for quantity in expected} == expected
+
+
+def test_a_split_by_topic_shares_no_topic_and_loses_no_row(preferences: Splits) -> None:
+    _, held_out = preferences
+    first, second = split_by_topic(held_out, 0.4, seed=7)
+    topics = [{tuple(topic) for topic in part["topic"]} for part in (first, second)]
+    assert not topics[0] & topics[1]
+    assert len(topics[0]) == round(0.4 * len(topics[0] | topics[1]))
+    assert sorted([*first["id"], *second["id"]]) == sorted(held_out["id"])
+    assert first["id"] == split_by_topic(held_out, 0.4, seed=7)[0]["id"]
+    assert first["id"] != split_by_topic(held_out, 0.4, seed=8)[0]["id"]
+    asked = [row["prompt"][0]["content"] for row in held_out_prompts(second["topic"])]
+    assert set(asked) == {prompt[0]["content"] for prompt in second["prompt"]}
+    assert len(asked) == len(set(asked))
