@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from agiledpo.hpo.family_tree import value_text
 from agiledpo.hpo.lineage import AgentHistory, Lineage
@@ -92,6 +93,11 @@ def save(figure: Figure, path: Path) -> None:
         path: File to write; its ending decides the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The layout's last digits depend on addresses in memory, and names of parts in an SVG on those digits.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(Bbox(np.round(axes.get_position(original=True).get_points(), 4)))
     # SVG alone would carry the date, and random names of its parts.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
     with matplotlib.rc_context({"svg.hashsalt": "agiledpo"}):
