@@ -156,7 +156,7 @@ def randomise() -> Callable[..., None]:
 
     def fill(agent: "object", role: str = "actor", *, seed: int = 7, scale: float = 0.1) -> None:
         generator = torch.Generator().manual_seed(seed)
-        for parameter in agent.adapters.parameters(role):  # type: ignore[attr-defined]
+        for parameter in agent.adapters.own_parameters(role):  # type: ignore[attr-defined]
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
     return fill

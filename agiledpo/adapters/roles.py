@@ -85,9 +85,14 @@ class AgentAdapters:
             yield model
 
     def parameters(self, role: str) -> list[nn.Parameter]:
-        """The adapter parameters of a role, which may be written to (none for a reference that is the bare base)."""
-        name = self._writable(role)
+        """The adapter parameters of a role, to be read (none for a reference that is the bare base)."""
+        name = self.name(role)
         return [] if name is None else list(self.base.parameters(name).values())
+
+    def own_parameters(self, role: str) -> list[nn.Parameter]:
+        """The same, to be written to: a reference that other agents hold becomes this agent's own first."""
+        self._writable(role)
+        return self.parameters(role)
 
     def copy_role(self, source: str, target: str) -> None:
         """Copy the weights of one role's adapter onto another's."""

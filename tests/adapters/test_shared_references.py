@@ -47,7 +47,7 @@ def test_a_write_to_one_agents_reference_leaves_the_others_alone(base, lora, ran
     elif write == "load":
         first.load_state_dict({role: first.state_dict()["actor"] for role in ("actor", "reference")})
     else:
-        for own, actor in zip(first.parameters("reference"), first.parameters("actor"), strict=True):
+        for own, actor in zip(first.own_parameters("reference"), first.parameters("actor"), strict=True):
             own.data.copy_(actor)
     assert torch.equal(logits(first, "reference"), moved)
     assert torch.equal(logits(second, "reference"), before)

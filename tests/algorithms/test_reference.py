@@ -124,7 +124,7 @@ def change_reference(agent):
 
 
 def change_reference_in_place(agent):
-    for parameter in agent.adapters.parameters("reference"):
+    for parameter in agent.adapters.own_parameters("reference"):
         parameter.data.mul_(1.1)
 
 

@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.tournament import TournamentSelection
 
 BEST_LR, BEST_BETA = 3e-5, 0.1
 
 
-def evolve(selection, agents, fitness, generations, rng):
-    """Evaluate by ``fitness``, select, mutate; each agent that is offered changes one of its hyperparameters."""
+def evolve(selection, agents, fitness, generations, seed):
+    """Evaluate by ``fitness``, select, and mutate one hyperparameter of each agent that is offered."""
+    mutations = Mutations(no_mutation=0, rl_hp=1, rand_seed=seed)
     for _ in range(generations):
         for agent in agents:
             agent.test(fitness)
         elite, agents = selection.select(agents)
-        for agent in agents:
-            if agent.index in selection.explorers:
-                name = str(rng.choice(sorted(agent.hp_config)))
-                setattr(agent, name, agent.hp_config[name].mutate(getattr(agent, name), rng))
+        mutations.explore([agent for agent in agents if agent.index in selection.explorers])
     return elite, agents
 
 
@@ -37,7 +36,7 @@ def test_the_tournament_finds_learning_rate_and_beta_within_a_tenth(weightless):
             return -distance + 0.002 * rng.standard_normal()
 
         agents = [weightless(i, lr=BEST_LR / 30, beta=BEST_BETA * 10, hp_config=ranges) for i in range(8)]
-        elite, _ = evolve(TournamentSelection(3, True, 8, rand_seed=seed), agents, fitness, 60, rng)
+        elite, _ = evolve(TournamentSelection(3, True, 8, rand_seed=seed), agents, fitness, 60, seed)
         errors.append((abs(elite.lr / BEST_LR - 1), abs(elite.beta / BEST_BETA - 1)))
     assert np.max(errors) < 0.1
 
@@ -55,7 +54,7 @@ def drift(weightless, value, seeds=100, generations=40):
             return value(agent.beta, rng.normal(0.3, 1.0, 64))
 
         agents = [weightless(i, beta=0.1, hp_config=ranges) for i in range(6)]
-        _, agents = evolve(TournamentSelection(2, True, 6, rand_seed=seed), agents, fitness, generations, rng)
+        _, agents = evolve(TournamentSelection(2, True, 6, rand_seed=seed), agents, fitness, generations, seed)
         changes.append(np.mean([math.log(agent.beta / 0.1) for agent in agents]))
     return np.array(changes)
 
