@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, PreTrainedModel
 
 from agiledpo.layers.elementwise import wide
+from agiledpo.scoring import flex
 from agiledpo.scoring.tiles import Tile, tiled_attention
 
 PACKED_ATTENTION = "agiledpo_packed"
@@ -41,6 +43,7 @@ class PackedRows:
     positions: Tensor
     _masks: dict[int | None, list[Tensor]] = field(default_factory=dict, repr=False, compare=False)
     _tiles: dict[int | None, list[Tile]] = field(default_factory=dict, repr=False, compare=False)
+    _block_masks: dict[int | None, BlockMask] = field(default_factory=dict, repr=False, compare=False)
 
     def masks(self, window: int | None) -> list[Tensor]:
         """Which tokens (queries down, keys across) of each row attend to which; boolean (W, W) per row.
@@ -85,10 +88,20 @@ class PackedRows:
                 yield Tile(queries, keys, bias)
             first = last
 
+    def block_mask(self, window: int | None) -> BlockMask:
+        """The same for all rows at once, as FlexAttention takes it.
+
+        Args:
+            window: As for :meth:`masks`.
+        """
+        if window not in self._block_masks:
+            self._block_masks[window] = flex.make_block_mask(self.bounds, self.parts, self.positions, window)
+        return self._block_masks[window]
+
     @property
     def windows(self) -> frozenset[int | None]:
         """The sliding windows that layers have asked masks for so far."""
-        return frozenset(self._masks)
+        return frozenset(self._masks) | frozenset(self._block_masks)
 
     def _mask(self, start: int, stop: int, window: int | None) -> Tensor:
         part, position = self.parts[start:stop], self.positions[start:stop]
@@ -158,13 +171,17 @@ def attend_packed(
     if s_aux is not None:
         raise ValueError("Attention sinks are not supported in packed rows.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type == "cpu" or softcap is not None:
+    path = attention_path(query, value, softcap)
+    if path == "tiles":
         # In float32: twice as exact a log-probability, and under bfloat16 torch's backward pass is the slower one.
         tiles = packed_rows.tiles(sliding_window)
         q, k, v = (wide(x[0]) for x in (query, key, value))
         attended = tiled_attention(q, k, v, packed_rows.lengths, tiles, scale, softcap)
         return attended.to(value.dtype)[None], None
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions may have widened them
+    if path == "flex":
+        block_mask = packed_rows.block_mask(sliding_window)
+        return flex.flex_rows_attention(query, key, value, block_mask, scale, softcap), None
     outputs = []
     for (start, stop), mask in zip(packed_rows.bounds, packed_rows.masks(sliding_window), strict=True):
         q, k, v = (x[0, :, start:stop] for x in (query, key, value))
@@ -173,6 +190,23 @@ def attend_packed(
 
 
 AttentionInterface.register(PACKED_ATTENTION, attend_packed)
+
+
+def attention_path(query: Tensor, value: Tensor, softcap: float | None) -> Literal["flex", "tiles", "rows"]:
+    """How :func:`attend_packed` attends.
+
+    Args:
+        query: (1, heads, N, D).
+        value: (1, key heads, N, E).
+        softcap: Cap on the scores; None for none.
+
+    Returns:
+        "flex" for one call of compiled kernels under a block mask; "tiles" for one call in float32 for each tile, with
+        any cap; "rows" for one call of torch's fused kernels for each row.
+    """
+    if flex.suits(query, value):
+        return "flex"
+    return "tiles" if value.device.type == "cpu" or softcap is not None else "rows"
 
 
 def fused_row_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, systems: list[str], versions: dict[str, s
     from benchmarking.gpu.report import MatrixRate, markdown
     from benchmarking.gpu.shapes import SHAPES as BY_NAME
     from benchmarking.gpu.synthetic import Lengths
+    from benchmarking.gpu.systems import attention_of_agiledpo
     from benchmarking.gpu.timing import matrix_rate
 
     device = torch.device(arguments.device)
@@ -67,6 +68,11 @@ def run(arguments: argparse.Namespace, systems: list[str], versions: dict[str, s
         warm_up=arguments.warm_up,
         repeats=arguments.repeats,
     )
+    if any(system.startswith("agiledpo") for system in systems):
+        tokens = min(arguments.batch_sizes) * (arguments.prompt + 2 * arguments.completion)
+        for shape in arguments.shapes:
+            path = attention_of_agiledpo(BY_NAME[shape], tokens, device, dtype)
+            print(f"{shape}: agiledpo attends by {path} at {tokens} tokens", flush=True)
     points = sweep([BY_NAME[shape] for shape in arguments.shapes], arguments.batch_sizes, arguments.checkpointing)
     if arguments.profile:
         for point in points:

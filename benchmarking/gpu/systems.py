@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from agiledpo.scoring import PreferenceBatch
-from benchmarking.gpu.shapes import LORA_RANK
+from benchmarking.gpu.shapes import LORA_RANK, Shape
 from benchmarking.gpu.synthetic import PAD
 from benchmarking.gpu.timing import Run, Stopwatch
 
@@ -77,6 +77,15 @@ SYSTEMS: dict[str, System] = {
     "plain": train_plain,
     "trl": train_trl,
 }
+
+
+def attention_of_agiledpo(shape: Shape, tokens: int, device: torch.device, dtype: torch.dtype) -> str:
+    """Which attention a batch of so many packed tokens takes: flex, rows or tiles."""
+    from agiledpo.scoring.attention import attention_path
+
+    one = torch.empty((), device=device, dtype=dtype)
+    query, value = (one.expand(1, n, tokens, shape.hidden // shape.heads) for n in (shape.heads, shape.key_heads))
+    return attention_path(query, value, softcap=None)
 
 
 def _train_agent(

@@ -92,12 +92,15 @@ def test_all_systems_train_alike(checkpointing: bool, monkeypatch: pytest.Monkey
         assert values == pytest.approx(losses["plain"], abs=2e-5), name
 
 
-def test_the_command_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_VERBOSITY", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(variable, "")  # the command sets them; this puts them back
     sizes = "--prompt 12 --completion 5 --batch-sizes 2 --steps 2 --warm-up 1 --repeats 2 --checkpointing off"
     arguments = ["--device", "cpu", "--shapes", "tiny", "--systems", "agiledpo", "plain", *sizes.split()]
     assert command.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert "tiny: agiledpo attends by tiles at 44 tokens" in capsys.readouterr().out
     content = json.loads((tmp_path / "gpu_cpu.json").read_text())
     assert [run["system"] for run in content["runs"]] == ["agiledpo", "plain"]
     timed = make_batches(3, 2, Lengths(12, 5), SHAPES["tiny"].vocabulary)[1:]
