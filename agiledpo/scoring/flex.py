@@ -4,6 +4,7 @@ The kernels skip the blocks of scores that no query sees, which are nearly all b
 whom only where some do, and let grouped heads share their keys (Dong et al. 2024, https://arxiv.org/abs/2412.05496).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -22,6 +23,8 @@ _OLDEST_TORCH = "2.8"
 _LEAST_WIDTH, _MOST_BYTES = 16, 512
 # Every model, dtype, and training or not, has its own kernels; torch would stop at 8.
 _KERNELS = 64
+# Errors that rounding explains, as shares of a norm; float32 products may be TF32.
+_TOLERANCES = {torch.bfloat16: 0.03, torch.float16: 0.01, torch.float32: 0.01}
 # Queries whose scores' masks exist at the same time while a block mask is made.
 _QUERIES_AT_ONCE = 8 * BLOCK
 
@@ -39,6 +42,7 @@ def suits(query: Tensor, value: Tensor) -> bool:
         and value.dtype in (torch.bfloat16, torch.float16, torch.float32)
         and all(_has_kernels(width, value.element_size()) for width in (query.shape[-1], value.shape[-1]))
         and _available()
+        and works(value.device, value.dtype)
     )
 
 
@@ -49,6 +53,61 @@ def _has_kernels(width: int, size: int) -> bool:
 @cache
 def _available() -> bool:
     return torch.__version__ >= _OLDEST_TORCH and has_triton()
+
+
+@cache
+def works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels compile here and give what a plain softmax gives, forward and backward; tried once.
+
+    Args:
+        device: Where.
+        dtype: Of queries, keys and values.
+
+    Warns:
+        UserWarning: They do not; rows are then attended one by one.
+    """
+    try:
+        # The first pass to ask may be one without gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            worst = _error(device, dtype)
+    except Exception as error:  # a compiler may raise anything, and there is another way
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    else:
+        if worst < _TOLERANCES[dtype]:
+            return True
+        problem = f"its results are off by {worst:.2g} of their norm"
+    warnings.warn(f"FlexAttention is left aside on {device} in {dtype}, which costs speed: {problem}.", stacklevel=2)
+    return False
+
+
+def _error(device: torch.device, dtype: torch.dtype) -> float:
+    """Largest error of output and gradients over two rows, as a share of their norms."""
+    bounds, lengths = ((0, 170), (170, 300)), ((90, 50, 30), (60, 1, 69))
+    parts = torch.cat([torch.full((n,), part) for row in lengths for part, n in enumerate(row)]).to(device)
+    positions = torch.cat([torch.arange(n) + (part > 0) * row[0] for row in lengths for part, n in enumerate(row)]).to(
+        device
+    )
+    block_mask = make_block_mask(bounds, parts, positions, None)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, grad = (
+        torch.randn(1, heads, len(parts), 64, generator=generator).to(device, dtype).requires_grad_()
+        for heads in (4, 2, 2, 4)
+    )
+    index = torch.arange(len(parts), device=device)
+    seen = block_mask.mask_mod(index[:1], index[:1], index[:, None], index)
+    scores = (query.float() @ key.float().repeat_interleave(2, 1).mT * 0.125).masked_fill(~seen, float("-inf"))
+    expected = torch.softmax(scores, -1) @ value.float().repeat_interleave(2, 1)
+    attended = flex_rows_attention(query, key, value, block_mask, 0.125, None).transpose(1, 2)
+    inputs = (query, key, value)
+    pairs = [
+        (attended, expected),
+        *zip(
+            torch.autograd.grad(attended, inputs, grad),
+            torch.autograd.grad(expected, inputs, grad.float()),
+            strict=True,
+        ),
+    ]
+    return max(float(((one - other).norm() / other.norm()).detach()) for one, other in pairs)
 
 
 def make_block_mask(

@@ -229,9 +229,35 @@ def test_when_it_is_used(
     monkeypatch: pytest.MonkeyPatch, tokens: int, width: int, dtype: torch.dtype, suits: bool
 ) -> None:
     monkeypatch.setattr(flex, "_available", lambda: True)
+    monkeypatch.setattr(flex, "works", lambda device, kind: True)
     with FakeTensorMode():
         query, value = (torch.empty(1, n, tokens, width, dtype=dtype, device="cuda") for n in (4, 2))
         assert attention_path(query, value, None) == ("flex" if suits else "rows")
         assert attention_path(query, value, 50.0) == ("flex" if suits else "tiles")
     on_a_cpu = torch.empty(1, 2, tokens, width, dtype=dtype)
     assert attention_path(on_a_cpu, on_a_cpu, None) == "tiles"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernels_are_tried_before_they_are_trusted(dtype: torch.dtype) -> None:
+    for context in (nullcontext, torch.no_grad, torch.inference_mode):
+        with context():
+            assert flex.works.__wrapped__(torch.device("cpu"), dtype)
+    assert flex._error(torch.device("cpu"), dtype) < (1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_kernels_that_are_wrong_or_do_not_compile_are_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = flex.flex_rows_attention
+
+    def without_its_mask(query: Tensor, key: Tensor, value: Tensor, mask: object, *args: float) -> Tensor:
+        rows = ((0, query.shape[2]),)
+        everything = flex.make_block_mask(rows, torch.zeros(query.shape[2]), torch.arange(query.shape[2]), None)
+        return original(query, key, value, everything, *args)
+
+    def refused(*_: object) -> Tensor:
+        raise RuntimeError("no kernel for this chip\nand a thousand lines of log")
+
+    for broken, message in ((without_its_mask, "off by"), (refused, "RuntimeError: no kernel for this chip.")):
+        monkeypatch.setattr(flex, "flex_rows_attention", broken)
+        with pytest.warns(UserWarning, match=f"FlexAttention is left aside on cpu.*{message}"):
+            assert not flex.works.__wrapped__(torch.device("cpu"), torch.float32)
