@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from agiledpo.algorithms import DPO
 from agiledpo.scoring import PreferenceBatch, PrefixSharing
-from benchmarking.memory import peak_resident_mb
+from benchmarking.memory import forget_peak, peak_resident_mb
 from benchmarking.processes import read_task, report
 
 TokenPair = tuple[list[int], list[int], list[int]]
@@ -94,13 +94,6 @@ def run(task: Task) -> dict[str, float]:
         "step_peak_mb": peak_resident_mb(),
         "peak_mb": max(before, peak_resident_mb()),
     }
-
-
-def forget_peak() -> None:
-    """Let the kernel count this process's peak memory from now on (Linux; elsewhere it stays the whole process's)."""
-    control = Path("/proc/self/clear_refs")
-    if control.exists():
-        control.write_text("5")
 
 
 def _model(task: Task) -> PreTrainedModel:
