@@ -229,21 +229,34 @@ def report(file: ResultFile) -> str:
             f"difference between policy and reference itself is {errors[0]['signal']:.3f}.",
             markdown_table(["", "log-probability", "policy minus reference", "of plain bfloat16's"], rows),
         ]
-    learning = [run for run in file.runs if run["what"] == "learning"]
-    if learning:
+    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in file.runs:
+        if run["what"] == "learning":
+            settings.setdefault((run["pairs"], run["lr"], run["held_out"]), []).append(run)
+    for (pairs, lr, held_out), learning in sorted(settings.items()):
         rows = []
         for config in ("float32", "bfloat16"):
-            values = [run["accuracies"] for run in learning if run["config"] == config]
-            error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
+            runs = [run for run in learning if run["config"] == config]
+            accuracies, margins = ([run[name] for run in runs] for name in ("accuracies", "margins"))
             rows.append(
-                [config, len(values), f"{mean(values):.3f}", f"{error:.3f}", " ".join(f"{v:.3f}" for v in values)]
+                [
+                    config,
+                    len(runs),
+                    _mean_and_error(accuracies, 3),
+                    _mean_and_error(margins, 4),
+                    " ".join(f"{value:.3f}" for value in accuracies),
+                ]
             )
         parts += [
-            f"Held-out accuracy after {learning[0]['pairs']} embedded pairs (batch 8, lr {learning[0]['lr']}, "
-            f"{learning[0]['held_out']} held-out pairs).",
-            markdown_table(["", "seeds", "mean", "standard error", "each"], rows),
+            f"Held-out accuracy after {pairs} embedded pairs (batch 8, lr {lr:g}, {held_out} held-out pairs).",
+            markdown_table(["", "seeds", "accuracy, mean ± se", "reward margin, mean ± se", "accuracy of each"], rows),
         ]
     return "\n\n".join(parts)
+
+
+def _mean_and_error(values: list[float], digits: int) -> str:
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{mean(values):.{digits}f} ± {error:.{digits}f}" if values else "-"
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ class Selection(Protocol):
 
     Attributes:
         population_size: Number of agents in each new population.
+        eval_loop: Number of each agent's last fitnesses that are averaged.
         mutates_survivors: Whether agents that go on are offered to mutation as copies are.
         explorers: Indices of the agents of the last new population that are offered to mutation; never the elite's.
     """
 
     population_size: int
+    eval_loop: int
     mutates_survivors: ClassVar[bool]
     explorers: tuple[int, ...]
 

@@ -195,7 +195,8 @@ class PreferenceRun:
                     tie_break=agent.tie_break,
                 )
             )
-        self.population.elite = max(self.population.well, key=rank)
+        eval_loop = 1 if self.evolution is None else self.evolution.selection.eval_loop
+        self.population.elite = max(self.population.well, key=lambda agent: rank(agent, eval_loop))
         self.progress.evaluated(self.population)
 
     def _evolve(self, evolution: Evolution, moment: Moment) -> None:

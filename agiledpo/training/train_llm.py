@@ -137,6 +137,11 @@ def _check_agents(agents: Sequence[DPO]) -> None:
     for agent in agents:
         if not isinstance(agent, DPO):
             raise ValueError(f"pop holds a {type(agent).__name__}; finetune_llm_preference trains DPO agents.")
+        if agent.diverged is not None:
+            raise ValueError(
+                f"Agent {agent.index} has diverged and does not learn any more: {agent.diverged} Leave it out, or put "
+                "a clone of another agent in its place."
+            )
     if len({agent.index for agent in agents}) < len(agents):
         raise ValueError(f"The agents' indices {[agent.index for agent in agents]} are not distinct; pass index=...")
 

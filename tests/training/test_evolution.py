@@ -241,6 +241,16 @@ def test_only_agilerls_fitness_grows_with_beta(make_env, make_population):
         assert other == pytest.approx(factor * one, rel=1e-5)
 
 
+def test_the_elite_is_the_fittest_over_the_evaluations_that_selection_averages(make_env, make_population):
+    values = {0: iter([0.0, 0.9]), 1: iter([0.8, 0.8])}
+    population, fitnesses = evolve(
+        make_population(2), make_env(train=16), fitness=lambda agent, _: next(values[agent.index]),
+        tournament=tournament(2, eval_loop=2), mutation=None, evo_steps=100, evaluation_interval=2,
+    )  # fmt: skip
+    assert fitnesses == [0.9, 0.8]
+    assert population.elite.index == 1
+
+
 def test_a_fitness_of_ones_own(make_env, make_population):
     env = make_env(train=16)
     seen = []
@@ -408,6 +418,8 @@ def test_without_evolution_the_others_go_on(make_env, make_population):
     assert agents[1].steps == [0]
     assert agents[0].steps == agents[2].steps == [12]
     assert population.elite in (agents[0], agents[2])
+    with pytest.raises(ValueError, match="Agent 1 has diverged and does not learn any more: The loss is not finite"):
+        finetune_llm_preference(population, make_env(train=12), verbose=False)
 
 
 def test_a_single_agent_that_diverges_ends_the_run(make_env, make_population):
