@@ -41,6 +41,7 @@ class AgentAdapters:
         self.base = base
         self.lora_config = config
         self._held: list[str] = []
+        self._used = "actor"
         self._finalizer = weakref.finalize(self, _disown, base, self._held)
         actor = base.add("actor", config, trainable=True, seed=seed)
         self._held.append(actor)
@@ -69,6 +70,7 @@ class AgentAdapters:
 
     def use(self, role: str) -> None:
         """Make a role's adapter the active one."""
+        self._used = role
         self.base.activate(self.name(role))
 
     @contextmanager
@@ -138,7 +140,7 @@ class AgentAdapters:
         self._held.append(name)
         if held is not None:
             self._held.remove(held)
-            if self.base.active_name == held:
+            if self._used == "reference" and self.base.active_name == held:
                 self.base.activate(name)
             self.base.disown(held)
 
@@ -158,13 +160,15 @@ class AgentAdapters:
         """
         if state.keys() != self.owned.keys():
             raise ValueError(f"The state has the adapters {', '.join(state)}; this agent has {', '.join(self.owned)}.")
-        for role in self.owned:
-            parameters = self.base.parameters(cast(str, self._writable(role)))
+        for role, name in self.owned.items():
+            parameters = self.base.parameters(name)
             if {key: tensor.shape for key, tensor in state[role].items()} != {
                 key: parameter.shape for key, parameter in parameters.items()
             }:
                 raise ValueError(f"The state's {role!r} adapter has other parameters; is its lora_config this agent's?")
-            for key, parameter in parameters.items():
+            if all(torch.equal(parameter, state[role][key]) for key, parameter in parameters.items()):
+                continue  # a reference that is right already stays shared
+            for key, parameter in self.base.parameters(cast(str, self._writable(role))).items():
                 parameter.copy_(state[role][key])
 
     def release(self) -> None:

@@ -39,7 +39,8 @@ class MultiFrequencySelection(RankedSelection):
     * the agents of the fourth are replaced by copies of those of the first, and only these copies explore.
 
     An agent that has diverged, or whose fitness is not finite, is replaced at once, also while its subpopulation rests.
-    The rule draws nothing at random.
+    The rule draws nothing at random. The training loop mutates the agents in ``explorers``; a loop of one's own calls
+    ``mutation.explore`` with them.
 
     Args:
         population_size: Number of agents; a multiple of four for each subpopulation.
@@ -195,4 +196,5 @@ def _take_settings(child: AgentT, source: AgentT) -> None:
     child.hp_config = source.hp_config
     for name in source.hp_config or ():
         setattr(child, name, source.hyperparameters[name])
+    child.follow_hyperparameters()
     child.mutation_hook()

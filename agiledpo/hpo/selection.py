@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -64,7 +64,23 @@ class Selection(Protocol):
 # Ranking ------------------------------------------------------------------------------------------------------------
 
 
-def rank(agent: EvolvableAlgorithm, eval_loop: int = 1) -> tuple[bool, float, float, int]:
+class Rank(NamedTuple):
+    """A sort key of which the greatest is that of the best agent.
+
+    Attributes:
+        fit: Whether the agent may have children: it has not diverged, and its fitness is finite.
+        fitness: Mean of its last fitnesses.
+        tie_break: Decides between equal fitness.
+        age: The index, negative, so that of equal agents the older one is better.
+    """
+
+    fit: bool
+    fitness: float
+    tie_break: float
+    age: int
+
+
+def rank(agent: EvolvableAlgorithm, eval_loop: int = 1) -> Rank:
     """Return a sort key of which the greatest is that of the best agent.
 
     The mean of the last fitnesses decides, then the tie-break, then the lower index. An agent that has diverged, or
@@ -73,9 +89,6 @@ def rank(agent: EvolvableAlgorithm, eval_loop: int = 1) -> tuple[bool, float, fl
     Args:
         agent: The agent.
         eval_loop: Number of its last fitnesses that count.
-
-    Returns:
-        Whether the agent may have children, mean fitness, tie-break, negative index.
 
     Raises:
         ValueError: The agent has not been evaluated.
@@ -86,10 +99,10 @@ def rank(agent: EvolvableAlgorithm, eval_loop: int = 1) -> tuple[bool, float, fl
         )
     fitness = _mean(agent.fitness[-eval_loop:])
     if agent.diverged is not None or not math.isfinite(fitness):
-        return False, -math.inf, -math.inf, -agent.index
+        return Rank(False, -math.inf, -math.inf, -agent.index)
     # NaN compares false with everything, which would make the order depend on where the agent stands.
     tie_break = -math.inf if math.isnan(agent.tie_break) else agent.tie_break
-    return True, fitness, tie_break, -agent.index
+    return Rank(True, fitness, tie_break, -agent.index)
 
 
 def check_indices(population: Sequence[EvolvableAlgorithm]) -> None:
@@ -125,7 +138,7 @@ def ranked(population: Sequence[AgentT], eval_loop: int) -> tuple[list[AgentT], 
     check_indices(population)
     ranks = {agent.index: rank(agent, eval_loop) for agent in population}
     order = sorted(population, key=lambda agent: ranks[agent.index], reverse=True)
-    well = [agent for agent in order if ranks[agent.index][0]]
+    well = [agent for agent in order if ranks[agent.index].fit]
     if not well:
         reasons = "; ".join(
             f"agent {agent.index}: {agent.diverged or f'fitness {_mean(agent.fitness[-eval_loop:])}'}"

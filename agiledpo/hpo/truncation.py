@@ -11,7 +11,9 @@ class TruncationSelection(DrawnSelection):
     """The worst agents are replaced by copies of the best; everybody else goes on.
 
     Exploit step of population-based training by truncation (Jaderberg et al. 2017, arXiv 1711.09846, section 4.1.1).
-    An agent that has diverged, or whose fitness is not finite, is replaced wherever it stands.
+    An agent that has diverged, or whose fitness is not finite, is replaced wherever it stands. Only the copies explore:
+    the training loop mutates those alone, a loop of one's own calls ``mutation.explore`` with the agents whose index is
+    in ``explorers``.
 
     Args:
         population_size: Number of agents in each new population.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from agiledpo.layers import PLAIN, Elementwise, FastLayers, compiled
 from agiledpo.layers.replace import can_stream_float32
-from agiledpo.scoring import probe
+from agiledpo.scoring import flex, probe
 from agiledpo.scoring.attention import packed_attention
 from agiledpo.scoring.head import LMHead
 from agiledpo.scoring.layout import Layout
@@ -76,6 +76,7 @@ class CausalLM:
         # Attention in chunks is a matter of masks, which packed rows bring themselves.
         elif config.get("attention_chunk_size") is None:
             lm = replace(lm, packs=probe.packs(lm, window=_sliding_window(config)))
+            flex.prepare(model.device, model.dtype)
         return lm._with_layers(elementwise) if fast_layers else lm
 
     def _with_layers(self, elementwise: Elementwise) -> "CausalLM":

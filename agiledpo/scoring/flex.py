@@ -55,6 +55,17 @@ def _available() -> bool:
     return torch.__version__ >= _OLDEST_TORCH and has_triton()
 
 
+def prepare(device: torch.device, dtype: torch.dtype) -> None:
+    """Try the kernels now: the first use may lie in a checkpointed layer, whose bookkeeping the trial would disturb.
+
+    Args:
+        device: Where.
+        dtype: Of queries, keys and values.
+    """
+    if device.type == "cuda" and _available():
+        works(device, dtype)
+
+
 @cache
 def works(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels compile here and give what a plain softmax gives, forward and backward; tried once.

@@ -29,15 +29,19 @@ class Evolution:
         """End a generation.
 
         Args:
-            population: The evaluated agents; changed in place, the elite comes first.
+            population: The evaluated agents; changed in place. A child takes the place of an agent that it replaces.
             pairs: Pairs that each agent has learned from, for the lineage.
 
         Raises:
             PopulationDivergedError: There is no agent to copy.
         """
         before = {agent.index for agent in population}
+        places = {agent.index: place for place, agent in enumerate(population)}
         elite, selected = self.selection.select(population)
-        population[:] = selected
+        # Survivors stay where they are, because an agent may have an environment of its own.
+        vacant = iter([place for index, place in places.items() if index not in {agent.index for agent in selected}])
+        for agent in selected:
+            population[places[agent.index] if agent.index in places else next(vacant)] = agent
         self.generation += 1
         self._record_selection(population, before, elite.index, pairs)
         if self.mutation is not None:

@@ -72,7 +72,7 @@ class PreferenceRun:
             NonFiniteLossError: The only agent diverged.
             PopulationDivergedError: All agents did. What was saved before is untouched.
         """
-        if self.iteration == 0:
+        if not self.population.lineage:
             self._introduce()
         while not self.done:
             self.advance()
@@ -179,7 +179,7 @@ class PreferenceRun:
         for agent in self.population.well:
             try:
                 if callable(self.fitness):
-                    agent.record_fitness(*_pair(self.fitness(agent, self.environments.judge)))
+                    _ask(self.fitness, agent, self.environments.judge)
                 else:
                     agent.test(self.environments.judge, fitness=self.fitness)
             except NonFiniteLossError as error:
@@ -196,17 +196,19 @@ class PreferenceRun:
                 )
             )
         eval_loop = 1 if self.evolution is None else self.evolution.selection.eval_loop
-        self.population.elite = max(self.population.well, key=lambda agent: rank(agent, eval_loop))
+        ranks = {agent.index: rank(agent, eval_loop) for agent in self.population.well}
+        fit = [agent for agent in self.population.well if ranks[agent.index].fit]
+        # Nobody is the fittest where no fitness is a number.
+        self.population.elite = max(fit, key=lambda agent: ranks[agent.index]) if fit else None
         self.progress.evaluated(self.population)
 
     def _evolve(self, evolution: Evolution, moment: Moment) -> None:
         elite = self.population.elite
-        assert elite is not None  # a generation ends with an evaluation
-        index = elite.index
+        index = None if elite is None else elite.index
         self.keeper.save_elite(elite)
         evolution.evolve(self.population, moment.pairs_done)
-        if elite.index != index:  # it did not survive, and another has taken its place
-            self.population.elite = None
+        if (elite is not None and elite.index != index) or not any(agent is elite for agent in self.population):
+            self.population.elite = None  # it did not survive
         self.progress.evolved(evolution.generation, self.population)
 
     def _set_aside(self, agent: DPO, error: NonFiniteLossError, moment: Moment) -> None:
@@ -230,10 +232,13 @@ class PreferenceRun:
     def _report(self) -> None:
         """Measure the elite on what no selection ever saw."""
         elite, judge = self.population.elite, self.environments.judge
-        assert elite is not None  # a run ends with an evaluation
         self.keeper.save_elite(elite)
-        if "final" in judge.splits:
-            held_out = elite.measure(judge, "final")
+        if elite is not None and "final" in judge.splits:
+            try:
+                held_out = elite.measure(judge, "final")
+            except NonFiniteLossError as error:  # the trained agents must not be lost to it
+                self.progress.say(f"agent {elite.index} could not be measured on the final split: {error}")
+                return
             final = self.population.final = held_out.fitness("accuracy")
             self.population.lineage.record(
                 Final(agent=elite.index, pairs=self.pairs_done, split="final", fitness=final.value, error=final.error)
@@ -244,5 +249,18 @@ class PreferenceRun:
             )
 
 
-def _pair(fitness: float | tuple[float, float]) -> tuple[float, float]:
-    return (float(fitness[0]), float(fitness[1])) if isinstance(fitness, tuple) else (float(fitness), math.nan)
+def _ask(
+    fitness: Callable[[DPO, PreferenceGym], float | tuple[float, float]], agent: DPO, judge: PreferenceGym
+) -> None:
+    """Record what a user's function says of an agent, and nothing that ``agent.test`` in it may have recorded."""
+    values, errors = list(agent.fitness), list(agent.fitness_errors)
+    answer = fitness(agent, judge)
+    value, error = answer if isinstance(answer, (tuple, list)) and len(answer) == 2 else (answer, None)
+    agent.fitness, agent.fitness_errors = values, errors
+    try:
+        agent.record_fitness(float(value), math.nan if error is None else float(error))
+    except TypeError:
+        raise TypeError(
+            f"fitness={fitness!r} returned {answer!r} for agent {agent.index}; a number is needed, or a number and its "
+            "standard error."
+        ) from None

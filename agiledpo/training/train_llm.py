@@ -96,6 +96,8 @@ def finetune_llm_preference(
     _check_evolution(agents, tournament, mutation, evo_steps)
     if not callable(fitness):
         check_fitness(fitness)
+        if tournament is not None:
+            _check_references(agents, fitness)
     if save_elite and elite_path is None:
         raise ValueError("save_elite=True needs elite_path, the directory to save to.")
     checkpoints = Path("saved_checkpoints" if checkpoint_path is None else checkpoint_path)
@@ -104,7 +106,7 @@ def finetune_llm_preference(
         elite=Path(elite_path) if save_elite and elite_path is not None else None,
         evolves=tournament is not None,
     )
-    keeper.check(agents)
+    keeper.check(agents, None if lineage_path is None else Path(lineage_path))
     environments = Environments.make(env, env_fn, len(agents))
     for environment in environments.all:
         for agent in agents:
@@ -166,3 +168,15 @@ def _check_evolution(
     tournament.check(agents)
     if mutation is not None:
         mutation.check(agents)
+        for agent in agents:
+            agent.check_hyperparameters()
+
+
+def _check_references(agents: Sequence[DPO], fitness: str) -> None:
+    for agent in agents:
+        if agent.reference_update != "never":
+            raise ValueError(
+                f"fitness={fitness!r} holds each agent against its reference, and with "
+                f"reference_update={agent.reference_update!r} agent {agent.index}'s moves: the one whose reference "
+                "lags most would win. Use reference_update='never', or a function as fitness."
+            )

@@ -333,6 +333,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             "reference_update_tracker": self.reference_update_tracker,
             "random_stream": self.random_stream.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "applied": self._applied,
+            "construction": self._construction(),
             "adapters": self.adapters.state_dict(),
         }
 
@@ -351,6 +353,14 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 f"The state is not of a {type(self).__name__} of this version: {', '.join(sorted(unknown))} "
                 "are hyperparameters of one of them only."
             )
+        mine, theirs = self._construction(), state["construction"]
+        differing = [name for name in mine if mine[name] != theirs.get(name)]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"The state is of an agent with {name}={theirs.get(name)}; agent {self.index} was made with "
+                f"{mine[name]}. Make the agents as they were, in the same order."
+            )
         self.adapters.load_state_dict(state["adapters"])
         vars(self).update(state["hyperparameters"])
         for name in ("index", "parent", "tie_break", "diverged", "mut", "optimizer_steps", "reference_update_tracker"):
@@ -359,7 +369,17 @@ class LLMAlgorithm(EvolvableAlgorithm):
             vars(self)[name] = list(state[name])
         self.random_stream.load_state_dict(state["random_stream"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
-        self._applied = (self.lr, self.weight_decay)
+        self._applied = tuple(state["applied"])
+
+    def _construction(self) -> dict[str, str]:
+        """What the agent was made with and no state changes, as text to compare."""
+        varying = {*self.HYPERPARAMETERS, "index", "seed", "clone", "accelerator", "observation_space", "action_space"}
+        arguments = self.inspect_attributes(self, input_args_only=True)
+        lora = self.lora_config
+        return {
+            **{name: repr(value) for name, value in arguments.items() if name not in {*varying, "lora_config"}},
+            "lora_config": f"rank {lora.r}, alpha {lora.lora_alpha}",
+        }
 
     @classmethod
     def population(
