@@ -99,3 +99,11 @@ def test_an_active_reference_stays_active_when_it_becomes_private(base, lora):
     assert base.active_name == first.name("reference")
     with torch.no_grad():
         assert torch.equal(base.peft(IDS).logits, expected)
+
+
+def test_another_agents_active_reference_is_left_to_it(base, lora):
+    first, second = adapters(base, lora), adapters(base, lora)
+    shared = first.name("reference")
+    first.use("reference")
+    second.copy_role("actor", "reference")
+    assert base.active_name == first.name("reference") == shared

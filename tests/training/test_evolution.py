@@ -267,6 +267,37 @@ def test_a_fitness_of_ones_own(make_env, make_population):
     assert {record.error for record in population.lineage.of(Evaluated)} == {0.25}
 
 
+def test_a_function_that_calls_test_is_recorded_once(make_env, make_population):
+    population, _ = evolve(
+        make_population(2),
+        make_env(train=16),
+        fitness=lambda agent, env: float(agent.test(env)) - 7,
+        tournament=tournament(2),
+        mutation=None,
+    )
+    for agent in population:
+        assert len(agent.fitness) == len(agent.fitness_errors) == 2
+        assert -7 <= max(agent.fitness) <= -6
+
+
+def test_what_is_no_fitness_is_named(make_env, make_population):
+    with pytest.raises(TypeError, match="returned None for agent 0; a number is needed"):
+        evolve(make_population(), make_env(), fitness=lambda agent, env: None)
+
+
+def test_an_error_on_the_final_split_does_not_lose_the_run(make_env, make_population, make_pairs):
+    class Broken(DPO):
+        def measure(self, env, split="test"):
+            if split == "final":
+                raise NonFiniteLossError("The loss is not finite on final row 3")
+            return super().measure(env, split)
+
+    env = make_env(train=8, final_dataset=make_pairs(5))
+    population, fitnesses = evolve(make_population(cls=Broken), env)
+    assert population.final is None
+    assert len(fitnesses) == 4
+
+
 # AgileRL's faults (FEATURES D2 to D8) -------------------------------------------------------------------------------
 
 
@@ -379,6 +410,19 @@ def test_an_environment_for_each_agent_gives_each_a_whole_epoch(make_env, make_p
     assert len({tuple(order) for order in orders}) == 4
 
 
+def test_with_evolution_too_each_place_keeps_its_environment(make_env, make_population):
+    seeds = iter(range(4))
+    agents = make_population(4, cls=Recorder)
+    population, _ = evolve(agents, None, env_fn=lambda: make_env(train=20, seed=next(seeds)), num_epochs=2)
+    assert len(population.lineage.of(Selected)) == 4
+    assert any(record.replaced for record in population.lineage.of(Selected))
+    everything = sorted(f"train row {i}" for i in range(20))
+    for agent in agents:  # a child is the object whose place it takes
+        rows = [row for step in agent.rows for row in step]
+        assert sorted(rows[:20]) == sorted(rows[20:]) == everything
+    assert [agent is other for agent, other in zip(agents, population, strict=True)] == [True] * 4
+
+
 def test_the_callers_list_is_left_alone(make_env, make_population):
     agents = make_population()
     before = list(agents)
@@ -446,6 +490,16 @@ def test_if_all_diverge_the_elite_that_was_saved_is_intact(make_env, make_popula
     assert saved["steps"] == [16]
     moments = [value for state in saved["optimizer"]["state"].values() for value in state.values()]
     assert all(torch.isfinite(value).all() for value in moments)
+
+
+def test_a_fitness_that_is_nowhere_a_number_leaves_the_saved_elite_alone(make_env, make_population, tmp_path):
+    def fading(agent, _):
+        return 0.5 if agent.steps[-1] <= 8 else math.nan
+
+    with pytest.raises(PopulationDivergedError, match="fitness nan"):
+        evolve(make_population(), make_env(train=40), fitness=fading, save_elite=True, elite_path=tmp_path / "elite")
+    saved = torch.load(tmp_path / "elite" / "attributes.pt", weights_only=True)
+    assert saved["steps"] == [8]
 
 
 # Determinism --------------------------------------------------------------------------------------------------------
@@ -537,6 +591,51 @@ def test_a_state_of_another_run_is_refused(make_env, make_population):
         start(make_env, make_population).load_state_dict(stranger)
 
 
+def test_a_learning_rate_that_is_set_and_not_yet_applied_survives(make_env, make_population, tmp_path):
+    def begin():
+        run = start(make_env, make_population)
+        for agent in run.population:
+            agent.batch_size, agent.lr = 8, 2e-3  # two batches of the environment for the first step
+        return run
+
+    whole = begin().run()
+    broken = begin()
+    broken._introduce()
+    broken.advance()
+    torch.save(broken.state_dict(), tmp_path / "state.pt")
+    taken_up = start(make_env, make_population)
+    taken_up.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for one, other in zip(taken_up.run(), whole, strict=True):
+        assert same(weights(one), weights(other))
+
+
+def test_a_run_put_aside_before_its_first_batch_goes_on(make_env, make_population):
+    begun = start(make_env, make_population)
+    begun._introduce()
+    taken_up = start(make_env, make_population)
+    taken_up.load_state_dict(copy.deepcopy(begun.state_dict()))
+    whole = start(make_env, make_population).run()
+    assert list(taken_up.run().lineage) == list(whole.lineage)
+
+
+def test_references_stay_shared_after_a_run_is_taken_up(make_env, make_population):
+    begun = start(make_env, make_population)
+    begun.advance()
+    taken_up = start(make_env, make_population)
+    taken_up.load_state_dict(copy.deepcopy(begun.state_dict()))
+    assert len(taken_up.population[0].base.adapter_names) == 5
+
+
+def test_agents_that_were_made_otherwise_do_not_take_a_state(make_env, make_population):
+    state = start(make_env, make_population).population[0].state_dict()
+    (other,) = make_population(1, hp_config=HyperparameterConfig(lr=RLParameter(1e-6, 1e-2)))
+    with pytest.raises(ValueError, match=r"with hp_config=.*agent 0 was made with"):
+        other.load_state_dict(state)
+    (other,) = make_population(1, seed=11, reference_update="epoch")
+    with pytest.raises(ValueError, match="with reference_update='never'; agent 0 was made with 'epoch'"):
+        other.load_state_dict(state)
+
+
 # Refusals -----------------------------------------------------------------------------------------------------------
 
 
@@ -561,6 +660,32 @@ def test_nonsense_is_refused_before_training(make_env, make_population, argument
     with pytest.raises(ValueError, match=message):
         finetune_llm_preference(agents, **everything)
     assert all(agent.steps == [0] for agent in agents)
+
+
+def test_paths_inside_what_is_replaced_are_refused(make_env, make_population, tmp_path):
+    inside = {"checkpoint_steps": 4, "checkpoint_path": tmp_path / "c"}
+    for arguments, name in (
+        ({"save_elite": True, "elite_path": tmp_path / "c" / "elite"}, "elite_path"),
+        ({"lineage_path": tmp_path / "c" / "lineage.jsonl"}, "lineage_path"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}=.* lies in .*c, which each new checkpoint of checkpoint_path"):
+            evolve(make_population(), make_env(), **inside, **arguments)
+    with pytest.raises(ValueError, match=r"lineage_path=.* lies in .*elite, which"):
+        evolve(
+            make_population(), make_env(), save_elite=True, elite_path=tmp_path / "elite",
+            lineage_path=tmp_path / "elite" / "lineage.jsonl",
+        )  # fmt: skip
+
+
+def test_a_reference_that_moves_is_no_common_measure(make_env, make_population):
+    with pytest.raises(ValueError, match="reference_update='epoch' agent 0's moves"):
+        evolve(make_population(reference_update="epoch"), make_env())
+    evolve(make_population(reference_update="epoch"), make_env(train=8), fitness=lambda agent, _: -agent.lr)
+
+
+def test_what_was_set_outside_the_range_is_refused_before_training(make_env, make_population):
+    with pytest.raises(ValueError, match=r"lr=0\.5 is outside"):
+        evolve(make_population(lrs=[1e-3, 1e-3, 0.5, 1e-3]), make_env())
 
 
 def test_agents_without_anything_to_mutate_are_refused(make_env, make_population):
