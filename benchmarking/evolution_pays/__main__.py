@@ -130,7 +130,8 @@ def page(file: ResultFile, directory: Path) -> str:
         lines += ["", f"## {name}", "", f"{sentence(environment['machine'])}; {versions}."]
         for block in found:
             lines += ["", f"### From the {block[0]['start']} start", "", describe(block), "", table(block)]
-            lines += ["", *(f"- {verdict}" for verdict in verdicts(block))]
+            if found_verdicts := verdicts(block):
+                lines += ["", *(f"- {verdict}" for verdict in found_verdicts)]
         picture = directory / f"{NAME}_{found[0][0]['dataset'].split('.')[0]}.png"
         try:
             draw([(f"{block[0]['start']} start", block) for block in found], picture)
@@ -170,9 +171,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--seeds", type=int, default=5, help="seeds 0 to this less 1")
     add("--agents", type=int, default=4)
-    add("--pairs-per-agent", type=int, default=64)
+    add("--pairs-per-agent", type=int, default=32)
     add("--generations", type=int, default=4)
-    add("--selection", type=int, default=48, help="pairs of the selection split")
+    add("--selection", type=int, default=32, help="pairs of the selection split")
     add("--held-out", type=int, default=96, help="pairs of the final split")
     add("--lr", type=float, help="learning rate of the good start; default: 1e-4, tiny 1e-2")
     add("--spread", type=float, default=50.0, help="hyperparameters lie between the start's over and times this")

@@ -44,8 +44,8 @@ def make_tiny_model() -> PreTrainedModel:
 def make_pairs(count: int) -> list[dict[str, str]]:
     """Pairs of completions of equal length; the same for the same count.
 
-    Half of the words are good: 5 of 6 words of chosen completions are, 1 of 6 words of rejected ones. So there is something
-    to learn, word by word, and nobody is always right.
+    Half of the words are good: of chosen completions 5 of 6 words, of rejected ones 1 of 6. So there is something to
+    learn, word by word, and nobody is always right.
 
     Args:
         count: How many.
