@@ -186,6 +186,24 @@ def test_truncation_mutates_only_the_copies(make_env, make_population):
         assert births[change.agent] == change.pairs
 
 
+def test_a_loop_of_ones_own_as_agilerls_users_write_it(make_env, make_population):
+    env, agents = make_env(train=48), make_population()
+    strategy, mutation = TournamentSelection(2, True, 4, rand_seed=1), Mutations(0.1, 0, 0, 0, 0, 0.6, rand_seed=1)
+    for _ in range(4):
+        batch = env.step()
+        for agent in agents:
+            agent.learn(batch)
+            agent.test(env)
+        elite, agents = strategy.select(agents)
+        kept = elite.hyperparameters
+        agents = mutation.mutation(agents)
+        assert agents[0] is elite
+        assert elite.hyperparameters == kept
+    assert len(agents) == 4
+    assert all(agent.steps == [16] for agent in agents)
+    assert any(agent.mut is not None for agent in agents)
+
+
 # What is measured ---------------------------------------------------------------------------------------------------
 
 
