@@ -89,19 +89,27 @@ def table(block: Sequence[Run]) -> str:
 
 
 def verdicts(block: Sequence[Run]) -> list[str]:
-    """A sentence for each kind of evolution: how it does against the best other method, over the seeds of both."""
+    """How each kind of evolution does against the best other method, and against the best other search."""
     methods = {method: {run["seed"]: run for run in runs} for method, runs in by_method(block).items() if runs}
-    sentences = []
-    for method in EVOLUTION:
-        others = [other for other in methods if other not in EVOLUTION]
-        if method not in methods or not others:
-            continue
-        best = max(others, key=lambda other: fmean(run["accuracy"] for run in methods[other].values()))
-        sentences.append(_verdict(method, best, methods[method], methods[best]))
-    return sentences
+    others = sorted(
+        (method for method in methods if method not in EVOLUTION),
+        key=lambda method: fmean(run["accuracy"] for run in methods[method].values()),
+        reverse=True,
+    )
+    # One agent that gets the whole budget is hard to beat; who searches anyway wants to know which search is best.
+    rivals = {"method": others[:1], "search": [method for method in others if method != "default"][:1]}
+    if rivals["search"] == rivals["method"]:
+        del rivals["search"]
+    return [
+        _verdict(method, best, kind, methods[method], methods[best])
+        for method in EVOLUTION
+        if method in methods
+        for kind, found in rivals.items()
+        for best in found
+    ]
 
 
-def _verdict(method: str, best: str, own: Mapping[int, Run], other: Mapping[int, Run]) -> str:
+def _verdict(method: str, best: str, kind: str, own: Mapping[int, Run], other: Mapping[int, Run]) -> str:
     mine, theirs = (Mean.of([run["accuracy"] for run in runs.values()]) for runs in (own, other))
     difference = mine.value - theirs.value
     error = math.hypot(mine.error, theirs.error)
@@ -113,7 +121,7 @@ def _verdict(method: str, best: str, own: Mapping[int, Run], other: Mapping[int,
         judgement = f"more than the combined standard error of {error:.3f}"
     else:
         judgement = f"within the combined standard error of {error:.3f}"
-    text = f"The {TITLES[method]} ({mine}) is {word} the best other method, {TITLES[best]} ({theirs}){amount}, "
+    text = f"The {TITLES[method]} ({mine}) is {word} the best other {kind}, {TITLES[best]} ({theirs}){amount}, "
     text += judgement
     seeds = own.keys() & other.keys()
     if len(seeds) > 1:
