@@ -52,6 +52,9 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, file: ResultFile) -> bool:
     """Make the runs that are missing; False if time was up before that."""
     deadline = time.monotonic() + 60 * arguments.minutes
+    if arguments.retry:
+        for run in [run for run in file.runs if "error" in run]:
+            file.discard(**run)
     with tempfile.TemporaryDirectory() as temporary:
         pairs, model = Path(temporary) / "pairs.jsonl", arguments.model or embedded_model_path()
         workload = _write_pairs(arguments, model, pairs)
@@ -123,9 +126,9 @@ def _run(system: str, task: Mapping[str, Any], arguments: argparse.Namespace) ->
 
 
 def _write_pairs(arguments: argparse.Namespace, model: str | Path, path: Path) -> dict[str, Any]:
-    """Write the pairs, the held-out batch first, and describe what all runs have in common."""
+    """Write six batches of pairs, the held-out one first, and describe what all runs have in common."""
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    count = arguments.batch_size * (1 + max(arguments.generations.values()))
+    count = arguments.batch_size * 6
     pairs = select_pairs(load_rows(arguments.pairs), tokenizer, count, max_length=arguments.max_length)
     write_pairs(pairs, path)
     return {
@@ -327,6 +330,7 @@ def _parse() -> argparse.Namespace:
     add("--model", type=Path, help="directory of a model; default: the embedded SmolLM2-135M-Instruct")
     add("--environments", type=Path, default=cache_directory("environments"), help="where AgileRL's is made (2 GB)")
     add("--python", nargs="+", default=[], metavar="SYSTEM=PATH", help="use this interpreter for a system")
+    add("--retry", action="store_true", help="make the runs that failed again")
     add("--table-only", action="store_true", help="measure nothing")
     add("--output", type=Path, default=RESULTS, help="directory of the result files")
     arguments = parser.parse_args()
