@@ -28,7 +28,8 @@ class Recognised:
     def of(weight: Tensor) -> "Recognised":
         """Remember a matrix."""
         rows, columns = weight.shape
-        return Recognised((rows, columns), _corner(weight).numpy())
+        # Copied, because an array that torch makes keeps its tensor.
+        return Recognised((rows, columns), _corner(weight).numpy().copy())
 
     def copies(self) -> int:
         """Distinct storages of live tensors that hold this matrix, in any precision, also transposed."""

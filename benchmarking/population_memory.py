@@ -52,6 +52,9 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, file: ResultFile) -> bool:
     """Make the runs that are missing; False if time was up before that."""
     deadline = time.monotonic() + 60 * arguments.minutes
+    if arguments.retry:
+        for run in [run for run in file.runs if "error" in run]:
+            file.discard(**run)
     with tempfile.TemporaryDirectory() as temporary:
         pairs, model = Path(temporary) / "pairs.jsonl", arguments.model or embedded_model_path()
         workload = _write_pairs(arguments, model, pairs)
@@ -125,7 +128,7 @@ def _run(system: str, task: Mapping[str, Any], arguments: argparse.Namespace) ->
 def _write_pairs(arguments: argparse.Namespace, model: str | Path, path: Path) -> dict[str, Any]:
     """Write the pairs, the held-out batch first, and describe what all runs have in common."""
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    count = arguments.batch_size * (1 + max(arguments.generations.values()))
+    count = arguments.batch_size * (1 + arguments.batches)
     pairs = select_pairs(load_rows(arguments.pairs), tokenizer, count, max_length=arguments.max_length)
     write_pairs(pairs, path)
     return {
@@ -141,34 +144,46 @@ def _write_pairs(arguments: argparse.Namespace, model: str | Path, path: Path) -
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """The page of the workload that was measured last.
+    """The page, with a part for each workload.
 
     Args:
         data: What the result file holds.
     """
-    if not data["runs"]:
-        return "# Memory of a population\n"
-    last = data["runs"][-1]["workload"]
-    workload = data["workloads"][last]
-    runs = sorted(
-        (run for run in data["runs"] if run["workload"] == last),
-        key=lambda run: (run["dtype"], run["agents"], list(SYSTEMS).index(run["system"])),
-    )
     parts = [
         "# Memory of a population",
         "Resident memory of a fresh process, MB (10^6 bytes). Held: after the first generation (each agent has learned "
         "from a batch, was evaluated, selected and mutated), when everything unused is freed. Peak: at any time until "
         "then. Base copies: distinct storages, among all live tensors, of the token embedding and of the first query "
         "projection. Tensors: memory of all distinct storages of live tensors.",
-        markdown_table(*copies_table(runs)),
-        "What an agent more costs, from the smallest population that was measured to the largest:",
-        markdown_table(*marginal_table(runs)),
-        "Held memory phase by phase, and its growth from the first to the last generation:",
-        markdown_table(*growth_table(runs)),
+        "Resident memory that grows with new batches, but not where a batch comes again, and that no tensor takes, is "
+        "what the math libraries keep for each new shape of a matrix product: their cache of primitives is bounded, "
+        "and `ONEDNN_PRIMITIVE_CACHE_CAPACITY=1` makes the growth half as large.",
     ]
-    parts += _failures(runs)
-    parts.append(_provenance(workload, runs))
+    for identity, workload in data.get("workloads", {}).items():
+        runs = sorted(
+            (run for run in data["runs"] if run["workload"] == identity),
+            key=lambda run: (run["dtype"], run["agents"], list(SYSTEMS).index(run["system"])),
+        )
+        if runs:
+            parts += _section(workload, runs)
     return "\n\n".join(parts)
+
+
+def _section(workload: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    batches = workload["pairs"] // workload["batch_size"] - 1
+    parts = [
+        f"## {workload['model']}, " + ("the same batch in every generation" if batches == 1 else f"{batches} batches"),
+        markdown_table(*copies_table(runs)),
+    ]
+    header, rows = marginal_table(runs)
+    if rows:
+        parts += ["What an agent more costs, from the smallest population measured to the largest:"]
+        parts += [markdown_table(header, rows)]
+    header, rows = growth_table(runs)
+    if rows:
+        parts += ["Held memory phase by phase, and how it and the tensors grow from the first to the last generation:"]
+        parts += [markdown_table(header, rows)]
+    return [*parts, *_failures(runs), _provenance(workload, runs)]
 
 
 Table = tuple[list[str], list[list[object]]]
@@ -251,11 +266,12 @@ def growth_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[object]] = []
     for run in good:
         held = {reading["phase"]: reading["resident"] for reading in run["readings"]}
-        own = [held[phase] for phase in generations if phase in held]
+        own = [reading for reading in run["readings"] if reading["phase"] in generations]
         label = f"{SYSTEMS[run['system']]}, {run['dtype']}, {run['agents']}"
         cells = [f"{held[phase]:.0f}" if phase in held else None for phase in [*others, *generations]]
-        rows.append([label, *cells, f"{own[-1] - own[0]:+.0f}" if len(own) > 1 else None])
-    return ["population", *others, *generations, "growth"], rows
+        growth = [f"{own[-1][name] - own[0][name]:+.1f}" if len(own) > 1 else None for name in ("resident", "tensors")]
+        rows.append([label, *cells, *growth])
+    return ["population", *others, *generations, "growth", "tensors' growth"], rows
 
 
 def failure(error: str) -> str:
@@ -319,6 +335,9 @@ def _parse() -> argparse.Namespace:
     add("--agilerl-generations", type=int, default=1, help="that AgileRL, which takes longer, evolves")
     add("--pairs", type=Path, help="jsonl or jsonl.gz with prompt, chosen, rejected; default: embedded")
     add("--batch-size", type=int, default=2)
+    add(
+        "--batches", type=int, default=5, help="different training batches; with 1 each generation learns from the same"
+    )
     add("--max-length", type=int, default=128, help="largest number of tokens of a prompt and a completion")
     add("--minutes", type=float, default=math.inf, help="start no run after this time")
     add("--timeout", type=float, default=1200, help="seconds after which a single run is given up")
@@ -327,6 +346,7 @@ def _parse() -> argparse.Namespace:
     add("--model", type=Path, help="directory of a model; default: the embedded SmolLM2-135M-Instruct")
     add("--environments", type=Path, default=cache_directory("environments"), help="where AgileRL's is made (2 GB)")
     add("--python", nargs="+", default=[], metavar="SYSTEM=PATH", help="use this interpreter for a system")
+    add("--retry", action="store_true", help="make the runs that failed again")
     add("--table-only", action="store_true", help="measure nothing")
     add("--output", type=Path, default=RESULTS, help="directory of the result files")
     arguments = parser.parse_args()
@@ -334,8 +354,8 @@ def _parse() -> argparse.Namespace:
     arguments.systems = arguments.systems or (["agiledpo"] if arguments.quick else list(SYSTEMS))
     ours = arguments.generations or (2 if arguments.quick else 5)
     arguments.generations = {"agiledpo": ours, "agilerl": arguments.agilerl_generations}
-    if min(*arguments.agents, *arguments.generations.values()) < 1:
-        parser.error("--agents and generations must be at least 1")
+    if min(*arguments.agents, *arguments.generations.values(), arguments.batches) < 1:
+        parser.error("--agents, --batches and generations must be at least 1")
     arguments.python = dict(entry.split("=", 1) for entry in arguments.python)
     unknown = set(arguments.python) - set(REQUIREMENTS)
     if unknown:

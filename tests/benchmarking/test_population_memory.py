@@ -74,11 +74,11 @@ def test_an_agent_more_costs_the_difference_by_the_agents_between() -> None:
 
 def test_growth_is_from_the_first_generation_to_the_last() -> None:
     header, rows = growth_table(RUNS)
-    names = ["population", "libraries", "made", "learned", "generation 1", "generation 2", "generation 3", "growth"]
-    assert header == names
-    assert rows[0][1:] == ["50", "100", "110", "120", "121", "119", "-1"]
-    assert rows[2][-1] == "+10"
-    assert rows[3][-4:] == ["1000", None, None, None]
+    names = ["population", "libraries", "made", "learned", "generation 1", "generation 2", "generation 3"]
+    assert header == [*names, "growth", "tensors' growth"]
+    assert rows[0][1:] == ["50", "100", "110", "120", "121", "119", "-1.0", "-1.0"]
+    assert rows[2][-2:] == ["+10.0", "+10.0"]
+    assert rows[3][-5:] == ["1000", None, None, None, None]
 
 
 def test_a_run_without_figures_says_why() -> None:
@@ -90,8 +90,9 @@ def test_a_run_without_figures_says_why() -> None:
     assert len(rows[0]) == len(header)
     assert rows[0][1] == "out of memory"
     machine = {"cpu": "a CPU", "cores": 2, "threads": 2, "memory_gb": 8, "gpu": None, "python": "3.11"}
-    workload = {"model": "tiny", "source": "s", "tokens_per_pair": 9, "batch_size": 2, "limit_gb": 20}
+    workload = {"model": "tiny", "source": "s", "tokens_per_pair": 9, "pairs": 8, "batch_size": 2, "limit_gb": 20}
     text = page({"workloads": {"w": {**workload, "machine": machine}}, "runs": [*RUNS[:3], broken]})
+    assert "## tiny, 3 batches" in text
     assert "AgileRL, float32, 8 agents: out of memory after 1 s. Last line: `RuntimeError: can't allocate" in text
     assert "| AgileDPO, float32, 8 agents | 1 | 1 | 100 | 190 | 500 | 185 |" in text
 
