@@ -32,7 +32,7 @@ _SEED = 7
 _SHOWN_PROMPTS = 3
 _BATCH_SIZE = 8
 # Learning rates of the founders, from one that learns next to nothing to one that learns fast.
-_LEARNING_RATES = (2e-5, 3e-4)
+_LEARNING_RATES = (2e-5, 2e-4)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--agents", type=int, default=4, help="agents in the population (default: %(default)s)")
-    add("--pairs", type=int, default=72, help="training pairs of each agent (default: %(default)s)")
+    add("--pairs", type=int, default=96, help="training pairs of each agent (default: %(default)s)")
     add("--generations", type=int, default=3, help="generations (default: %(default)s)")
     add("--test-pairs", type=int, default=40, help="held-out pairs to select by (default: %(default)s)")
     add("--final-pairs", type=int, default=64, help="held-out pairs for the final figure (default: %(default)s)")
