@@ -157,13 +157,8 @@ def page(data: Mapping[str, Any]) -> str:
         "projection. Tensors: memory of all distinct storages of live tensors.",
         "Resident memory grows with new batches, by the same amount for any number of agents, while no tensor grows, "
         "and not where the same batch comes again. With `ONEDNN_PRIMITIVE_CACHE_CAPACITY=1` one agent's growth over "
-<<<<<<< HEAD
-        "five generations was 35 MB instead of 79: about half of it is oneDNN's bounded cache of kernels for new "
-        "shapes of products; where the rest is we have not found out.",
-=======
         "five generations was 35 MB instead of 79: about half of it is oneDNN's bounded cache of kernels for products "
         "of new shapes; where the rest is we have not found out.",
->>>>>>> wip-mem
     ]
     for identity, workload in data.get("workloads", {}).items():
         runs = sorted(
