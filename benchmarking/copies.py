@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 _ROWS = 64
 
@@ -50,8 +50,9 @@ def live_tensors() -> Iterator[Tensor]:
     """Every tensor with memory that the garbage collector knows, those in modules and optimizers among them."""
     gc.collect()
     for candidate in gc.get_objects():
-        # By type(): isinstance would ask lazy modules and proxies for their __class__.
-        if issubclass(type(candidate), Tensor) and candidate.device.type != "meta":
+        # By type(): isinstance would ask lazy modules and proxies for their __class__, and the tensors that torch.compile
+        # traces with, which have no memory, are a type of their own.
+        if type(candidate) in (Tensor, nn.Parameter) and candidate.device.type != "meta":
             yield candidate.detach()
 
 
