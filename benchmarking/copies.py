@@ -50,8 +50,8 @@ def live_tensors() -> Iterator[Tensor]:
     """Every tensor with memory that the garbage collector knows, those in modules and optimizers among them."""
     gc.collect()
     for candidate in gc.get_objects():
-        # By type(): isinstance would ask lazy modules and proxies for their __class__, and the tensors that torch.compile
-        # traces with, which have no memory, are a type of their own.
+        # By type(): isinstance would ask lazy modules and proxies for their __class__, and what torch.compile traces
+        # with, tensors without memory, is of a type of its own.
         if type(candidate) in (Tensor, nn.Parameter) and candidate.device.type != "meta":
             yield candidate.detach()
 
