@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic
+from typing import Any, Generic
 
 from agiledpo.algorithms.core.evolvable import EvolvableAlgorithm
 from agiledpo.hpo.selection import AgentT, RankedSelection, elite_first, ranked
@@ -51,8 +51,6 @@ class MultiFrequencySelection(RankedSelection):
     Raises:
         ValueError: A number is not whole, the ratios do not increase, or the population cannot be divided.
     """
-
-    mutates_survivors: ClassVar[bool] = False
 
     def __init__(
         self, population_size: int, evolution_frequency_ratios: Sequence[int] = (1, 5), eval_loop: int = 1

@@ -20,13 +20,11 @@ class Selection(Protocol):
     Attributes:
         population_size: Number of agents in each new population.
         eval_loop: Number of each agent's last fitnesses that are averaged.
-        mutates_survivors: Whether agents that go on are offered to mutation as copies are.
         explorers: Indices of the agents of the last new population that are offered to mutation; never the elite's.
     """
 
     population_size: int
     eval_loop: int
-    mutates_survivors: ClassVar[bool]
     explorers: tuple[int, ...]
 
     def check(self, population: Sequence[EvolvableAlgorithm]) -> None:
@@ -222,8 +220,6 @@ class RankedSelection(ABC):
         ValueError: A number is not whole or below 1.
     """
 
-    mutates_survivors: ClassVar[bool]
-
     def __init__(self, population_size: int, eval_loop: int) -> None:
         check_whole_number("population_size", population_size)
         check_whole_number("eval_loop", eval_loop)
@@ -293,7 +289,12 @@ class DrawnSelection(RankedSelection):
         population_size: Number of agents in each new population.
         eval_loop: Number of each agent's last fitnesses that are averaged.
         rand_seed: Seed of the draws; None takes fresh entropy.
+
+    Attributes:
+        mutates_survivors: Whether agents that go on are offered to mutation as copies are.
     """
+
+    mutates_survivors: ClassVar[bool]
 
     def __init__(self, population_size: int, eval_loop: int, rand_seed: int | None) -> None:
         super().__init__(population_size, eval_loop)

@@ -19,7 +19,7 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup
 from agiledpo.llm_envs.spaces import TokenSpace
 
 # What an agent has lived through.
-_HISTORY = ("parent", "fitness", "fitness_errors", "tie_break", "diverged", "scores", "steps", "mut")
+HISTORY = ("parent", "fitness", "fitness_errors", "tie_break", "diverged", "scores", "steps", "mut")
 
 
 class EvolvableAlgorithm(ABC):
@@ -230,7 +230,7 @@ class EvolvableAlgorithm(ABC):
         Returns:
             The clone.
         """
-        for name in (*agent.HYPERPARAMETERS, *_HISTORY):
+        for name in (*agent.HYPERPARAMETERS, *HISTORY):
             setattr(clone, name, deepcopy(vars(agent)[name]))
         clone.hp_config = agent.hp_config
         clone.network_groups = list(agent.network_groups)

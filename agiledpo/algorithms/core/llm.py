@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
-from agiledpo.algorithms.core.evolvable import EvolvableAlgorithm
+from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
@@ -320,15 +320,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """
         return {
             "index": self.index,
-            "parent": self.parent,
+            **{name: deepcopy(vars(self)[name]) for name in HISTORY},
             "hyperparameters": {name: _plain(value) for name, value in self.hyperparameters.items()},
-            "fitness": list(self.fitness),
-            "fitness_errors": list(self.fitness_errors),
-            "tie_break": self.tie_break,
-            "diverged": self.diverged,
-            "scores": list(self.scores),
-            "steps": list(self.steps),
-            "mut": self.mut,
             "optimizer_steps": self.optimizer_steps,
             "reference_update_tracker": self.reference_update_tracker,
             "random_stream": self.random_stream.state_dict(),
@@ -363,10 +356,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             )
         self.adapters.load_state_dict(state["adapters"])
         vars(self).update(state["hyperparameters"])
-        for name in ("index", "parent", "tie_break", "diverged", "mut", "optimizer_steps", "reference_update_tracker"):
-            vars(self)[name] = state[name]
-        for name in ("fitness", "fitness_errors", "scores", "steps"):
-            vars(self)[name] = list(state[name])
+        for name in ("index", *HISTORY, "optimizer_steps", "reference_update_tracker"):
+            vars(self)[name] = deepcopy(state[name])
         self.random_stream.load_state_dict(state["random_stream"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self._applied = tuple(state["applied"])
