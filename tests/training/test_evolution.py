@@ -85,19 +85,6 @@ def evolve(population, env, **arguments):
     return finetune_llm_preference(population, env, **{**defaults, **arguments})
 
 
-class Recorder(DPO):
-    """A DPO agent that notes the rows it learns from; the notes stay where the agent's place is."""
-
-    def __init__(self, *args, **kwargs):
-        self.rows = []
-        super().__init__(*args, **kwargs)
-
-    def learn(self, experiences, training=True):
-        if training:
-            self.rows.append(list(experiences.labels))
-        return super().learn(experiences, training)
-
-
 # What evolution does ------------------------------------------------------------------------------------------------
 
 
@@ -131,8 +118,8 @@ def test_memory_does_not_grow_with_generations(make_env, make_population):
     assert {p.data_ptr() for agent in population for p in agent.adapters.parameters("actor")} == storages
 
 
-def test_every_agent_learns_from_the_same_pairs_whatever_its_batch_size(make_env, make_population):
-    agents = make_population(3, cls=Recorder)
+def test_every_agent_learns_from_the_same_pairs_whatever_its_batch_size(make_env, make_population, recorder):
+    agents = make_population(3, cls=recorder)
     for agent, size in zip(agents, (2, 3, 8), strict=True):
         agent.batch_size = size
     population, _ = evolve(agents, make_env(train=24, batch=4), tournament=tournament(3), mutation=None)
@@ -412,14 +399,14 @@ def test_a_periodic_checkpoint_holds_the_fittest_not_the_last(make_env, make_pop
     assert saved["fitness"] == [0, 0]  # a checkpoint needs to know who is the fittest
 
 
-def test_an_environment_for_each_agent_gives_each_a_whole_epoch(make_env, make_population):
+def test_an_environment_for_each_agent_gives_each_a_whole_epoch(make_env, make_population, recorder):
     made = []
 
     def env_fn():
         made.append(make_env(train=20, seed=len(made)))
         return made[-1]
 
-    agents = make_population(4, cls=Recorder)
+    agents = make_population(4, cls=recorder)
     finetune_llm_preference(agents, env_fn=env_fn, num_epochs=1, verbose=False)
     assert len(made) == 4
     everything = sorted(f"train row {i}" for i in range(20))
@@ -428,9 +415,9 @@ def test_an_environment_for_each_agent_gives_each_a_whole_epoch(make_env, make_p
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_with_evolution_too_each_place_keeps_its_environment(make_env, make_population):
+def test_with_evolution_too_each_place_keeps_its_environment(make_env, make_population, recorder):
     seeds = iter(range(4))
-    agents = make_population(4, cls=Recorder)
+    agents = make_population(4, cls=recorder)
     population, _ = evolve(agents, None, env_fn=lambda: make_env(train=20, seed=next(seeds)), num_epochs=2)
     assert len(population.lineage.of(Selected)) == 4
     assert any(record.replaced for record in population.lineage.of(Selected))

@@ -31,19 +31,6 @@ def make_agent(tiny_model, lora):
     return make
 
 
-class Recorder(DPO):
-    """A DPO agent that also notes the rows it learns from, step by step."""
-
-    def __init__(self, *args, **kwargs):
-        self.rows = []
-        super().__init__(*args, **kwargs)
-
-    def learn(self, experiences, training=True):
-        if training:
-            self.rows.append(list(experiences.labels))
-        return super().learn(experiences, training)
-
-
 def test_an_agent_learns_the_preference(make_env, make_agent):
     env, agent = make_env(train=240, test=32), make_agent(lr=5e-3)
     before = agent.evaluate(env)
@@ -58,18 +45,18 @@ def test_an_agent_learns_the_preference(make_env, make_agent):
     assert agent.steps == [480]
 
 
-def test_every_pair_once_per_epoch_in_steps_of_batch_size(make_env, tiny_model, lora):
-    agent = Recorder(actor_network=tiny_model(), lora_config=lora, batch_size=8)
+def test_every_pair_once_per_epoch_in_steps_of_batch_size(make_env, tiny_model, lora, recorder):
+    agent = recorder(actor_network=tiny_model(), lora_config=lora, batch_size=8)
     finetune_llm_preference([agent], make_env(train=20, batch=3), num_epochs=2, verbose=False)
     assert [len(rows) for rows in agent.rows] == [8, 8, 4, 8, 8, 4]
     for epoch in (agent.rows[:3], agent.rows[3:]):
         assert sorted(row for rows in epoch for row in rows) == sorted(f"train row {i}" for i in range(20))
 
 
-def test_agents_of_different_batch_sizes_see_the_same_pairs_in_the_same_order(make_env, tiny_model, lora):
+def test_agents_of_different_batch_sizes_see_the_same_pairs_in_the_same_order(make_env, tiny_model, lora, recorder):
     model = tiny_model()
     agents = [
-        Recorder(actor_network=model, lora_config=lora, batch_size=size, index=i) for i, size in enumerate((2, 5, 16))
+        recorder(actor_network=model, lora_config=lora, batch_size=size, index=i) for i, size in enumerate((2, 5, 16))
     ]
     _, fitnesses = finetune_llm_preference(agents, make_env(), max_steps=13, verbose=False)
     orders = [[row for rows in agent.rows for row in rows] for agent in agents]
