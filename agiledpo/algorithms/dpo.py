@@ -5,9 +5,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from os import PathLike
 from time import perf_counter
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from gymnasium import spaces
@@ -21,7 +20,7 @@ from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
-from agiledpo.algorithms.fitness import HeldOut, check_fitness
+from agiledpo.algorithms.fitness import FITNESS, HeldOut
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
 from agiledpo.algorithms.role_scores import role_scores
@@ -115,12 +114,25 @@ class DPO(LLMAlgorithm):
         sft_average_log_probs: Average, not sum, over tokens in the NLL of ``sft_loss_weight``.
 
     Attributes:
-        held_out: Metrics of the last ``test``, over the whole held-out split.
+        FITNESS: What :meth:`test` can measure: ``"accuracy"``: share of pairs that are ranked correctly, a tie counts
+            one half; ``"margin"``: mean difference of log p - log p_ref between chosen and rejected, nats; ``"loss"``:
+            minus the DPO loss at beta 0.1, the same for all agents; ``"reward_margin"``: AgileRL's, the margin times
+            the agent's own ``beta``, by which selection favours a large one. Ties in fitness are broken by the mean
+            margin, in which there is no ``beta``.
 
     Raises:
         ValueError: A parameter or a combination of parameters makes no sense; it is named, with the way out.
     """
 
+    BATCH = PreferenceBatch
+    FITNESS = tuple(FITNESS)
+    UNIT = "pair"
+    PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "loss": ("loss", ".4f"),
+        "accuracy": ("rewards/accuracies", ".2f"),
+        "margin": ("rewards/margins", "+.3f"),
+        "tokens/s": ("tokens_per_second", ".0f"),
+    }
     HYPERPARAMETERS: ClassVar[Mapping[str, type]] = {
         "batch_size": int,
         "lr": float,
@@ -247,7 +259,6 @@ class DPO(LLMAlgorithm):
         )
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
-        self.held_out: dict[str, float] = {}
         self.recompile()
         self._reference = ReferencePolicy(self.adapters, cache=reference_cache, cache_bytes=reference_cache_bytes)
         self._scorer()  # refuses settings that do not suit the model
@@ -296,7 +307,7 @@ class DPO(LLMAlgorithm):
             NonFiniteLossError: A loss or gradient is NaN or infinite. The pairs are named; the step was not made.
             ValueError: The experiences are malformed or not for this model.
         """
-        batch = _as_batch(experiences)
+        batch = self.as_batch(experiences)
         return self._train(batch) if training else self._measure(batch).metrics
 
     def measure(self, env: PreferenceGym, split: Split = "test") -> HeldOut:
@@ -311,47 +322,6 @@ class DPO(LLMAlgorithm):
         """
         batches = [PreferenceBatch.from_experiences(batch) for batch in env.test_batches(split)]
         return self._measure(PreferenceBatch.concat(batches))
-
-    def evaluate(self, env: PreferenceGym) -> dict[str, float]:
-        """The metrics of :meth:`learn` over all pairs of the test split; see :meth:`measure`.
-
-        Args:
-            env: The environment.
-        """
-        return self.measure(env).metrics
-
-    def test(
-        self, env: PreferenceGym, loop: int = 1, *args: Any, fitness: str = "accuracy", **kwargs: Any
-    ) -> np.ndarray:
-        """Evaluate on the whole test split and record the fitness with its standard error.
-
-        Ties in fitness are broken by the mean margin of the log-ratios, in which there is no ``beta``.
-
-        Args:
-            env: The environment.
-            loop: Accepted for AgileRL's sake: every evaluation is over all pairs, so one is the mean of any number.
-            *args: Ignored.
-            fitness: ``"accuracy"``: share of pairs that are ranked correctly, a tie counts one half; ``"margin"``: mean
-                difference of log p - log p_ref between chosen and rejected, nats; ``"loss"``: minus the DPO loss at
-                beta 0.1, the same for all agents; ``"reward_margin"``: AgileRL's, the margin times the agent's own
-                ``beta``, by which selection favours a large one.
-            **kwargs: Ignored.
-
-        Returns:
-            The fitness, a scalar array; higher is better.
-
-        Raises:
-            NonFiniteLossError: A loss is NaN or infinite; no fitness is recorded.
-            ValueError: ``loop`` is below 1, or there is no such fitness.
-        """
-        if loop < 1:
-            raise ValueError(f"loop={loop}; at least one evaluation is needed.")
-        check_fitness(fitness)
-        measured = self.measure(env)
-        self.held_out = measured.metrics
-        estimate = measured.fitness(fitness)
-        self.record_fitness(estimate.value, estimate.error, measured.mean_margin)
-        return np.array(estimate.value)
 
     def precompute_reference(self, env: PreferenceGym, *, verbose: bool = True) -> None:
         """Score all training and held-out pairs under the reference now, instead of each when it is first met.
@@ -370,9 +340,32 @@ class DPO(LLMAlgorithm):
         scorer = self._scorer(collision=False)
         self._reference.precompute(env, scorer, pairs_per_pass=self._pairs_per_pass, verbose=verbose)
 
-    def flush_reference_cache(self) -> None:
+    def flush_caches(self) -> None:
         """Write reference log-probabilities that are not in the directory yet; the training loop does it at its end."""
         self._reference.flush()
+
+    def end_epoch(self) -> None:
+        """Copy the actor onto the reference if ``reference_update="epoch"`` asks for it."""
+        if self.reference_update == "epoch":
+            self.set_reference_policy(self.reference_update_tracker + 1)
+
+    def check_comparable(self, fitness: str) -> None:
+        """Check that a fitness measures this agent and others by the same standard.
+
+        Raises:
+            ValueError: There is no such fitness, or each agent would be held against a reference of its own.
+        """
+        super().check_comparable(fitness)
+        if self.reference_update != "never":
+            raise ValueError(
+                f"fitness={fitness!r} holds each agent against its reference, and with "
+                f"reference_update={self.reference_update!r} agent {self.index}'s moves: the one whose reference "
+                "lags most would win. Use reference_update='never', or a function as fitness."
+            )
+
+    def describe_objective(self) -> str:
+        """What the agent minimises, as a formula."""
+        return self.objective.describe()
 
     def score(self, experiences: Mapping[str, Any] | PreferenceBatch, adapter_name: Role = "actor") -> PairScores:
         """Log-probabilities of both completions of each pair; no weight changes.
@@ -384,7 +377,7 @@ class DPO(LLMAlgorithm):
         Returns:
             Per-token log-probabilities, float32 (B, T) for each side.
         """
-        batch, scorer = _as_batch(experiences), self._scorer()
+        batch, scorer = self.as_batch(experiences), self._scorer()
         scorer.check(batch)
         return self._scores(scorer, batch, adapter_name)
 
@@ -409,15 +402,6 @@ class DPO(LLMAlgorithm):
         self._check_settings(self.use_separate_reference_adapter)
         if self.use_liger_loss:
             resolve_liger(self.objective)
-
-    def inherit(self, parent: Self) -> None:
-        """Become a copy of another agent on the same base, in place; see :meth:`LLMAlgorithm.inherit`.
-
-        Args:
-            parent: An agent that is built alike.
-        """
-        super().inherit(parent)
-        self.held_out = dict(parent.held_out)
 
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
@@ -582,10 +566,6 @@ class DPO(LLMAlgorithm):
             reference_cache_bytes=self.reference_cache_bytes,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
-
-
-def _as_batch(experiences: Mapping[str, Any] | PreferenceBatch) -> PreferenceBatch:
-    return experiences if isinstance(experiences, PreferenceBatch) else PreferenceBatch.from_experiences(experiences)
 
 
 def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:

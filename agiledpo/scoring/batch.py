@@ -2,13 +2,38 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 _SIDES = ("chosen", "rejected")
 _KEYS = ("prompt_lengths", *(f"{side}_{part}" for side in _SIDES for part in ("input_ids", "attention_mask")))
+
+
+class Batch(Protocol):
+    """Rows that an agent learns from, whatever a row is."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Where each row comes from, for messages."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> Self:
+        """Rows ``start`` to ``stop``."""
+        ...
+
+    @staticmethod
+    def concat(batches: Sequence[Any]) -> Any:
+        """Put several batches one after the other."""
+        ...
+
+    @staticmethod
+    def from_experiences(experiences: Mapping[str, Any]) -> Any:
+        """Read what an environment yields."""
+        ...
 
 
 @dataclass(frozen=True)

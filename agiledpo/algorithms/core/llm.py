@@ -1,11 +1,12 @@
 """An evolvable algorithm whose network is a set of LoRA adapters on a shared base model."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -22,12 +23,15 @@ from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
+from agiledpo.algorithms.core.measured import Measured
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
 from agiledpo.checkpoint import save_agent
+from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
+from agiledpo.scoring.batch import Batch
 from agiledpo.scoring.causal_lm import embedding_rows
 
 
@@ -59,6 +63,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
 
     Attributes:
+        BATCH: What rows become.
+        FITNESS: What :meth:`test` can measure, the default first.
+        UNIT: What a row is called.
+        PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
 
@@ -66,6 +74,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         ValueError: Neither or both of ``model_name`` and ``actor_network``, a model or LoRA configuration that cannot
             be shared, a device that differs from the other agents', an unsupported accelerator, or a bad number.
     """
+
+    BATCH: ClassVar[type[Batch]]
+    FITNESS: ClassVar[Sequence[str]]
+    UNIT: ClassVar[str]
+    PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
 
     def __init__(
         self,
@@ -268,6 +281,97 @@ class LLMAlgorithm(EvolvableAlgorithm):
         for number, group in enumerate(optimizer.param_groups):
             group["lr"] = group["initial_lr"] = others if number else first
         return accelerator, None if scheduler_config is None else cosine_schedule(optimizer, scheduler_config)
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def as_batch(cls, experiences: Mapping[str, Any] | Batch) -> Any:
+        """The rows of experiences as a ``BATCH``.
+
+        Args:
+            experiences: What the environment yields, or a batch, which is returned as it is.
+        """
+        return experiences if isinstance(experiences, cls.BATCH) else cls.BATCH.from_experiences(experiences)
+
+    @abstractmethod
+    def measure(self, env: Any, split: Split = "test") -> Measured:
+        """Measure the actor on a whole held-out split; no weight and no training cursor changes."""
+
+    def evaluate(self, env: Any) -> dict[str, float]:
+        """The metrics of ``learn`` over the whole test split; see :meth:`measure`.
+
+        Args:
+            env: The environment.
+        """
+        return self.measure(env).metrics
+
+    def test(self, env: Any, loop: int = 1, *args: Any, fitness: str | None = None, **kwargs: Any) -> np.ndarray:
+        """Evaluate on the whole test split and record the fitness with its standard error.
+
+        Args:
+            env: The environment.
+            loop: Accepted for AgileRL's sake: every evaluation is over all rows, so one is the mean of any number.
+            *args: Ignored.
+            fitness: One of ``FITNESS``; None for the first.
+            **kwargs: Ignored.
+
+        Returns:
+            The fitness, a scalar array; higher is better.
+
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite; no fitness is recorded.
+            ValueError: ``loop`` is below 1, or there is no such fitness.
+        """
+        if loop < 1:
+            raise ValueError(f"loop={loop}; at least one evaluation is needed.")
+        name = self.FITNESS[0] if fitness is None else fitness
+        self.check_fitness(name)
+        measured = self.measure(env)
+        self.held_out = measured.metrics
+        estimate = measured.fitness(name)
+        self.record_fitness(estimate.value, estimate.error, measured.tie_break)
+        return np.array(estimate.value)
+
+    @classmethod
+    def check_fitness(cls, name: object) -> None:
+        """Check the name of a fitness.
+
+        Raises:
+            ValueError: It is none of ``FITNESS``.
+        """
+        if name not in cls.FITNESS:
+            raise ValueError(
+                f"fitness={name!r}; use one of {', '.join(cls.FITNESS)}, or a function of agent and environment that "
+                "returns a number, higher is better."
+            )
+
+    def check_comparable(self, fitness: str) -> None:
+        """Check that a fitness measures this agent and others by the same standard.
+
+        Raises:
+            ValueError: There is no such fitness, or it depends on what differs between agents.
+        """
+        self.check_fitness(fitness)
+
+    @abstractmethod
+    def check_environment(self, env: Any) -> None:
+        """Check that an environment's tokens are this agent's.
+
+        Raises:
+            ValueError: Its tokenizer makes ids that the model does not embed.
+        """
+
+    # What a training loop tells an agent ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def describe_objective(self) -> str:
+        """What the agent minimises, as a formula."""
+
+    def end_epoch(self) -> None:
+        """Do what follows a complete pass over the training rows, if the run goes on."""
+
+    def flush_caches(self) -> None:
+        """Write what is kept for later runs and is not on the disk yet."""
 
     # Copies ---------------------------------------------------------------------------------------------------------
 
