@@ -22,7 +22,7 @@ from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
-from agiledpo.algorithms.core.optimizers import copy_optimizer_state
+from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
@@ -268,6 +268,15 @@ class LLMAlgorithm(EvolvableAlgorithm):
         for number, group in enumerate(optimizer.param_groups):
             group["lr"] = group["initial_lr"] = others if number else first
         return accelerator, None if scheduler_config is None else cosine_schedule(optimizer, scheduler_config)
+
+    def _rebuild_after_merge(self) -> None:
+        """Bring what depends on the actor's parameters in line with adapters that were rebuilt by a merge."""
+        move = self.adapters.move
+        if move is not None:
+            new = self.base.parameters(self.adapters.owned["actor"])
+            move_optimizer(self.optimizer, move.parameters, new, move.factors)
+        self.adapters.move = None
+        self.lora_config = self.adapters.lora_config
 
     # Copies ---------------------------------------------------------------------------------------------------------
 
