@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
@@ -44,3 +45,9 @@ def layout_of(model: nn.Module, name: str, config: LoraConfig) -> AdapterLayout:
         scalings={key: float(layer.scaling[name]) for key, layer in layers.items()},
         whole=frozenset(key for key, wrapper in wrappers.items() if name in wrapper.modules_to_save),
     )
+
+
+def targets(config: LoraConfig, key: str) -> bool:
+    """Whether a configuration gives LoRA factors to the module of a name."""
+    # PEFT answers "excluded" with an object that is false.
+    return bool(check_target_module_exists(config, key))

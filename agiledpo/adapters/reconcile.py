@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 
-from agiledpo.adapters.layout import AdapterLayout
+from agiledpo.adapters.layout import AdapterLayout, targets
 
 # What a configuration says of where it comes from, of how the weights began, and of how PEFT is to run them.
 _LABELS = {
@@ -147,22 +146,19 @@ def merged(live: AdapterLayout, saved: AdapterLayout, modules: Iterable[str]) ->
 def _target(config: LoraConfig, other: LoraConfig, wanted: Iterable[str], modules: Iterable[str]) -> None:
     """Make a configuration target exactly the wanted modules: by the short names of both, or else one by one."""
     wanted = set(wanted)
-    mine, theirs = config.target_modules, other.target_modules
-    if not isinstance(mine, str) and not isinstance(theirs, str):
-        _set_targets(config, {*(mine or ()), *(theirs or ())})
-        if {key for key in modules if _targets(config, key)} == wanted:
-            return
+    if not isinstance(config.target_modules, str) and not isinstance(other.target_modules, str):
+        modules = list(modules)
+        mine, theirs = set(config.target_modules or ()), set(other.target_modules or ())
+        for names in (mine, theirs, mine | theirs):
+            _set_targets(config, names)
+            if {key for key in modules if targets(config, key)} == wanted:
+                return
     _set_targets(config, wanted)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
 
 
 def _set_targets(config: LoraConfig, names: set[str]) -> None:
     config.target_modules = cast(list[str], names)  # a set is what PEFT makes of a list
-
-
-def _targets(config: LoraConfig, key: str) -> bool:
-    # PEFT answers "excluded" with an object that is false.
-    return bool(check_target_module_exists(config, key))
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -34,6 +34,7 @@ class AgentAdapters:
 
     Attributes:
         lora_config: LoRA configuration of all adapters of the agent; :meth:`load_saved` may replace it.
+        arrived: What :meth:`load_saved` last multiplied the saved parameters by, by name, where it was not 1.
         move: How the actor's parameters went into those of the last rebuild; None if there was none, or the optimizer
             has followed it.
     """
@@ -50,6 +51,7 @@ class AgentAdapters:
         self.base = base
         self.lora_config = config
         self.move: Move | None = None
+        self.arrived: Mapping[str, float] = {}
         self._seed = seed
         self._held: list[str] = []
         self._used = "actor"
@@ -191,8 +193,9 @@ class AgentAdapters:
                 self._rebuild(config)
             fresh = self._neutral(role)
             if differences.blocking:
-                self.base.transplant(visitor, fresh)
+                self.arrived = self.base.transplant(visitor, fresh)
             else:
+                self.arrived = {}
                 self.base.copy(visitor, fresh)
         if role == "reference":
             self._set_reference(self.base.shared(fresh))

@@ -22,11 +22,12 @@ from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, set_peft_
 from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from agiledpo.adapters.contents import NOTHING, WatchedTensors, describe_adapter, describe_model
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter
 from agiledpo.adapters.fitting import fill
-from agiledpo.adapters.layout import AdapterLayout, layout_of
+from agiledpo.adapters.layout import AdapterLayout, layout_of, targets
 from agiledpo.adapters.transplant import check_transplantable, transplant
 
 _ADAPTER_NUMBERS = itertools.count()
@@ -139,18 +140,46 @@ class SharedBaseModel:
 
     def _inject(self, name: str, config: LoraConfig) -> None:
         """Put an adapter's layers into the model; what was active stays active, or nothing does."""
+        self._keep_apart(config)
         try:
             self.peft.add_adapter(name, config)
         except Exception:
-            # PEFT forgets the configuration but leaves the layers that it had put in place.
+            # PEFT leaves the layers that it had put in place.
+            self.peft.peft_config.pop(name, None)
             for module in self.model.modules():
                 if isinstance(module, LoraLayer):
                     module.delete_adapter(name)
+                elif isinstance(module, ModulesToSaveWrapper) and name in module.modules_to_save:
+                    del module.modules_to_save[name]
             self._unwrap()
+            self._reactivate()
             raise
         # Layers that are new to the model do not know that adapters are disabled.
         if self._active is None:
             self._activate(None)
+
+    def _keep_apart(self, config: LoraConfig) -> None:
+        """Keep PEFT from adapting another agent's copy of a module, or copying another agent's adapter.
+
+        Raises:
+            ValueError: A module would have LoRA factors for one agent and be copied whole for another.
+        """
+        named = dict(self.model.named_modules())
+        whole = [key for key, module in named.items() if isinstance(module, ModulesToSaveWrapper)]
+        if whole and config.target_modules == "all-linear":
+            # PEFT would find the linear layers inside the copies.
+            head = self.model.get_output_embeddings()
+            config.target_modules = cast(
+                list[str], {key for key in self.module_names if named[key] is not head and _is_linear(named[key])}
+            )
+        torn = [key for key in whole if targets(config, key)]
+        copied = tuple(config.modules_to_save or ())
+        torn += [key for key, module in named.items() if isinstance(module, LoraLayer) and key.endswith(copied)]
+        if torn:
+            raise ValueError(
+                f"{torn[0]} has LoRA factors in one adapter and is saved whole in another (modules_to_save) on this "
+                "base model. Use the same kind for all adapters, or load the base model once more."
+            )
 
     def add_neutral(self, role: str, config: LoraConfig, *, trainable: bool, seed: int) -> str:
         """Add an adapter as :meth:`add` does that adds nothing to the base, however the configuration initialises.
@@ -249,7 +278,7 @@ class SharedBaseModel:
 
     def shared(self, name: str) -> str:
         """Hold an equal frozen adapter instead of this new one, if there is one; return the name of what is held."""
-        twin = self._find_frozen(name)
+        twin = self._find_frozen(name, other_than=name)
         if twin is None:
             return name
         self._holders[twin] += 1
@@ -257,10 +286,10 @@ class SharedBaseModel:
         self.sweep()
         return twin
 
-    def _find_frozen(self, source: str) -> str | None:
+    def _find_frozen(self, source: str, *, other_than: str | None = None) -> str | None:
         config, weights = self.config(source), self.parameters(source)
         for name, trainable in self._trainable.items():
-            if not trainable and name != source and self.config(name) == config:
+            if not trainable and name != other_than and self.config(name) == config:
                 others = self.parameters(name)
                 if others.keys() == weights.keys() and all(torch.equal(others[key], weights[key]) for key in weights):
                     return name
@@ -298,8 +327,7 @@ class SharedBaseModel:
         if others:
             self.peft.set_adapter(others[0])
         self.peft.delete_adapter(name)
-        current, self._active = self._active, ""
-        self._activate(current)
+        self._reactivate()
 
     @property
     def peft(self) -> PeftModel:
@@ -433,6 +461,11 @@ class SharedBaseModel:
         if name != self._active:
             self._activate(name)
 
+    def _reactivate(self) -> None:
+        """Activate what is active already, after PEFT has chosen for itself."""
+        current, self._active = self._active, ""
+        self._activate(current)
+
     def _activate(self, name: str | None) -> None:
         tuner = cast(LoraModel, self.peft.base_model)
         if name is None:
@@ -507,6 +540,12 @@ def _check_causal_lm(model: PreTrainedModel) -> None:
         raise ValueError(f"{name} is an encoder-decoder; agiledpo tunes decoder-only causal language models.")
     if model.get_output_embeddings() is None:
         raise ValueError(f"{name} has no language-model head. Load it with AutoModelForCausalLM.from_pretrained(...).")
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D)) or (
+        isinstance(module, LoraLayer) and "Linear" in type(module).__name__
+    )
 
 
 def _check_keeps_base(config: LoraConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def move_optimizer(
         ValueError: The optimizer has a state whose scaling is unknown; nothing has changed.
     """
     moved = {
-        name: moved_state(optimizer.state[parameter], parameter, new[name], factors.get(name, 1.0))
+        name: moved_state(optimizer.state[parameter], parameter.shape, new[name], factors.get(name, 1.0))
         for name, parameter in old.items()
         if parameter in optimizer.state
     }
@@ -71,21 +72,21 @@ def move_optimizer(
     optimizer.state.update({new[name]: state for name, state in moved.items()})
 
 
-def moved_state(state: Mapping[str, object], old: Tensor, new: Tensor, factor: float) -> dict[str, object]:
+def moved_state(state: Mapping[str, Any], shape: torch.Size, new: Tensor, factor: float) -> dict[str, Any]:
     """One parameter's optimizer state for a larger parameter; see :func:`move_optimizer`.
 
     Args:
         state: The state by name; tensors of the parameter's shape are moments.
-        old: The parameter, or any tensor of its shape.
+        shape: The parameter's shape before.
         new: The larger parameter; the state is put where it is.
         factor: What the parameter was multiplied by.
 
     Raises:
         ValueError: The parameter was scaled, and how a moment scales with it is unknown.
     """
-    moved: dict[str, object] = {}
+    moved: dict[str, Any] = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.shape != old.shape or value.dim() == 0:
+        if not isinstance(value, Tensor) or value.shape != shape or value.dim() == 0:
             moved[name] = deepcopy(value)
             continue
         if factor != 1.0 and name not in _POWERS:
