@@ -1,6 +1,7 @@
 """An evolvable algorithm whose network is a set of LoRA adapters on a shared base model."""
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -215,6 +216,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
 
+    @abstractmethod
+    def recompile(self) -> None:
+        """Take the model apart anew, after its layers or the settings of how to run them have changed."""
+
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
 
@@ -277,6 +282,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             move_optimizer(self.optimizer, move.parameters, new, move.factors)
         self.adapters.move = None
         self.lora_config = self.adapters.lora_config
+        self.recompile()  # the head may have got an adapter
 
     # Copies ---------------------------------------------------------------------------------------------------------
 
