@@ -24,7 +24,7 @@ from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.measured import Measured
-from agiledpo.algorithms.core.optimizers import copy_optimizer_state
+from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
@@ -228,6 +228,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
 
+    @abstractmethod
+    def recompile(self) -> None:
+        """Take the model apart anew, after its layers or the settings of how to run them have changed."""
+
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
 
@@ -372,6 +376,15 @@ class LLMAlgorithm(EvolvableAlgorithm):
 
     def flush_caches(self) -> None:
         """Write what is kept for later runs and is not on the disk yet."""
+    def _rebuild_after_merge(self) -> None:
+        """Bring what depends on the actor's parameters in line with adapters that were rebuilt by a merge."""
+        move = self.adapters.move
+        if move is not None:
+            new = self.base.parameters(self.adapters.owned["actor"])
+            move_optimizer(self.optimizer, move.parameters, new, move.factors)
+        self.adapters.move = None
+        self.lora_config = self.adapters.lora_config
+        self.recompile()  # the head may have got an adapter
 
     # Copies ---------------------------------------------------------------------------------------------------------
 
