@@ -126,6 +126,19 @@ class AgentAdapters:
         if reference is not None and reference != self.name("reference"):
             self._set_reference(self.base.frozen_copy(reference))
 
+    def share_reference(self) -> None:
+        """Hold the frozen adapter of another agent instead of an equal one of this agent's own."""
+        reference = self.name("reference")
+        if reference is not None:
+            self._set_reference(self.base.frozen_copy(reference))
+            self.base.sweep()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other agent has an adapter on the base model."""
+        mine = set(self.owned.values())
+        return mine == set(self.base.adapter_names) and not any(self.base.is_shared(name) for name in mine)
+
     def _writable(self, role: str) -> str | None:
         """Physical name of a role's adapter that no other agent holds."""
         name = self.name(role)
