@@ -158,8 +158,9 @@ class AgentAdapters:
     def share_reference(self) -> None:
         """Hold the frozen adapter of another agent instead of an equal one of this agent's own."""
         reference = self.name("reference")
-        if reference is not None:
-            self._set_reference(self.base.frozen_copy(reference))
+        twin = None if reference is None else self.base.hold_equal(reference)
+        if twin is not None:
+            self._set_reference(twin)
             self.base.sweep()
 
     @property

@@ -151,12 +151,24 @@ class SharedBaseModel:
             self._holders[twin] += 1
         return twin
 
-    def _find_frozen(self, source: str) -> str | None:
+    def hold_equal(self, source: str) -> str | None:
+        """Hold another frozen adapter that equals one; None if there is none.
+
+        Args:
+            source: Physical name of the adapter.
+        """
+        self.sweep()
+        twin = self._find_frozen(source, others=True)
+        if twin is not None:
+            self._holders[twin] += 1
+        return twin
+
+    def _find_frozen(self, source: str, *, others: bool = False) -> str | None:
         config, weights = self.config(source), self.parameters(source)
         for name, trainable in self._trainable.items():
-            if not trainable and self.config(name) == config:
-                others = self.parameters(name)
-                if others.keys() == weights.keys() and all(torch.equal(others[key], weights[key]) for key in weights):
+            if not trainable and self.config(name) == config and not (others and name == source):
+                theirs = self.parameters(name)
+                if theirs.keys() == weights.keys() and all(torch.equal(theirs[key], weights[key]) for key in weights):
                     return name
         return None
 

@@ -192,6 +192,7 @@ def load_agent(
             lora_config=config,
             device=device,
             accelerator=accelerator,
+            clone=True,  # live hyperparameters may have been set outside the ranges of hp_config since
             **cls.read_arguments(saved.attributes["init"]),
         )
     except (TypeError, ValueError) as error:
