@@ -147,6 +147,20 @@ class AgentAdapters:
         """
         self._set_reference(self.base.shared(self._neutral("reference")))
 
+    def share_reference(self) -> None:
+        """Hold the frozen adapter of another agent instead of an equal one of this agent's own."""
+        reference = self.name("reference")
+        twin = None if reference is None else self.base.hold_equal(reference)
+        if twin is not None:
+            self._set_reference(twin)
+            self.base.sweep()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other agent has an adapter on the base model."""
+        mine = set(self.owned.values())
+        return mine == set(self.base.adapter_names) and not any(self.base.is_shared(name) for name in mine)
+
     # Saved adapters -------------------------------------------------------------------------------------------------
 
     def check(self, role: str, saved: SavedAdapter, *, merge: bool) -> None:

@@ -276,12 +276,23 @@ class SharedBaseModel:
             self._holders[twin] += 1
         return twin
 
+    def hold_equal(self, source: str) -> str | None:
+        """Hold another frozen adapter that equals one; None if there is none.
+
+        Args:
+            source: Physical name of the adapter.
+        """
+        self.sweep()
+        twin = self._find_frozen(source, other_than=source)
+        if twin is not None:
+            self._holders[twin] += 1
+        return twin
+
     def shared(self, name: str) -> str:
         """Hold an equal frozen adapter instead of this new one, if there is one; return the name of what is held."""
-        twin = self._find_frozen(name, other_than=name)
+        twin = self.hold_equal(name)
         if twin is None:
             return name
-        self._holders[twin] += 1
         self.disown(name)
         self.sweep()
         return twin
@@ -377,12 +388,42 @@ class SharedBaseModel:
         return config
 
     def base_state(self) -> dict[str, Tensor]:
-        """Weights of the base model under their own names, without any adapter."""
-        return {
-            _base_key(key): tensor
-            for key, tensor in self.model.state_dict().items()
-            if not set(key.split(".")) & self._trainable.keys() and ".lora_" not in key
-        }
+        """Weights of the base model under their own names, without any adapter; tensors are the live ones."""
+        return {key: tensor.detach() for key, tensor in self._weights.tensors.items()}
+
+    @property
+    def weights_revision(self) -> int:
+        """A number that has grown since it was last asked for if a weight of the base has changed."""
+        return self._weights.revision
+
+    @torch.no_grad()
+    def load_base_state(self, state: Mapping[str, Tensor]) -> None:
+        """Write other weights into the base model, under all adapters that are on it.
+
+        Args:
+            state: As :meth:`base_state` gives it.
+
+        Raises:
+            ValueError: Names or shapes are not those of the base model; nothing has been written.
+        """
+        live = self.base_state()
+        differing = sorted(
+            key
+            for key in live.keys() | state.keys()
+            if key not in live or key not in state or live[key].shape != state[key].shape
+        )
+        if differing:
+            raise ValueError(
+                f"The weights are of another model: {', '.join(differing[:3])} "
+                f"{'is' if len(differing) == 1 else 'are'} missing, unexpected or of another shape."
+            )
+        for key, tensor in live.items():
+            tensor.copy_(state[key])
+
+    def file_keys(self, name: str) -> dict[str, str]:
+        """Under which key PEFT's file of an adapter holds each of its parameters, by the parameter's name."""
+        keys = {tensor.data_ptr(): key for key, tensor in self.state(name).items()}
+        return {parameter: keys[tensor.data_ptr()] for parameter, tensor in self.parameters(name).items()}
 
     def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Load a state that :meth:`state` or PEFT wrote onto an adapter.

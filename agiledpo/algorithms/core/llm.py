@@ -16,19 +16,20 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import SequentialLR
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
+from agiledpo.algorithms.core.arguments import constructor_arguments, plain_arguments
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.measured import Measured
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
-from agiledpo.checkpoint import save_agent
+from agiledpo.checkpoint import load_agent, load_into, save_agent
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
 from agiledpo.scoring.batch import Batch
@@ -67,6 +68,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         FITNESS: What :meth:`test` can measure, the default first.
         UNIT: What a row is called.
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
+        USES_REFERENCE: Whether the objective has a reference policy.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
 
@@ -79,6 +81,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
     FITNESS: ClassVar[Sequence[str]]
     UNIT: ClassVar[str]
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
+    USES_REFERENCE: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -457,6 +460,24 @@ class LLMAlgorithm(EvolvableAlgorithm):
         Raises:
             ValueError: The state is of other hyperparameters or adapters.
         """
+        self.check_state(state)
+        self.adapters.load_state_dict(state["adapters"])
+        vars(self).update(state["hyperparameters"])
+        for name in ("index", *HISTORY, "optimizer_steps", "reference_update_tracker"):
+            vars(self)[name] = deepcopy(state[name])
+        self.random_stream.load_state_dict(state["random_stream"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        self._applied = tuple(state["applied"])
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that :meth:`load_state_dict` would take a state.
+
+        Args:
+            state: The state.
+
+        Raises:
+            ValueError: It is of an agent with other hyperparameters, or that was made differently.
+        """
         unknown = state["hyperparameters"].keys() ^ self.HYPERPARAMETERS.keys()
         if unknown:
             raise ValueError(
@@ -471,13 +492,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 f"The state is of an agent with {name}={theirs.get(name)}; agent {self.index} was made with "
                 f"{mine[name]}. Make the agents as they were, in the same order."
             )
-        self.adapters.load_state_dict(state["adapters"])
-        vars(self).update(state["hyperparameters"])
-        for name in ("index", *HISTORY, "optimizer_steps", "reference_update_tracker"):
-            vars(self)[name] = deepcopy(state[name])
-        self.random_stream.load_state_dict(state["random_stream"])
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
-        self._applied = tuple(state["applied"])
+        missing = {"index", *HISTORY, "optimizer_steps", "reference_update_tracker", "random_stream"} - state.keys()
+        if missing:
+            raise ValueError(f"The state lacks {', '.join(sorted(missing))}.")
 
     def _construction(self) -> dict[str, str]:
         """What the agent was made with and no state changes, as text to compare."""
@@ -524,15 +541,113 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.optimizer.state.clear()
         self.adapters.release()
 
-    def save_checkpoint(self, path: str | Path, lora_only: bool = True, save_optimizer: bool = True) -> None:
+    # Files ----------------------------------------------------------------------------------------------------------
+
+    def plain_arguments(self) -> dict[str, Any]:
+        """The constructor's arguments that make an agent like this one, as data that loads without unpickling.
+
+        What belongs to the program or the machine is not among them: model, LoRA configuration, device, spaces.
+        """
+        return plain_arguments(self)
+
+    @classmethod
+    def read_arguments(cls, saved: object) -> dict[str, Any]:
+        """What :meth:`plain_arguments` gave, for the constructor.
+
+        Args:
+            saved: The data, from a file that may be anybody's.
+
+        Raises:
+            ValueError: It is not what this version's constructor takes.
+        """
+        return constructor_arguments(cls, saved)
+
+    def save_checkpoint(
+        self,
+        path: str | Path,
+        lora_only: bool = True,
+        save_optimizer: bool = True,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         """Save the agent as PEFT adapters plus state; see :func:`agiledpo.checkpoint.save_agent`.
 
         Args:
             path: Directory to write; a checkpoint that is already there is replaced once the new one is complete.
             lora_only: Save adapters only; False also saves the weights of the base model.
             save_optimizer: Also save the optimizer's state.
+            tokenizer: Also saved, for whoever uses the adapter.
+
+        Raises:
+            FileExistsError: Something is at ``path`` that is not a checkpoint.
         """
-        save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer)
+        save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer, tokenizer=tokenizer)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        load_optimizer: bool = False,
+        overwrite_reference_adapter: bool | None = None,
+        overwrite_critic_adapter: bool = True,
+        merge_lora_configs: bool = False,
+        *,
+        load_hyperparameters: bool = False,
+    ) -> None:
+        """Load adapters, and what else is asked for, from a checkpoint; see :func:`agiledpo.checkpoint.load_into`.
+
+        Seed, random stream, hyperparameters and history of fitness stay the agent's own. If the checkpoint is refused
+        the agent is as it was.
+
+        Args:
+            path: What :meth:`save_checkpoint` wrote, of this algorithm or another, or what PEFT, TRL or AgileRL wrote.
+            load_optimizer: Also load the optimizer's moments; its settings stay. False leaves the optimizer alone.
+            overwrite_reference_adapter: True makes the checkpoint's actor the reference too, False restores the
+                checkpoint's reference. None does the first if another algorithm wrote the checkpoint (the next stage
+                of a chain) and the second if this one did (a resume).
+            overwrite_critic_adapter: Accepted for AgileRL's sake: no algorithm here has a critic.
+            merge_lora_configs: Reconcile LoRA configurations that differ instead of refusing the checkpoint.
+            load_hyperparameters: Also take over the hyperparameters that both algorithms have.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged, or belongs to another base model.
+            ValueError: It does not suit the agent: the LoRA configurations differ, or the reference would have to
+                become something else than the bare base with ``use_separate_reference_adapter=False``.
+        """
+        load_into(
+            self,
+            Path(path),
+            load_optimizer=load_optimizer,
+            overwrite_reference_adapter=overwrite_reference_adapter,
+            overwrite_critic_adapter=overwrite_critic_adapter,
+            merge_lora_configs=merge_lora_configs,
+            load_hyperparameters=load_hyperparameters,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        accelerator: Accelerator | None = None,
+        *,
+        actor_network: PreTrainedModel | None = None,
+        model_config: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make the agent that a checkpoint holds, with everything that was saved of it.
+
+        Args:
+            path: What :meth:`save_checkpoint` wrote.
+            device: Where to compute; None leaves the model where it is loaded.
+            accelerator: Accelerate's handle, one process.
+            actor_network: The base model. None takes the weights in a checkpoint that was saved with
+                ``lora_only=False``, and otherwise loads the base model by the name that the checkpoint gives.
+            model_config: Keyword arguments of ``from_pretrained`` for that; None asks for the dtype that it had.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged, of another algorithm, or its base model is another one or cannot
+                be found.
+        """
+        return load_agent(cls, Path(path), device, accelerator, actor_network=actor_network, model_config=model_config)
 
 
 def _check_accelerator(accelerator: Accelerator | None) -> None:
