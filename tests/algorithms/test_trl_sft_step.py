@@ -17,7 +17,13 @@ def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, tmp_path, m
     monkeypatch.setenv("CI", "1")  # TRL sends telemetry otherwise
     rows = make_pairs(5).remove_columns("rejected").rename_column("chosen", "completion")
     agent = SFT(actor_network=tiny_model(), lora_config=lora, batch_size=5, lr=LR, gradient_checkpointing=False)
-    randomise(agent)
+    # Weights at which some tokens are predicted correctly.
+    teacher = SFT(actor_network=agent.base.model, lora_config=lora, batch_size=5, lr=1e-2, max_grad_norm=10.0)
+    randomise(teacher)
+    env = SFTGym(rows, rows, tiny_tokenizer, data_batch_size_per_gpu=5)
+    for _ in range(10):
+        teacher.learn(env.step())
+    agent.adapters.copy_from(teacher.adapters)
     model = get_peft_model(tiny_model(), lora)
     trainer = SFTTrainer(
         model=model,
@@ -48,7 +54,6 @@ def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, tmp_path, m
     assert ours.keys() == theirs.keys()
     for name, parameter in theirs.items():
         parameter.data.copy_(ours[name].data)
-    env = SFTGym(rows, rows, tiny_tokenizer, data_batch_size_per_gpu=5)
     return agent, env, trainer, ours, theirs
 
 
@@ -61,6 +66,7 @@ def test_loss_accuracy_and_updated_weights_agree(started):
 
     assert metrics["loss"] == pytest.approx(log["loss"], rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(log["grad_norm"], rel=1e-4)
+    assert 0.1 < metrics["mean_token_accuracy"] < 0.9
     assert metrics["mean_token_accuracy"] == pytest.approx(log["mean_token_accuracy"], abs=1e-6)
     moved = torch.cat([(ours[n] - before[n]).flatten() for n in ours])
     assert moved.abs().median() > 0.5 * LR
