@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from agiledpo.adapters import Role
 from agiledpo.adapters.modes import modes
 from agiledpo.adapters.offload import activations_offloaded
-from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
+from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.fitness import FITNESS, HeldOut
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
@@ -126,6 +126,7 @@ class DPO(LLMAlgorithm):
 
     BATCH = PreferenceBatch
     FITNESS = tuple(FITNESS)
+    LEARNS_FROM = "pairs"
     UNIT = "pair"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
         "loss": ("loss", ".4f"),
@@ -216,7 +217,6 @@ class DPO(LLMAlgorithm):
         self.reference_cache = reference_cache
         self.reference_cache_bytes = reference_cache_bytes
         self.prefix_sharing: PrefixSharing = prefix_sharing
-        self.fast_layers = fast_layers
         self.beta = beta
         self.nll_alpha = nll_alpha
         self.loss_type = (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
@@ -255,16 +255,15 @@ class DPO(LLMAlgorithm):
             gradient_checkpointing=gradient_checkpointing,
             activation_offload=activation_offload,
             torch_compiler=torch_compiler,
+            fast_layers=fast_layers,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
-        self.recompile()
         self._reference = ReferencePolicy(self.adapters, cache=reference_cache, cache_bytes=reference_cache_bytes)
         self._scorer()  # refuses settings that do not suit the model
         if self.use_liger_loss:
             check_liger_model(self._lm)
-        self._check_vocabulary(action_space)
 
     @property
     def objective(self) -> PreferenceObjective:
@@ -381,17 +380,6 @@ class DPO(LLMAlgorithm):
         scorer.check(batch)
         return self._scores(scorer, batch, adapter_name)
 
-    def check_environment(self, env: PreferenceGym) -> None:
-        """Check that an environment's tokens are this agent's.
-
-        Args:
-            env: The environment.
-
-        Raises:
-            ValueError: Its tokenizer makes ids that the model does not embed.
-        """
-        self._check_vocabulary(env.action_space)
-
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
 
@@ -403,21 +391,6 @@ class DPO(LLMAlgorithm):
         if self.use_liger_loss:
             resolve_liger(self.objective)
 
-    def recompile(self) -> None:
-        """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
-        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
-
-    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: DPO learns from given pairs and does not act.
-
-        Raises:
-            RuntimeError: Always; it says how to generate instead.
-        """
-        raise RuntimeError(
-            "DPO is an offline algorithm: it learns from given pairs and takes no actions. To generate, use "
-            "agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
-        )
-
     # The steps of learn ---------------------------------------------------------------------------------------------
 
     def _measure(self, batch: PreferenceBatch) -> HeldOut:
@@ -426,7 +399,7 @@ class DPO(LLMAlgorithm):
         scorer.check(batch)
         reference, policy = self._reference_scores(batch), self._scores(scorer, batch, "actor")
         terms = self.objective(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
-        _check_finite(terms, batch)
+        check_finite(terms.loss, batch.labels)
         meter = PreferenceMeter()
         meter.add(terms)
         margins = terms.chosen_rewards.double() - terms.rejected_rewards.double()
@@ -464,57 +437,33 @@ class DPO(LLMAlgorithm):
     def _step(
         self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
     ) -> tuple[list[ObjectiveTerms], float]:
-        """One optimizer step on ``batch``, micro-batch by micro-batch; returns their terms and the gradient norm."""
-        self.follow_hyperparameters()
-        self.optimizer.zero_grad(set_to_none=True)
-        measured = []
-        try:
-            with closing(self._terms(scorer, objective, batch, reference)) as parts:
-                for terms in parts:
-                    (terms.loss.sum() / len(batch)).backward()
-                    measured.append(terms)
-            grad_norm = float(clip_grad_norm_(self.adapters.parameters("actor"), self.max_grad_norm))
-            if not math.isfinite(grad_norm):
-                raise NonFiniteLossError(
-                    f"The gradient norm is {grad_norm} on {', '.join(batch.labels)}; the step was not made. "
-                    f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs."
-                )
-            self.optimizer.step()
-            self.optimizer_steps += 1
-        finally:
-            # Gradients of the shared base's adapters are memory that the next agent needs.
-            self.optimizer.zero_grad(set_to_none=True)
-        return measured, grad_norm
-
-    def _terms(
-        self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
-    ) -> Generator[ObjectiveTerms, None, None]:
-        """Loss terms of each micro-batch; the actor stays as it is until the caller has gone backward."""
+        """One optimizer step on ``batch``; returns the terms of its micro-batches and the gradient norm."""
         mean_chosen_tokens = batch.chosen_tokens / len(batch)
-        size = len(batch) if objective.batch_coupled else self._pairs_per_pass
-        actor = self.adapters.name("actor")
-        for start, stop in batch.spans(size):
+
+        def loss(start: int, stop: int) -> tuple[Tensor, ObjectiveTerms]:
             part, baseline = batch.slice(start, stop), reference.slice(start, stop)
-            with (
-                self.adapters.select("actor"),
-                modes(self.base, actor, training=True, checkpointing=self.gradient_checkpointing),
-                scorer.session(),
-                self.random_stream.active(),
-                activations_offloaded(self.base.model.parameters()) if self.activation_offload else nullcontext(),
-            ):
-                if self.use_liger_loss:
-                    terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
-                else:
-                    policy = scorer.score(part)
-                    terms = objective(
-                        policy.chosen,
-                        policy.rejected,
-                        baseline.chosen,
-                        baseline.rejected,
-                        mean_chosen_tokens=mean_chosen_tokens,
-                    )
-                _check_finite(terms, part)
-                yield terms
+            if self.use_liger_loss:
+                terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
+            else:
+                policy = scorer.score(part)
+                terms = objective(
+                    policy.chosen,
+                    policy.rejected,
+                    baseline.chosen,
+                    baseline.rejected,
+                    mean_chosen_tokens=mean_chosen_tokens,
+                )
+            check_finite(terms.loss, part.labels)
+            return terms.loss.sum() / len(batch), terms
+
+        return gradient_step(
+            self,
+            scorer,
+            batch,
+            loss,
+            rows_per_pass=len(batch) if objective.batch_coupled else self._pairs_per_pass,
+            remedy=f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs.",
+        )
 
     def _reference_scores(self, batch: PreferenceBatch) -> PairScores:
         """Log-probabilities of the batch under the reference."""
@@ -538,14 +487,6 @@ class DPO(LLMAlgorithm):
             collision=self.use_weighting if collision is None else collision,
         )
 
-    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
-        if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
-            raise ValueError(
-                f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
-                f"{self._lm.vocabulary}. Load both from the same name, or call "
-                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
-            )
-
     def _check_settings(self, use_separate_reference_adapter: bool) -> None:
         objective = self.objective  # validates its own parameters
         check_whole_number("batch_size", self.batch_size)
@@ -565,13 +506,4 @@ class DPO(LLMAlgorithm):
             reference_cache=self.reference_cache,
             reference_cache_bytes=self.reference_cache_bytes,
             use_separate_reference_adapter=use_separate_reference_adapter,
-        )
-
-
-def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:
-    broken = [label for label, loss in zip(batch.labels, terms.loss.tolist(), strict=True) if not math.isfinite(loss)]
-    if broken:
-        raise NonFiniteLossError(
-            f"The loss is not finite on {', '.join(broken)}; the step was not made. Look at these pairs, or lower the "
-            "learning rate if earlier steps already went astray."
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,31 +11,6 @@ from agiledpo.scoring.prompt_batch import PromptBatch, row_labels
 
 _SIDES = ("chosen", "rejected")
 _KEYS = ("prompt_lengths", *(f"{side}_{part}" for side in _SIDES for part in ("input_ids", "attention_mask")))
-
-
-class Batch(Protocol):
-    """Rows that an agent learns from, whatever a row is."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Where each row comes from, for messages."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def slice(self, start: int, stop: int) -> Self:
-        """Rows ``start`` to ``stop``."""
-        ...
-
-    @staticmethod
-    def concat(batches: Sequence[Any]) -> Any:
-        """Put several batches one after the other."""
-        ...
-
-    @staticmethod
-    def from_experiences(experiences: Mapping[str, Any]) -> Any:
-        """Read what an environment yields."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -64,8 +39,8 @@ class PreferenceBatch(PromptBatch):
         """Number of tokens in all chosen completions."""
         return sum(len(ids) for ids in self.chosen)
 
-    @staticmethod
-    def from_experiences(experiences: Mapping[str, Any]) -> "PreferenceBatch":
+    @classmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
         """Read what ``PreferenceGym`` yields, or AgileRL's padded dictionary.
 
         Args:
@@ -100,7 +75,7 @@ class PreferenceBatch(PromptBatch):
             prompts.append(sides[0][:prompt])
             chosen.append(sides[0][prompt:])
             rejected.append(sides[1][prompt:])
-        return PreferenceBatch(prompts, chosen, rejected, labels)
+        return cls(prompts, chosen, rejected, labels)
 
 
 def _shared_prompt(sides: Sequence[Tensor], prompt_length: int, label: str) -> int:

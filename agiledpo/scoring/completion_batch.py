@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class CompletionBatch(PromptBatch):
         """Number of tokens in all completions."""
         return sum(len(ids) for ids in self.completions)
 
-    @staticmethod
-    def from_experiences(experiences: Mapping[str, Any]) -> "CompletionBatch":
+    @classmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
         """Read what ``SFTGym`` yields, or AgileRL's padded dictionary.
 
         Args:
@@ -75,4 +75,4 @@ class CompletionBatch(PromptBatch):
                 )
             prompts.append(sequence[:length])
             completions.append(sequence[length:])
-        return CompletionBatch(prompts, completions, labels)
+        return cls(prompts, completions, labels)

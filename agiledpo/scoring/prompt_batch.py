@@ -24,6 +24,11 @@ class PromptBatch(ABC):
     def sides(self) -> tuple[Sequence[Tensor], ...]:
         """The completions: k columns of B int64 tensors (completion tokens,)."""
 
+    @classmethod
+    @abstractmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
+        """Read what an environment yields."""
+
     def __len__(self) -> int:
         return len(self.prompts)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agiledpo.scoring.batch import Batch
+from agiledpo.scoring.prompt_batch import PromptBatch
 
 
 class RowQueue:
@@ -16,14 +16,14 @@ class RowQueue:
         kind: What the rows are.
     """
 
-    def __init__(self, kind: type[Batch]) -> None:
+    def __init__(self, kind: type[PromptBatch]) -> None:
         self._kind = kind
-        self._waiting: list[Batch] = []
+        self._waiting: list[PromptBatch] = []
 
     def __len__(self) -> int:
         return sum(len(batch) for batch in self._waiting)
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: PromptBatch) -> None:
         """Append rows."""
         self._waiting.append(batch)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 import numpy as np
 import torch
@@ -30,10 +30,11 @@ from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
 from agiledpo.checkpoint import load_agent, load_into, save_agent
+from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
-from agiledpo.scoring.batch import Batch
-from agiledpo.scoring.causal_lm import embedding_rows
+from agiledpo.scoring.prompt_batch import PromptBatch
+from agiledpo.scoring.causal_lm import CausalLM, embedding_rows
 
 
 class LLMAlgorithm(EvolvableAlgorithm):
@@ -61,11 +62,13 @@ class LLMAlgorithm(EvolvableAlgorithm):
         gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
         activation_offload: Keep what backward needs in CPU memory.
         torch_compiler: Mode of ``torch.compile`` for what runs between the matrix products; None for none.
+        fast_layers: Run LoRA layers, norms and gated feed-forward blocks through faster forward passes.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
 
     Attributes:
         BATCH: What rows become.
         FITNESS: What :meth:`test` can measure, the default first.
+        LEARNS_FROM: What the rows are, for messages.
         UNIT: What a row is called.
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         USES_REFERENCE: Whether the objective has a reference policy.
@@ -77,8 +80,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
             be shared, a device that differs from the other agents', an unsupported accelerator, or a bad number.
     """
 
-    BATCH: ClassVar[type[Batch]]
+    BATCH: ClassVar[type[PromptBatch]]
     FITNESS: ClassVar[Sequence[str]]
+    LEARNS_FROM: ClassVar[str]
     UNIT: ClassVar[str]
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
     USES_REFERENCE: ClassVar[bool] = True
@@ -107,6 +111,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         gradient_checkpointing: bool,
         activation_offload: bool,
         torch_compiler: str | None,
+        fast_layers: bool,
         use_separate_reference_adapter: bool,
     ) -> None:
         _check_accelerator(accelerator)
@@ -137,6 +142,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.pad_token_id = _pad_token_id(base.model, pad_token_id)
         self.use_separate_reference_adapter = use_separate_reference_adapter
         self.torch_compiler = torch_compiler
+        self.fast_layers = fast_layers
         self.activation_offload = activation_offload and _can_offload(self.device)
         self.gradient_checkpointing = gradient_checkpointing and _can_checkpoint(base.model)
         start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
@@ -152,6 +158,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         )
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
+        self.recompile()
+        self._check_vocabulary(action_space)
 
     # Networks -------------------------------------------------------------------------------------------------------
 
@@ -245,6 +253,21 @@ class LLMAlgorithm(EvolvableAlgorithm):
         check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)
         check_number("weight_decay", self.weight_decay, minimum=0.0)
 
+    def recompile(self) -> None:
+        """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
+        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+
+    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: the algorithm learns from what is given and does not act.
+
+        Raises:
+            RuntimeError: Always; it says how to generate instead.
+        """
+        raise RuntimeError(
+            f"{type(self).__name__} is an offline algorithm: it learns from given {self.LEARNS_FROM} and takes no "
+            "actions. To generate, use agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
+        )
+
     # Optimizer ------------------------------------------------------------------------------------------------------
 
     def follow_hyperparameters(self) -> None:
@@ -292,7 +315,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
     # Evaluation -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def as_batch(cls, experiences: Mapping[str, Any] | Batch) -> Any:
+    def as_batch(cls, experiences: Mapping[str, Any] | PromptBatch) -> Any:
         """The rows of experiences as a ``BATCH``.
 
         Args:
@@ -360,13 +383,30 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """
         self.check_fitness(fitness)
 
-    @abstractmethod
     def check_environment(self, env: Any) -> None:
-        """Check that an environment's tokens are this agent's.
+        """Check that an environment hands out what this agent learns from, in tokens that are its own.
+
+        Args:
+            env: The environment.
 
         Raises:
-            ValueError: Its tokenizer makes ids that the model does not embed.
+            ValueError: It hands out other rows, or its tokenizer makes ids that the model does not embed.
         """
+        missing = [name for name in self.BATCH.KEYS if name not in env.observation_space.spaces]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} learns from {self.LEARNS_FROM}, which {type(env).__name__} does not hand out: "
+                f"its batches lack {', '.join(missing)}."
+            )
+        self._check_vocabulary(env.action_space)
+
+    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
+        if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
+            raise ValueError(
+                f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
+                f"{self._lm.vocabulary}. Load both from the same name, or call "
+                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
+            )
 
     # What a training loop tells an agent ----------------------------------------------------------------------------
 
