@@ -1,22 +1,18 @@
 """Direct Preference Optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
 
-import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from time import perf_counter
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
 from gymnasium import spaces
 from peft import LoraConfig, PeftModel
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from agiledpo.adapters import Role
-from agiledpo.adapters.modes import modes
-from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.core.steps import check_finite, gradient_step
@@ -25,12 +21,10 @@ from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
 from agiledpo.algorithms.role_scores import role_scores
 from agiledpo.llm_envs import PreferenceGym
-from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
 from agiledpo.losses.checks import check_whole_number
 from agiledpo.scoring import (
-    CausalLM,
     PairScores,
     PreferenceBatch,
     PrefixSharing,
@@ -126,7 +120,7 @@ class DPO(LLMAlgorithm):
 
     BATCH = PreferenceBatch
     FITNESS = tuple(FITNESS)
-    LEARNS_FROM = "pairs"
+    LEARNS_FROM = "preference pairs, from PreferenceGym"
     UNIT = "pair"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
         "loss": ("loss", ".4f"),

@@ -3,9 +3,8 @@
 import warnings
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from gymnasium import spaces
@@ -23,11 +22,10 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.role_scores import measuring
 from agiledpo.llm_envs import SFTGym
-from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses import CompletionTerms
 from agiledpo.losses.checks import check_whole_number
-from agiledpo.scoring import CausalLM, CompletionBatch, Scorer
+from agiledpo.scoring import CompletionBatch, Scorer
 
 
 class SFT(LLMAlgorithm):
@@ -89,7 +87,7 @@ class SFT(LLMAlgorithm):
     BATCH = CompletionBatch
     FITNESS = tuple(FITNESS)
     USES_REFERENCE = False
-    LEARNS_FROM = "prompts with one completion"
+    LEARNS_FROM = "prompts with one completion, from SFTGym (response_column='chosen' takes those of preference pairs)"
     UNIT = "row"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
         "loss": ("loss", ".4f"),

@@ -10,9 +10,12 @@ from transformers import PreTrainedTokenizerBase
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.load import restore
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.save import write_agent
+from agiledpo.data.fingerprint import tokenizer_sha256
+from agiledpo.data.tokenization import isolated_copy
 
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
@@ -46,10 +49,19 @@ def save_run(
     with written_atomically(path) as draft:
         linked: dict[str, Path] = {}
         for agent in agents:
-            write_agent(agent, _place(draft, agent.index), tokenizer=None, metrics=agent.held_out, linked=linked)
-        torch.save({**state, "agents": [agent.index for agent in agents]}, draft / _STATE)
+            place = _place(draft, agent.index)
+            place.mkdir(parents=True)
+            write_agent(agent, place, metrics=agent.held_out, linked=linked)
+        with (draft / _STATE).open("wb") as file:
+            torch.save({**state, "agents": [agent.index for agent in agents]}, file)
         tokenizer.save_pretrained(str(draft / "tokenizer"))
-        Manifest.of(agents[0], kind="run", metrics=metrics, tokenizer=tokenizer).write(draft)
+        Manifest(
+            kind="run",
+            algorithm=type(agents[0]).__name__,
+            base_model=identity_of(agents[0].base),
+            tokenizer=tokenizer_sha256(isolated_copy(tokenizer)),
+            metrics=metrics,
+        ).write(draft)
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
@@ -12,9 +12,12 @@ class PromptBatch(ABC):
     """B prompts with k completions each, as a dataclass whose fields are columns of B values.
 
     Attributes:
+        KEYS: What an environment's batch has to hold.
         prompts: Prompt tokens that all completions of a row share; B int64 tensors (prompt tokens,).
         labels: Where each row comes from, for messages ("train row 17").
     """
+
+    KEYS: ClassVar[Sequence[str]]
 
     prompts: Sequence[Tensor]
     labels: Sequence[str]

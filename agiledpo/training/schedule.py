@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
-from agiledpo.llm_envs import PreferenceGym
+from agiledpo.training.environments import Gym
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Schedule:
 
     @staticmethod
     def make(
-        env: PreferenceGym,
+        env: Gym,
         *,
         num_epochs: int | None,
         max_steps: int | None,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from agiledpo.algorithms import DPO
+from agiledpo.algorithms import DPO, SFT
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
-from agiledpo.llm_envs import PreferenceGym
+from agiledpo.llm_envs import PreferenceGym, SFTGym
 from agiledpo.training.finetune import finetune
 from agiledpo.training.population import Population
 from agiledpo.training.retention import Retention
@@ -99,6 +99,84 @@ def finetune_llm_preference(
     """
     return finetune(
         DPO,
+        pop,
+        env,
+        env_fn=env_fn,
+        tournament=tournament,
+        mutation=mutation,
+        evo_steps=evo_steps,
+        fitness=fitness,
+        num_epochs=num_epochs,
+        max_steps=max_steps,
+        evaluation_interval=evaluation_interval,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_path=checkpoint_path,
+        resume_from=resume_from,
+        retention=retention,
+        save_elite=save_elite,
+        elite_path=elite_path,
+        lineage_path=lineage_path,
+        verbose=verbose,
+        accelerator=accelerator,
+    )
+
+
+def finetune_llm_sft(
+    pop: Sequence[SFT],
+    env: SFTGym | None = None,
+    *,
+    env_fn: Callable[[], SFTGym] | None = None,
+    tournament: Selection | None = None,
+    mutation: Mutations | None = None,
+    evo_steps: int | None = None,
+    fitness: Fitness | None = None,
+    num_epochs: int | None = None,
+    max_steps: int | None = None,
+    evaluation_interval: int | None = 10,
+    checkpoint_steps: int | None = None,
+    checkpoint_path: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    retention: Retention | None = None,
+    save_elite: bool = False,
+    elite_path: str | Path | None = None,
+    lineage_path: str | Path | None = None,
+    verbose: bool = True,
+    accelerator: Accelerator | None = None,
+) -> tuple[Population[SFT], list[float]]:
+    """Train SFT agents on the rows of an environment and, if asked, let them evolve.
+
+    All is as in :func:`finetune_llm_preference`, with rows where there are pairs.
+
+    Args:
+        pop: The agents.
+        env: Where rows come from, for all agents.
+        env_fn: Instead of ``env``: makes an environment for each agent.
+        tournament: Who survives.
+        mutation: How hyperparameters change.
+        evo_steps: Batches of the environment in a generation.
+        fitness: How agents are compared: ``"loss"`` (the default: minus the negative log-likelihood per completion
+            token), ``"accuracy"`` (of tokens), or a function of agent and environment.
+        num_epochs: Passes over the training split; wins over ``max_steps``. Neither given: one epoch.
+        max_steps: Rows that each agent learns from.
+        evaluation_interval: Batches of the environment between two evaluations.
+        checkpoint_steps: Rows between two checkpoints of the run.
+        checkpoint_path: Directory of the checkpoints.
+        resume_from: Go on from a checkpoint: its directory, or ``"latest"``.
+        retention: Which checkpoints are kept; None keeps the last two.
+        save_elite: Save the fittest agent to ``elite_path``.
+        elite_path: Directory for it.
+        lineage_path: File of JSON lines to write the lineage to.
+        verbose: Print the objectives and generations, and show a progress bar.
+        accelerator: Accelerate's handle; only its main process prints.
+
+    Returns:
+        The agents as a :class:`Population` and their last fitness, in its order.
+
+    Raises:
+        ValueError: As :func:`finetune_llm_preference`, and the other errors that it names.
+    """
+    return finetune(
+        SFT,
         pop,
         env,
         env_fn=env_fn,

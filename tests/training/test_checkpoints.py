@@ -200,8 +200,8 @@ def test_latest_falls_back_to_the_newest_complete_one_and_says_so(make_env, make
         resumed = train(make_population(), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest",
                         checkpoint_steps=12, retention=Retention(keep_last=None))  # fmt: skip
     assert_same(fingerprint(resumed), fingerprint(whole))
-    with pytest.raises(CheckpointError, match=victim.name if harm == "pickle" else "step_48"):
-        shutil.rmtree(tmp_path / "run" / "step_48")
+    shutil.rmtree(tmp_path / "run" / "step_48")
+    with pytest.raises(CheckpointError, match=r"step_48.*manifest\.json is missing"):
         train(make_population(), make_env(), resume_from=tmp_path / "run" / "step_48")
 
 
@@ -304,12 +304,10 @@ def test_a_disk_that_fills_up_ends_nothing(make_env, make_population, tmp_path, 
     assert population[0].steps == [48]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_directory_that_cannot_be_written_is_found_before_training(make_env, make_population, tmp_path):
-    (tmp_path / "run").mkdir(mode=0o500)
+def test_a_directory_that_cannot_be_written_is_found_before_training(make_env, make_population):
     agents = make_population(1)
-    with pytest.raises(OSError, match="run"):
-        train(agents, make_env(), checkpoint_path=tmp_path / "run")
+    with pytest.raises(OSError, match=r"/proc/run cannot be written to .*so no checkpoint could be saved there"):
+        train(agents, make_env(), checkpoint_path="/proc/run")  # for root too
     assert agents[0].steps == [0]
 
 

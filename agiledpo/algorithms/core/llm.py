@@ -33,8 +33,8 @@ from agiledpo.checkpoint import load_agent, load_into, save_agent
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
-from agiledpo.scoring.prompt_batch import PromptBatch
 from agiledpo.scoring.causal_lm import CausalLM, embedding_rows
+from agiledpo.scoring.prompt_batch import PromptBatch
 
 
 class LLMAlgorithm(EvolvableAlgorithm):
@@ -239,10 +239,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
 
-    @abstractmethod
-    def recompile(self) -> None:
-        """Take the model apart anew, after its layers or the settings of how to run them have changed."""
-
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
 
@@ -264,8 +260,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             RuntimeError: Always; it says how to generate instead.
         """
         raise RuntimeError(
-            f"{type(self).__name__} is an offline algorithm: it learns from given {self.LEARNS_FROM} and takes no "
-            "actions. To generate, use agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
+            f"{type(self).__name__} is an offline algorithm: it learns from {self.LEARNS_FROM}, and takes no actions. "
+            "To generate, use agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
         )
 
     # Optimizer ------------------------------------------------------------------------------------------------------
@@ -319,9 +315,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """The rows of experiences as a ``BATCH``.
 
         Args:
-            experiences: What the environment yields, or a batch, which is returned as it is.
+            experiences: What the environment yields, or such a batch, which is returned as it is.
         """
-        return experiences if isinstance(experiences, cls.BATCH) else cls.BATCH.from_experiences(experiences)
+        return experiences if isinstance(experiences, PromptBatch) else cls.BATCH.from_experiences(experiences)
 
     @abstractmethod
     def measure(self, env: Any, split: Split = "test") -> Measured:
@@ -395,8 +391,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         missing = [name for name in self.BATCH.KEYS if name not in env.observation_space.spaces]
         if missing:
             raise ValueError(
-                f"{type(self).__name__} learns from {self.LEARNS_FROM}, which {type(env).__name__} does not hand out: "
-                f"its batches lack {', '.join(missing)}."
+                f"{type(self).__name__} learns from {self.LEARNS_FROM}; the batches of {type(env).__name__} lack "
+                f"{', '.join(missing)}."
             )
         self._check_vocabulary(env.action_space)
 
@@ -419,6 +415,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
 
     def flush_caches(self) -> None:
         """Write what is kept for later runs and is not on the disk yet."""
+
     def _rebuild_after_merge(self) -> None:
         """Bring what depends on the actor's parameters in line with adapters that were rebuilt by a merge."""
         move = self.adapters.move

@@ -61,7 +61,7 @@ def global_random_state() -> dict[str, Any]:
     Returns:
         Tensors and plain values that ``torch.load(weights_only=True)`` reads.
     """
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (theirs, not ours)
     return {
         "python": random.getstate(),
         "numpy": (str(kind), [int(key) for key in keys], int(position), int(has_gauss), float(gauss)),
@@ -77,7 +77,7 @@ def set_global_random_state(state: Mapping[str, Any]) -> None:
         state: What :func:`global_random_state` returned.
     """
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
