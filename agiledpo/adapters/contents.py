@@ -54,6 +54,11 @@ class WatchedTensors:
         self._described = (0, "")
 
     @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The tensors by name, as they are now."""
+        return self._read()
+
+    @property
     def revision(self) -> int:
         """A number that has grown since it was last asked for if a tensor has changed."""
         tensors = [tensor.detach() for tensor in self._read().values() if tensor.numel() and not tensor.is_meta]

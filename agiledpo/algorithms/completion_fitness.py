@@ -91,16 +91,3 @@ def completion_metrics(terms: CompletionTerms) -> dict[str, float]:
         "num_tokens": float(tokens),
         "rows": float(len(terms.tokens)),
     }
-
-
-def check_completion_fitness(name: object) -> None:
-    """Check the name of a fitness.
-
-    Raises:
-        ValueError: It is none of ``FITNESS``.
-    """
-    if name not in FITNESS:
-        raise ValueError(
-            f"fitness={name!r}; use one of {', '.join(FITNESS)}, or a function of agent and environment that returns "
-            "a number, higher is better."
-        )

@@ -3,9 +3,8 @@
 import warnings
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from gymnasium import spaces
@@ -16,7 +15,6 @@ from transformers import PreTrainedModel
 from agiledpo.algorithms.completion_fitness import (
     FITNESS,
     HeldOutCompletions,
-    check_completion_fitness,
     completion_metrics,
 )
 from agiledpo.algorithms.core.llm import LLMAlgorithm
@@ -24,11 +22,10 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.role_scores import measuring
 from agiledpo.llm_envs import SFTGym
-from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses import CompletionTerms
 from agiledpo.losses.checks import check_whole_number
-from agiledpo.scoring import CausalLM, CompletionBatch, Scorer
+from agiledpo.scoring import CompletionBatch, Scorer
 
 
 class SFT(LLMAlgorithm):
@@ -72,7 +69,9 @@ class SFT(LLMAlgorithm):
             residual stream of a bfloat16 model in float32; False runs every layer in its own way.
 
     Attributes:
-        held_out: Metrics of the last ``test``, over the whole held-out split.
+        FITNESS: What :meth:`test` can measure: ``"loss"``: minus the negative log-likelihood per completion token,
+            nats; ``"accuracy"``: share of completion tokens than which the model finds none more likely. Ties are
+            broken by the log-likelihood per token.
 
     Raises:
         ValueError: A parameter or a combination of parameters makes no sense; it is named, with the way out.
@@ -85,8 +84,16 @@ class SFT(LLMAlgorithm):
         "max_grad_norm": float,
         "update_epochs": int,
     }
-    FITNESS: ClassVar[Mapping[str, Any]] = FITNESS
-    DEFAULT_FITNESS: ClassVar[str] = "loss"
+    BATCH = CompletionBatch
+    FITNESS = tuple(FITNESS)
+    USES_REFERENCE = False
+    LEARNS_FROM = "prompts with one completion, from SFTGym (response_column='chosen' takes those of preference pairs)"
+    UNIT = "row"
+    PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "loss": ("loss", ".4f"),
+        "accuracy": ("mean_token_accuracy", ".2f"),
+        "tokens/s": ("tokens_per_second", ".0f"),
+    }
 
     def __init__(
         self,
@@ -124,7 +131,6 @@ class SFT(LLMAlgorithm):
         self.update_epochs = update_epochs
         self.micro_batch_size_per_gpu = micro_batch_size_per_gpu
         self.calc_position_embeddings = calc_position_embeddings
-        self.fast_layers = fast_layers
         self._check_settings()
         if use_liger_loss:
             warnings.warn(
@@ -154,13 +160,11 @@ class SFT(LLMAlgorithm):
             gradient_checkpointing=gradient_checkpointing,
             activation_offload=activation_offload,
             torch_compiler=torch_compiler,
+            fast_layers=fast_layers,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
-        self.held_out: dict[str, float] = {}
-        self.recompile()
-        self._check_vocabulary(action_space)
 
     def learn(self, experiences: Mapping[str, Any] | CompletionBatch, training: bool = True) -> dict[str, float]:
         """Update the actor from prompts with their completions.
@@ -196,85 +200,9 @@ class SFT(LLMAlgorithm):
         """
         return self._measure(CompletionBatch.concat([self.as_batch(batch) for batch in env.test_batches(split)]))
 
-    def evaluate(self, env: SFTGym) -> dict[str, float]:
-        """The metrics of :meth:`learn` over all rows of the test split; see :meth:`measure`.
-
-        Args:
-            env: The environment.
-        """
-        return self.measure(env).metrics
-
-    def test(self, env: SFTGym, loop: int = 1, *args: Any, fitness: str = "loss", **kwargs: Any) -> np.ndarray:
-        """Evaluate on the whole test split and record the fitness with its standard error.
-
-        Ties in fitness are broken by the log-likelihood per token.
-
-        Args:
-            env: The environment.
-            loop: Accepted for AgileRL's sake: every evaluation is over all rows, so one is the mean of any number.
-            *args: Ignored.
-            fitness: ``"loss"``: minus the negative log-likelihood per completion token, nats; ``"accuracy"``: share of
-                completion tokens than which the model finds none more likely.
-            **kwargs: Ignored.
-
-        Returns:
-            The fitness, a scalar array; higher is better.
-
-        Raises:
-            NonFiniteLossError: A loss is NaN or infinite; no fitness is recorded.
-            ValueError: ``loop`` is below 1, or there is no such fitness.
-        """
-        if loop < 1:
-            raise ValueError(f"loop={loop}; at least one evaluation is needed.")
-        self.check_fitness(fitness)
-        measured = self.measure(env)
-        self.held_out = measured.metrics
-        estimate = measured.fitness(fitness)
-        self.record_fitness(estimate.value, estimate.error, measured.tie_break)
-        return np.array(estimate.value)
-
-    @staticmethod
-    def as_batch(experiences: Mapping[str, Any] | CompletionBatch) -> CompletionBatch:
-        """The experiences of :meth:`learn` as a batch."""
-        if isinstance(experiences, CompletionBatch):
-            return experiences
-        return CompletionBatch.from_experiences(experiences)
-
-    @staticmethod
-    def check_fitness(name: object) -> None:
-        """Check the name of a fitness.
-
-        Raises:
-            ValueError: There is no such fitness.
-        """
-        check_completion_fitness(name)
-
-    def objective_text(self) -> str:
+    def describe_objective(self) -> str:
         """What the agent minimises, in words."""
-        return "minimise the negative log-likelihood per completion token"
-
-    def end_epoch(self) -> None:
-        """Nothing of SFT changes between epochs."""
-
-    def flush_caches(self) -> None:
-        """SFT keeps no caches."""
-
-    def check_environment(self, env: SFTGym) -> None:
-        """Check that an environment hands out what this agent learns from, in tokens that are its own.
-
-        Args:
-            env: The environment.
-
-        Raises:
-            ValueError: It hands out something else than prompts with one completion, or its tokenizer makes ids that
-                the model does not embed.
-        """
-        if "input_ids" not in env.observation_space.spaces:
-            raise ValueError(
-                f"{type(env).__name__} does not hand out prompts with one completion, which SFT learns from; use "
-                "SFTGym. For preference pairs SFTGym(..., response_column='chosen') learns the chosen completions."
-            )
-        self._check_vocabulary(env.action_space)
+        return "the negative log-likelihood per completion token"
 
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
@@ -284,30 +212,6 @@ class SFT(LLMAlgorithm):
         """
         super().check_settings()
         self._check_settings()
-
-    def inherit(self, parent: Self) -> None:
-        """Become a copy of another agent on the same base, in place; see :meth:`LLMAlgorithm.inherit`.
-
-        Args:
-            parent: An agent that is built alike.
-        """
-        super().inherit(parent)
-        self.held_out = dict(parent.held_out)
-
-    def recompile(self) -> None:
-        """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
-        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
-
-    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: SFT learns from given completions and does not act.
-
-        Raises:
-            RuntimeError: Always; it says how to generate instead.
-        """
-        raise RuntimeError(
-            "SFT is an offline algorithm: it learns from given completions and takes no actions. To generate, use "
-            "agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
-        )
 
     # The steps of learn ---------------------------------------------------------------------------------------------
 
@@ -373,14 +277,6 @@ class SFT(LLMAlgorithm):
         return Scorer(
             self._lm, pad_token_id=self.pad_token_id, explicit_positions=self.calc_position_embeddings, hits=True
         )
-
-    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
-        if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
-            raise ValueError(
-                f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
-                f"{self._lm.vocabulary}. Load both from the same name, or call "
-                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
-            )
 
     def _check_settings(self) -> None:
         check_whole_number("batch_size", self.batch_size)

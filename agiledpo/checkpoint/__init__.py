@@ -1,5 +1,21 @@
-"""Saving agents as PEFT adapters plus state."""
+"""Saving agents as PEFT adapters plus state, and loading them again."""
 
-from agiledpo.checkpoint.save import check_destination, save_agent
+from agiledpo.checkpoint.directory import check_destination, check_writable, settle, written_atomically
+from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.checkpoint.load import load_agent, load_into, restore
+from agiledpo.checkpoint.manifest import Manifest
+from agiledpo.checkpoint.save import save_agent, write_agent
 
-__all__ = ["check_destination", "save_agent"]
+__all__ = [
+    "CheckpointError",
+    "Manifest",
+    "check_destination",
+    "check_writable",
+    "load_agent",
+    "load_into",
+    "restore",
+    "save_agent",
+    "settle",
+    "write_agent",
+    "written_atomically",
+]

@@ -1,62 +1,141 @@
-"""Write an agent as a directory of PEFT adapters plus state.
+"""Write an agent as a directory of PEFT adapters plus state."""
 
-A checkpoint is complete or absent: it is written beside its final place, flushed to disk and renamed.
-"""
-
+import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
 
-from agiledpo.disk import flush
+from agiledpo.checkpoint.card import write_card
+from agiledpo.checkpoint.directory import ATTRIBUTES, written_atomically
+from agiledpo.checkpoint.identity import identity_of
+from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
+from agiledpo.data.fingerprint import tokenizer_sha256
+from agiledpo.data.tokenization import isolated_copy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agiledpo.algorithms.core.llm import LLMAlgorithm
 
-FORMAT_VERSION = 1
+WEIGHTS = "adapter_model.safetensors"
 
 
-def save_agent(agent: "LLMAlgorithm", path: Path, *, lora_only: bool = True, save_optimizer: bool = True) -> None:
+def save_agent(
+    agent: "LLMAlgorithm",
+    path: Path,
+    *,
+    lora_only: bool = True,
+    save_optimizer: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    metrics: "Mapping[str, float] | None" = None,
+) -> None:
     """Save an agent.
 
     The directory holds ``actor/`` (and ``reference/`` if the agent has such an adapter), each an adapter that
-    ``PeftModel.from_pretrained(base, path / "actor")`` loads, and ``attributes.pt``, which holds hyperparameters and
-    state and loads with ``torch.load(..., weights_only=True)``.
+    ``PeftModel.from_pretrained(base, path / "actor")`` loads; ``attributes.pt``, which holds hyperparameters and state
+    and loads with ``torch.load(..., weights_only=True)``; and ``manifest.json`` with the identity of the base model and
+    the checksum of every file. It is complete or absent.
 
     Args:
         agent: What to save.
         path: Directory to write. If a checkpoint is there it is replaced, once the new one is complete.
         lora_only: Adapters only; False also puts the weights of the base model into ``attributes.pt``.
         save_optimizer: Also save the optimizer's state.
+        tokenizer: Saved to ``tokenizer/``; None saves none.
+        metrics: Figures for the manifest and the model card, by name; None takes the last fitness.
 
     Raises:
         FileExistsError: ``path`` exists and is not a checkpoint.
     """
-    path = Path(path)
-    check_destination(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        draft.chmod(0o755)
-        for role, name in agent.adapters.owned.items():
-            _save_adapter(agent, name, draft / role)
-        torch.save(_attributes(agent, lora_only, save_optimizer), draft / "attributes.pt")
-        _flush(draft)
-        _replace(draft, path)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    with written_atomically(Path(path)) as draft:
+        write_agent(
+            agent,
+            draft,
+            lora_only=lora_only,
+            save_optimizer=save_optimizer,
+            tokenizer=tokenizer,
+            metrics=metrics,
+        )
 
 
-def _save_adapter(agent: "LLMAlgorithm", name: str, directory: Path) -> None:
+def write_agent(
+    agent: "LLMAlgorithm",
+    draft: Path,
+    *,
+    lora_only: bool = True,
+    save_optimizer: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    metrics: "Mapping[str, float] | None" = None,
+    linked: dict[str, Path] | None = None,
+) -> Manifest:
+    """Write an agent into a directory that somebody else makes complete or absent; see :func:`save_agent`.
+
+    Args:
+        agent: What to save.
+        draft: An empty directory.
+        lora_only: Adapters only.
+        save_optimizer: Also save the optimizer's state.
+        tokenizer: Saved to ``tokenizer/``.
+        metrics: Figures by name.
+        linked: Files of adapters that have been written for the same run checkpoint, by physical name of the adapter.
+            Agents share equal references: such a file is linked, or copied where links cannot be made. What is written
+            here is added.
+
+    Returns:
+        The manifest that was written.
+    """
+    figures = _figures(agent) if metrics is None else dict(metrics)
+    manifest = Manifest(
+        kind="agent",
+        algorithm=type(agent).__name__,
+        base_model=identity_of(agent.base),
+        tokenizer=None if tokenizer is None else tokenizer_sha256(isolated_copy(tokenizer)),
+        metrics=figures,
+    )
+    for role, name in agent.adapters.owned.items():
+        _save_adapter(agent, name, draft / role, {} if linked is None else linked)
+    write_card(
+        draft / "actor",
+        base=identity_of(agent.base),
+        algorithm=type(agent).__name__,
+        hyperparameters=agent.state_dict()["hyperparameters"],
+        metrics=figures,
+        optimizer_steps=agent.optimizer_steps,
+        rows=agent.steps[-1],
+        versions=manifest.versions,
+    )
+    if tokenizer is not None:
+        tokenizer.save_pretrained(draft / "tokenizer")
+    with (draft / ATTRIBUTES).open("wb") as file:
+        torch.save(_attributes(agent, lora_only, save_optimizer), file)
+    return manifest.write(draft)
+
+
+def _figures(agent: "LLMAlgorithm") -> dict[str, float]:
+    return {"fitness": agent.fitness[-1]} if agent.fitness else {}
+
+
+def _save_adapter(agent: "LLMAlgorithm", name: str, directory: Path, linked: dict[str, Path]) -> None:
     directory.mkdir()
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in agent.base.state(name).items()}
-    save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = agent.base.saved_config(name)
-    config.save_pretrained(str(directory))
+    file = directory / WEIGHTS
+    if name in linked:
+        _link(linked[name], file)
+    else:
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in agent.base.state(name).items()}
+        save_file(state, file, metadata={"format": "pt"})
+        linked[name] = file
+    agent.base.saved_config(name).save_pretrained(str(directory))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) -> dict[str, Any]:
@@ -64,6 +143,9 @@ def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) ->
         "format_version": FORMAT_VERSION,
         "algorithm": type(agent).__name__,
         "seed": agent.seed,
+        "init": agent.plain_arguments(),
+        "optimizer_type": type(agent.optimizer).__name__,
+        "optimizer_parameters": list(agent.base.parameters(agent.adapters.owned["actor"])),
         **agent.state_dict(),
     }
     del attributes["adapters"]  # they have directories of their own
@@ -71,39 +153,5 @@ def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) ->
         del attributes["optimizer"]
     if not lora_only:
         attributes["base_model"] = agent.base.base_state()
+        attributes["base_config"] = agent.base.model.config.to_json_string(use_diff=False)
     return attributes
-
-
-def check_destination(path: Path) -> None:
-    """Check that a checkpoint may be written to ``path``.
-
-    Raises:
-        FileExistsError: Something is there that is not a checkpoint.
-    """
-    if path.exists() and not _is_replaceable(path):
-        raise FileExistsError(f"{path} exists and is not a checkpoint; choose another path or remove it.")
-
-
-def _is_replaceable(path: Path) -> bool:
-    return path.is_dir() and ((path / "attributes.pt").exists() or not any(path.iterdir()))
-
-
-def _flush(directory: Path) -> None:
-    for file in (*directory.rglob("*"), directory):
-        flush(file)
-
-
-def _replace(draft: Path, path: Path) -> None:
-    if not path.exists():
-        draft.rename(path)
-        return
-    # A directory cannot be renamed over a full one; the old checkpoint steps aside until the new one is in place.
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(aside / "checkpoint")
-    try:
-        draft.rename(path)
-    except BaseException:
-        (aside / "checkpoint").rename(path)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

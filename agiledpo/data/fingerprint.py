@@ -42,6 +42,15 @@ def tokenized_fingerprint(
     return _digest(json.dumps(parts, sort_keys=True).encode())[:32]
 
 
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what decides how a tokenizer splits a text: vocabulary, rules, special tokens, chat template.
+
+    Args:
+        tokenizer: From `isolated_copy`, so that truncation and padding do not count.
+    """
+    return _digest(json.dumps(_tokenizer_identity(tokenizer), sort_keys=True).encode())
+
+
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {
         "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from agiledpo.scoring.prompt_batch import PromptBatch, row_labels
 
 _SIDES = ("chosen", "rejected")
-_KEYS = ("prompt_lengths", *(f"{side}_{part}" for side in _SIDES for part in ("input_ids", "attention_mask")))
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,14 @@ class PreferenceBatch(PromptBatch):
         rejected: Tokens of the other completions, likewise.
         labels: Where each pair comes from, for messages ("train row 17").
     """
+
+    KEYS: ClassVar[Sequence[str]] = (
+        "prompt_lengths",
+        "chosen_input_ids",
+        "chosen_attention_mask",
+        "rejected_input_ids",
+        "rejected_attention_mask",
+    )
 
     prompts: Sequence[Tensor]
     chosen: Sequence[Tensor]
@@ -39,8 +46,8 @@ class PreferenceBatch(PromptBatch):
         """Number of tokens in all chosen completions."""
         return sum(len(ids) for ids in self.chosen)
 
-    @staticmethod
-    def from_experiences(experiences: Mapping[str, Any]) -> "PreferenceBatch":
+    @classmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
         """Read what ``PreferenceGym`` yields, or AgileRL's padded dictionary.
 
         Args:
@@ -51,13 +58,13 @@ class PreferenceBatch(PromptBatch):
         Raises:
             ValueError: A key is missing, shapes disagree, or a completion is empty; the row is named.
         """
-        missing = [key for key in _KEYS if key not in experiences]
+        missing = [key for key in cls.KEYS if key not in experiences]
         if missing:
             raise ValueError(
                 f"The experiences lack {', '.join(missing)}; they hold {', '.join(map(str, experiences))}. "
                 "Pass what PreferenceGym.reset() or step() returns."
             )
-        tensors = {key: torch.as_tensor(experiences[key]).cpu() for key in _KEYS}
+        tensors = {key: torch.as_tensor(experiences[key]).cpu() for key in cls.KEYS}
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if key != "prompt_lengths"}
         lengths = tensors["prompt_lengths"].reshape(-1)
         if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
@@ -75,7 +82,7 @@ class PreferenceBatch(PromptBatch):
             prompts.append(sides[0][:prompt])
             chosen.append(sides[0][prompt:])
             rejected.append(sides[1][prompt:])
-        return PreferenceBatch(prompts, chosen, rejected, labels)
+        return cls(prompts, chosen, rejected, labels)
 
 
 def _shared_prompt(sides: Sequence[Tensor], prompt_length: int, label: str) -> int:

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from agiledpo.scoring.prompt_batch import PromptBatch, row_labels
-
-_KEYS = ("input_ids", "attention_mask", "prompt_lengths")
 
 
 @dataclass(frozen=True)
@@ -21,6 +19,8 @@ class CompletionBatch(PromptBatch):
         completions: Tokens of the completions; B int64 tensors (completion tokens,).
         labels: Where each row comes from, for messages ("train row 17").
     """
+
+    KEYS: ClassVar[Sequence[str]] = ("input_ids", "attention_mask", "prompt_lengths")
 
     prompts: Sequence[Tensor]
     completions: Sequence[Tensor]
@@ -36,8 +36,8 @@ class CompletionBatch(PromptBatch):
         """Number of tokens in all completions."""
         return sum(len(ids) for ids in self.completions)
 
-    @staticmethod
-    def from_experiences(experiences: Mapping[str, Any]) -> "CompletionBatch":
+    @classmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
         """Read what ``SFTGym`` yields, or AgileRL's padded dictionary.
 
         Args:
@@ -47,13 +47,13 @@ class CompletionBatch(PromptBatch):
         Raises:
             ValueError: A key is missing, shapes disagree, or a prompt or completion is empty; the row is named.
         """
-        missing = [key for key in _KEYS if key not in experiences]
+        missing = [key for key in cls.KEYS if key not in experiences]
         if missing:
             raise ValueError(
                 f"The experiences lack {', '.join(missing)}; they hold {', '.join(map(str, experiences))}. "
                 "Pass what SFTGym.reset() or step() returns."
             )
-        ids, masks, prompt_lengths = (torch.as_tensor(experiences[key]).cpu() for key in _KEYS)
+        ids, masks, prompt_lengths = (torch.as_tensor(experiences[key]).cpu() for key in cls.KEYS)
         prompt_lengths = prompt_lengths.reshape(-1)
         if ids.ndim != 2 or ids.shape != masks.shape:
             raise ValueError(
@@ -75,4 +75,4 @@ class CompletionBatch(PromptBatch):
                 )
             prompts.append(sequence[:length])
             completions.append(sequence[length:])
-        return CompletionBatch(prompts, completions, labels)
+        return cls(prompts, completions, labels)

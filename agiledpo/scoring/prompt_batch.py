@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
@@ -12,9 +12,12 @@ class PromptBatch(ABC):
     """B prompts with k completions each, as a dataclass whose fields are columns of B values.
 
     Attributes:
+        KEYS: What an environment's batch has to hold.
         prompts: Prompt tokens that all completions of a row share; B int64 tensors (prompt tokens,).
         labels: Where each row comes from, for messages ("train row 17").
     """
+
+    KEYS: ClassVar[Sequence[str]]
 
     prompts: Sequence[Tensor]
     labels: Sequence[str]
@@ -23,6 +26,11 @@ class PromptBatch(ABC):
     @abstractmethod
     def sides(self) -> tuple[Sequence[Tensor], ...]:
         """The completions: k columns of B int64 tensors (completion tokens,)."""
+
+    @classmethod
+    @abstractmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
+        """Read what an environment yields."""
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -276,7 +276,7 @@ def test_agilerls_defaults(make_sft):
     assert {name: defaults[name] for name in expected} == expected
     with pytest.warns(UserWarning, match="use_liger_loss=True has no effect on SFT"):
         agent = make_sft(use_liger_loss=True)
-    assert agent.objective_text() == "minimise the negative log-likelihood per completion token"
+    assert agent.describe_objective() == "the negative log-likelihood per completion token"
     with pytest.raises(RuntimeError, match="takes no actions"):
         agent.get_action(None)
 

@@ -1,0 +1,195 @@
+"""Which base model an adapter belongs to, told in a few numbers that are cheap for a large model too."""
+
+import hashlib
+import json
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from agiledpo.adapters import SharedBaseModel
+from agiledpo.checkpoint.errors import CheckpointError
+
+# Elements of each tensor that make the fingerprint.
+_SAMPLES = 64
+
+# What a configuration says that has no influence on what the network computes from given tokens.
+_LABELS = frozenset(
+    {
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_name_or_path",
+        "architectures",
+        "attn_implementation",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "quantization_config",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+
+@dataclass(frozen=True)
+class BaseModelIdentity:
+    """What tells base models apart.
+
+    Args:
+        name: Name or path that the model was loaded from; empty if it was made in place. It is for people.
+        model_class: Class of the model.
+        dtype: Of most of its weights.
+        transformers: Version of Transformers that wrote the configuration.
+        config_sha256: Over the configuration, but for what does not change the function.
+        layout_sha256: Over the names and shapes of the weights.
+        weights_sha256: Over names, shapes and up to 64 evenly spaced elements of each weight, rounded to bfloat16: the
+            same for one model in float32 and in bfloat16.
+    """
+
+    name: str
+    model_class: str
+    dtype: str
+    transformers: str
+    config_sha256: str
+    layout_sha256: str
+    weights_sha256: str
+
+    def __str__(self) -> str:
+        name = self.name or "made without a name"
+        return f"{self.model_class} ({name}, {self.dtype}, weights {self.weights_sha256[:12]})"
+
+
+_known: "weakref.WeakKeyDictionary[SharedBaseModel, tuple[int, BaseModelIdentity]]" = weakref.WeakKeyDictionary()
+
+
+def identity_of(base: SharedBaseModel) -> BaseModelIdentity:
+    """The identity of a base model; it is computed again only when its weights have changed.
+
+    Args:
+        base: The base model.
+    """
+    revision = base.weights_revision
+    known = _known.get(base)
+    if known is None or known[0] != revision:
+        known = _known[base] = (revision, _identity(base))
+    return known[1]
+
+
+def check_base(saved: BaseModelIdentity, live: BaseModelIdentity, source: str) -> None:
+    """Check that an adapter is loaded onto the base model that it was trained on.
+
+    The same model in float32 and bfloat16 is one model. Where one of the two is in float16 or quantized the weights
+    cannot be compared, and a warning says so.
+
+    Args:
+        saved: The base model of the checkpoint.
+        live: The base model that is there.
+        source: The file that ``saved`` was read from, for the message.
+
+    Raises:
+        CheckpointError: They are different models.
+    """
+    differing = []
+    if saved.model_class != live.model_class:
+        differing.append("class")
+    comparable = _is_comparable(saved.dtype, live.dtype)
+    if _is_float(saved.dtype) and _is_float(live.dtype) and saved.layout_sha256 != live.layout_sha256:
+        differing.append("names or shapes of the weights")
+    elif comparable and saved.weights_sha256 != live.weights_sha256:
+        differing.append("weights")
+    if saved.config_sha256 != live.config_sha256:
+        if differing or not comparable or saved.transformers == live.transformers:
+            differing.append("configuration")
+        else:
+            # Releases of Transformers rename settings; the weights say that it is the same model.
+            warnings.warn(
+                f"{source}: the base model was described by Transformers {saved.transformers} in other words than by "
+                f"{live.transformers}; its class and weights are the same.",
+                stacklevel=2,
+            )
+    if differing:
+        raise CheckpointError(
+            f"{source}: the checkpoint belongs to the base model {saved}, and the agent is on {live}; they differ in "
+            f"{' and '.join(differing)}. Make the agent on the model that the adapter was trained on."
+        )
+    if not comparable:
+        warnings.warn(
+            f"{source}: the base model was {saved.dtype} and is {live.dtype}, which rounds differently, so its weights "
+            "could not be compared; names and configuration are the same.",
+            stacklevel=2,
+        )
+
+
+def _identity(base: SharedBaseModel) -> BaseModelIdentity:
+    tensors = dict(sorted(base.base_state().items()))
+    layout = json.dumps([[name, list(tensor.shape)] for name, tensor in tensors.items()])
+    weights = hashlib.sha256(layout.encode())
+    for sample in _samples(tensors):
+        weights.update(sample.numpy().tobytes())
+    sizes = Counter[str]()
+    for tensor in tensors.values():
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    return BaseModelIdentity(
+        name=base.model.name_or_path or "",
+        model_class=type(base.model).__name__,
+        dtype=sizes.most_common(1)[0][0],
+        transformers=transformers.__version__,
+        config_sha256=_sha256(json.dumps(_function(base.model.config.to_dict()), sort_keys=True, default=str)),
+        layout_sha256=_sha256(layout),
+        weights_sha256=weights.hexdigest(),
+    )
+
+
+@torch.no_grad()
+def _samples(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """Evenly spaced elements of each tensor on the CPU, as whole numbers that name their bits."""
+    return [_bits(_spread(tensor)).cpu() for tensor in tensors.values() if tensor.numel() and not tensor.is_meta]
+
+
+def _spread(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    count = min(_SAMPLES, flat.numel())
+    places = torch.arange(count, device=flat.device) * flat.numel() // count
+    return flat[places]
+
+
+def _bits(values: Tensor) -> Tensor:
+    if values.is_complex():
+        values = torch.view_as_real(values).reshape(-1)
+    if values.is_floating_point():
+        return values.float().bfloat16().view(torch.int16)
+    return values.long()
+
+
+def _function(settings: Any) -> Any:
+    """A configuration, and those nested in it, without labels."""
+    if isinstance(settings, Mapping):
+        return {str(name): _function(value) for name, value in settings.items() if name not in _LABELS}
+    if isinstance(settings, (list, tuple)):
+        return [_function(value) for value in settings]
+    return settings
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype in ("float64", "float32", "bfloat16", "float16")
+
+
+def _is_comparable(one: str, other: str) -> bool:
+    return one == other or all(dtype in ("float64", "float32", "bfloat16") for dtype in (one, other))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
