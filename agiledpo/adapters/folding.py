@@ -1,7 +1,7 @@
 """An adapter folded into the weights of its base model, which is an ordinary model without PEFT afterwards.
 
-LoRA adds ``(alpha / r) B A`` to a weight W (Hu et al. 2021, https://arxiv.org/abs/2106.09685), so W + (alpha / r) B A is a
-weight of the same shape that computes the same.
+LoRA computes (W + (alpha / r) B A) x (Hu et al. 2021, https://arxiv.org/abs/2106.09685), and what stands in parentheses
+has the shape of the weight W.
 """
 
 import re
@@ -29,14 +29,14 @@ _CANNOT_BE_FOLDED = (
 )
 
 # What PEFT puts between the name of a module and the names of its own weights.
-_WRAPPERS = re.compile(r"(\.(base_layer|original_module))+\.")
+_WRAPPERS = re.compile(r"(\.(base_layer|original_module|token_adapter))+\.")
 
 
 def bare_twin(model: PreTrainedModel) -> PreTrainedModel:
     """A second model of the same class over the same weights, without adapters, hooks or replaced methods.
 
-    Weights are shared, not copied; the twin is there to be given other ones. It cannot compute, since what a model works
-    out when it is made (rotary frequencies, for example) is left out.
+    Weights are shared, not copied; the twin is there to be given other ones. It cannot compute, since what a model
+    works out when it is made (rotary frequencies, for example) is left out.
 
     Args:
         model: A causal language model, which may carry adapters. Nothing of it changes.
@@ -46,7 +46,7 @@ def bare_twin(model: PreTrainedModel) -> PreTrainedModel:
     """
     if "quantization_config" in model.config.to_dict():
         raise ValueError(
-            f"The base model {model.name_or_path} is quantized, and an adapter cannot be folded into quantized weights. "
+            f"The base model {model.name_or_path} is quantized, and quantized weights cannot take an adapter in. "
             "Pass base_model='name of the unquantized model'."
         )
     with torch.device("meta"):
@@ -56,8 +56,8 @@ def bare_twin(model: PreTrainedModel) -> PreTrainedModel:
     absent = sorted(key for key in wanted if key not in live or live[key].is_meta)
     if absent:
         raise ValueError(
-            f"Weights of the base model are not in memory ({', '.join(absent[:3])}): pass base_model='name or path', so "
-            "that it is loaded again."
+            f"Weights of the base model are not in memory ({', '.join(absent[:3])}). Pass base_model='name or path', "
+            "so that it is loaded again."
         )
     twin.load_state_dict({key: live[key] for key in wanted}, assign=True)
     twin.requires_grad_(False)
@@ -72,8 +72,8 @@ def fold(base: SharedBaseModel, saved: SavedAdapter, dtype: torch.dtype | None =
     Every weight is widened to float32, changed, and rounded once. In bfloat16, which has eight bits, a change smaller
     than 1/512 of a weight is lost; rounding the product B A first and the sum again would lose twice.
 
-    A weight that the adapter changes is replaced, not written to, so weights that are shared with another model stay what
-    they are there. One layer at a time is in float32.
+    A weight that the adapter changes is replaced, not written to, so weights that are shared with another model stay
+    what they are there. One layer at a time is in float32.
 
     Args:
         base: The model; nobody else may use it, and it carries no adapter. It is changed.
@@ -107,7 +107,7 @@ def _check_can_be_folded(saved: SavedAdapter) -> None:
     special = [name for name in _CANNOT_BE_FOLDED if settings.get(name)]
     if special:
         raise AdapterFileError(
-            f"{saved.config_file} sets {', '.join(special)}, which cannot be folded into the weights of the base model. "
+            f"{saved.config_file} sets {', '.join(special)}, which the base model's weights cannot express. "
             "Use the adapter with PEFT."
         )
     for key, tensor in saved.tensors.items():
@@ -149,7 +149,7 @@ def _settle_ties(model: PreTrainedModel) -> None:
     for target, source in ties.items():
         here, there = model.get_parameter(target), model.get_parameter(source)
         if not torch.equal(here, there):
-            model.config.tie_word_embeddings = False
-            model.config.get_text_config().tie_word_embeddings = False
+            for config in (model.config, model.config.get_text_config()):
+                config.tie_word_embeddings = False
         else:
             here.data = there.data

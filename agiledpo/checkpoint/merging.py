@@ -1,4 +1,4 @@
-"""Getting out: a trained adapter and its base model become one ordinary model, which needs neither PEFT nor agiledpo."""
+"""Getting out: a trained adapter and its base model become one ordinary model, without PEFT and agiledpo."""
 
 import os
 import warnings
@@ -30,7 +30,8 @@ def merge(
     """Merge a trained adapter into its base model and write the result.
 
     ``AutoModelForCausalLM.from_pretrained(out)`` and ``AutoTokenizer.from_pretrained(out)`` load what is written:
-    safetensors, configuration, generation configuration, tokenizer and a model card. The directory is complete or absent.
+    safetensors, configuration, generation configuration, tokenizer and a model card. The directory is complete or
+    absent.
 
     The sum of a weight and its change is taken in float32 and rounded once, to ``dtype``. A bfloat16 number has eight
     significant bits, so what an adapter changes by less than 1/512 of a weight is lost in any case, but rounding the
