@@ -1,0 +1,92 @@
+"""The model card of a merged model: what it is, what it was made of, what the run reached, how to load it."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft import LoraConfig
+
+from agiledpo.checkpoint.card import CARD
+
+
+def write_merged_card(
+    directory: Path,
+    *,
+    base_name: str,
+    model_class: str,
+    dtype: str,
+    algorithm: str | None,
+    config: LoraConfig,
+    metrics: Mapping[str, float],
+    versions: Mapping[str, str],
+) -> None:
+    """Write ``README.md`` into the directory of a merged model.
+
+    Args:
+        directory: Where the model is.
+        base_name: Name or path of the base model; empty if it had none.
+        model_class: Its class.
+        dtype: Of the merged weights.
+        algorithm: Class that trained the adapter; None if that is not known.
+        config: Of the adapter.
+        metrics: Figures by name; those that are not finite are left out.
+        versions: Versions of libraries by name.
+    """
+    trained = f"trained with agiledpo's {algorithm}, " if algorithm else ""
+    targets = config.target_modules
+    adapter = {
+        "rank": str(config.r),
+        "alpha": str(config.lora_alpha),
+        "rsLoRA": str(config.use_rslora),
+        "DoRA": str(config.use_dora),
+        "targets": ", ".join(sorted(targets)) if isinstance(targets, (set, list)) else str(targets),
+    }
+    figures = {name: f"{value:.6g}" for name, value in metrics.items() if math.isfinite(value)}
+    text = "\n".join(
+        [
+            *_header(base_name, algorithm),
+            "",
+            f"# {Path(base_name).name or model_class}" + (f", tuned with {algorithm}" if algorithm else ", tuned"),
+            "",
+            f"`{base_name or model_class}` ({model_class}) with a LoRA adapter, {trained}merged into its weights "
+            f"({dtype}).",
+            "",
+            *_table("Figures", ("metric", "value"), figures),
+            "## How to load it",
+            "",
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")',
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
+            "```",
+            "",
+            *_table("Adapter", ("setting", "value"), adapter),
+            *_table("Versions", ("library", "version"), versions),
+        ]
+    )
+    (directory / CARD).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def _header(base_name: str, algorithm: str | None) -> list[str]:
+    # A string in JSON is one in YAML. A directory on this machine means nothing to others, and hubs refuse it.
+    named = base_name and not Path(base_name).is_absolute() and not base_name.startswith((".", "~"))
+    return [
+        "---",
+        *([f"base_model: {json.dumps(base_name)}"] if named else []),
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- agiledpo",
+        *([f"- {algorithm.lower()}"] if algorithm else []),
+        "---",
+    ]
+
+
+def _table(title: str, heads: tuple[str, str], rows: Mapping[str, str]) -> list[str]:
+    if not rows:
+        return []
+    cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in rows.items()]
+    lines = [f"| {heads[0]} | {heads[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)]
+    return [f"## {title}", "", *lines, ""]
