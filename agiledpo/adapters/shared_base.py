@@ -139,7 +139,7 @@ class SharedBaseModel:
         return name
 
     def _inject(self, name: str, config: LoraConfig) -> None:
-        """Put an adapter's layers into the model; what was active stays active, or nothing does."""
+        """Put an adapter's layers into the model, or leave it as it was."""
         self._keep_apart(config)
         try:
             self.peft.add_adapter(name, config)
@@ -154,9 +154,6 @@ class SharedBaseModel:
             self._unwrap()
             self._reactivate()
             raise
-        # Layers that are new to the model do not know that adapters are disabled.
-        if self._active is None:
-            self._activate(None)
 
     def _keep_apart(self, config: LoraConfig) -> None:
         """Keep PEFT from adapting another agent's copy of a module, or copying another agent's adapter.
