@@ -119,6 +119,30 @@ def make_experiences() -> Callable[..., dict[str, Tensor]]:
 
 
 @pytest.fixture
+def demonstrations() -> Callable[..., dict[str, Tensor]]:
+    """Make AgileRL's padded dictionary for SFT from lengths: ``demonstrations([(prompt, completion), ...])``."""
+
+    def make(lengths: list[tuple[int, int]], *, seed: int = 0, left: bool = False) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        rows = [
+            torch.randint(3, VOCABULARY, (prompt + completion,), generator=generator) for prompt, completion in lengths
+        ]
+        width = max(map(len, rows))
+
+        def pad(ids: Tensor) -> Tensor:
+            space = width - len(ids)
+            return torch.nn.functional.pad(ids, (space, 0) if left else (0, space))
+
+        return {
+            "input_ids": torch.stack([pad(ids) for ids in rows]),
+            "attention_mask": torch.stack([pad(torch.ones_like(ids)) for ids in rows]),
+            "prompt_lengths": torch.tensor([prompt for prompt, _ in lengths]),
+        }
+
+    return make
+
+
+@pytest.fixture
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A real tokenizer of the tiny models' vocabulary: words ``w4`` ... ``w96`` and four special tokens."""
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, VOCABULARY))]

@@ -77,6 +77,6 @@ def test_the_page_runs(tmp_path, tiny_model, tiny_tokenizer, make_pairs):
     )
     assert result.returncode == 0, result.stderr
     assert "optimizer steps {3} pairs [72]" in result.stdout  # 32 + 32 + 8
-    for saved in ("saved_checkpoints", "path/to/checkpoint"):
+    for saved in ("saved_checkpoints/step_72/agents/agent_0", "path/to/checkpoint"):
         base = tiny_model().to(torch.bfloat16)
         assert PeftModel.from_pretrained(base, tmp_path / saved / "actor")

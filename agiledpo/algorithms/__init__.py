@@ -1,5 +1,6 @@
 """DPO and its siblings: one file each that reads like the paper."""
 
 from agiledpo.algorithms.dpo import DPO
+from agiledpo.algorithms.sft import SFT
 
-__all__ = ["DPO"]
+__all__ = ["DPO", "SFT"]

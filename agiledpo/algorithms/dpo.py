@@ -1,37 +1,30 @@
 """Direct Preference Optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
 
-import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from time import perf_counter
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from gymnasium import spaces
 from peft import LoraConfig, PeftModel
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from agiledpo.adapters import Role
-from agiledpo.adapters.modes import modes
-from agiledpo.adapters.offload import activations_offloaded
-from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
-from agiledpo.algorithms.fitness import HeldOut, check_fitness
+from agiledpo.algorithms.core.steps import check_finite, gradient_step
+from agiledpo.algorithms.fitness import FITNESS, HeldOut
 from agiledpo.algorithms.metrics import PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
 from agiledpo.algorithms.role_scores import role_scores
 from agiledpo.llm_envs import PreferenceGym
-from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
 from agiledpo.losses.checks import check_whole_number
 from agiledpo.scoring import (
-    CausalLM,
     PairScores,
     PreferenceBatch,
     PrefixSharing,
@@ -115,12 +108,26 @@ class DPO(LLMAlgorithm):
         sft_average_log_probs: Average, not sum, over tokens in the NLL of ``sft_loss_weight``.
 
     Attributes:
-        held_out: Metrics of the last ``test``, over the whole held-out split.
+        FITNESS: What :meth:`test` can measure: ``"accuracy"``: share of pairs that are ranked correctly, a tie counts
+            one half; ``"margin"``: mean difference of log p - log p_ref between chosen and rejected, nats; ``"loss"``:
+            minus the DPO loss at beta 0.1, the same for all agents; ``"reward_margin"``: AgileRL's, the margin times
+            the agent's own ``beta``, by which selection favours a large one. Ties in fitness are broken by the mean
+            margin, in which there is no ``beta``.
 
     Raises:
         ValueError: A parameter or a combination of parameters makes no sense; it is named, with the way out.
     """
 
+    BATCH = PreferenceBatch
+    FITNESS = tuple(FITNESS)
+    LEARNS_FROM = "preference pairs, from PreferenceGym"
+    UNIT = "pair"
+    PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "loss": ("loss", ".4f"),
+        "accuracy": ("rewards/accuracies", ".2f"),
+        "margin": ("rewards/margins", "+.3f"),
+        "tokens/s": ("tokens_per_second", ".0f"),
+    }
     HYPERPARAMETERS: ClassVar[Mapping[str, type]] = {
         "batch_size": int,
         "lr": float,
@@ -204,7 +211,6 @@ class DPO(LLMAlgorithm):
         self.reference_cache = reference_cache
         self.reference_cache_bytes = reference_cache_bytes
         self.prefix_sharing: PrefixSharing = prefix_sharing
-        self.fast_layers = fast_layers
         self.beta = beta
         self.nll_alpha = nll_alpha
         self.loss_type = (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
@@ -243,17 +249,15 @@ class DPO(LLMAlgorithm):
             gradient_checkpointing=gradient_checkpointing,
             activation_offload=activation_offload,
             torch_compiler=torch_compiler,
+            fast_layers=fast_layers,
             use_separate_reference_adapter=use_separate_reference_adapter,
         )
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
-        self.held_out: dict[str, float] = {}
-        self.recompile()
         self._reference = ReferencePolicy(self.adapters, cache=reference_cache, cache_bytes=reference_cache_bytes)
         self._scorer()  # refuses settings that do not suit the model
         if self.use_liger_loss:
             check_liger_model(self._lm)
-        self._check_vocabulary(action_space)
 
     @property
     def objective(self) -> PreferenceObjective:
@@ -296,7 +300,7 @@ class DPO(LLMAlgorithm):
             NonFiniteLossError: A loss or gradient is NaN or infinite. The pairs are named; the step was not made.
             ValueError: The experiences are malformed or not for this model.
         """
-        batch = _as_batch(experiences)
+        batch = self.as_batch(experiences)
         return self._train(batch) if training else self._measure(batch).metrics
 
     def measure(self, env: PreferenceGym, split: Split = "test") -> HeldOut:
@@ -311,47 +315,6 @@ class DPO(LLMAlgorithm):
         """
         batches = [PreferenceBatch.from_experiences(batch) for batch in env.test_batches(split)]
         return self._measure(PreferenceBatch.concat(batches))
-
-    def evaluate(self, env: PreferenceGym) -> dict[str, float]:
-        """The metrics of :meth:`learn` over all pairs of the test split; see :meth:`measure`.
-
-        Args:
-            env: The environment.
-        """
-        return self.measure(env).metrics
-
-    def test(
-        self, env: PreferenceGym, loop: int = 1, *args: Any, fitness: str = "accuracy", **kwargs: Any
-    ) -> np.ndarray:
-        """Evaluate on the whole test split and record the fitness with its standard error.
-
-        Ties in fitness are broken by the mean margin of the log-ratios, in which there is no ``beta``.
-
-        Args:
-            env: The environment.
-            loop: Accepted for AgileRL's sake: every evaluation is over all pairs, so one is the mean of any number.
-            *args: Ignored.
-            fitness: ``"accuracy"``: share of pairs that are ranked correctly, a tie counts one half; ``"margin"``: mean
-                difference of log p - log p_ref between chosen and rejected, nats; ``"loss"``: minus the DPO loss at
-                beta 0.1, the same for all agents; ``"reward_margin"``: AgileRL's, the margin times the agent's own
-                ``beta``, by which selection favours a large one.
-            **kwargs: Ignored.
-
-        Returns:
-            The fitness, a scalar array; higher is better.
-
-        Raises:
-            NonFiniteLossError: A loss is NaN or infinite; no fitness is recorded.
-            ValueError: ``loop`` is below 1, or there is no such fitness.
-        """
-        if loop < 1:
-            raise ValueError(f"loop={loop}; at least one evaluation is needed.")
-        check_fitness(fitness)
-        measured = self.measure(env)
-        self.held_out = measured.metrics
-        estimate = measured.fitness(fitness)
-        self.record_fitness(estimate.value, estimate.error, measured.mean_margin)
-        return np.array(estimate.value)
 
     def precompute_reference(self, env: PreferenceGym, *, verbose: bool = True) -> None:
         """Score all training and held-out pairs under the reference now, instead of each when it is first met.
@@ -370,9 +333,32 @@ class DPO(LLMAlgorithm):
         scorer = self._scorer(collision=False)
         self._reference.precompute(env, scorer, pairs_per_pass=self._pairs_per_pass, verbose=verbose)
 
-    def flush_reference_cache(self) -> None:
+    def flush_caches(self) -> None:
         """Write reference log-probabilities that are not in the directory yet; the training loop does it at its end."""
         self._reference.flush()
+
+    def end_epoch(self) -> None:
+        """Copy the actor onto the reference if ``reference_update="epoch"`` asks for it."""
+        if self.reference_update == "epoch":
+            self.set_reference_policy(self.reference_update_tracker + 1)
+
+    def check_comparable(self, fitness: str) -> None:
+        """Check that a fitness measures this agent and others by the same standard.
+
+        Raises:
+            ValueError: There is no such fitness, or each agent would be held against a reference of its own.
+        """
+        super().check_comparable(fitness)
+        if self.reference_update != "never":
+            raise ValueError(
+                f"fitness={fitness!r} holds each agent against its reference, and with "
+                f"reference_update={self.reference_update!r} agent {self.index}'s moves: the one whose reference "
+                "lags most would win. Use reference_update='never', or a function as fitness."
+            )
+
+    def describe_objective(self) -> str:
+        """What the agent minimises, as a formula."""
+        return self.objective.describe()
 
     def score(self, experiences: Mapping[str, Any] | PreferenceBatch, adapter_name: Role = "actor") -> PairScores:
         """Log-probabilities of both completions of each pair; no weight changes.
@@ -384,20 +370,9 @@ class DPO(LLMAlgorithm):
         Returns:
             Per-token log-probabilities, float32 (B, T) for each side.
         """
-        batch, scorer = _as_batch(experiences), self._scorer()
+        batch, scorer = self.as_batch(experiences), self._scorer()
         scorer.check(batch)
         return self._scores(scorer, batch, adapter_name)
-
-    def check_environment(self, env: PreferenceGym) -> None:
-        """Check that an environment's tokens are this agent's.
-
-        Args:
-            env: The environment.
-
-        Raises:
-            ValueError: Its tokenizer makes ids that the model does not embed.
-        """
-        self._check_vocabulary(env.action_space)
 
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
@@ -410,30 +385,6 @@ class DPO(LLMAlgorithm):
         if self.use_liger_loss:
             resolve_liger(self.objective)
 
-    def inherit(self, parent: Self) -> None:
-        """Become a copy of another agent on the same base, in place; see :meth:`LLMAlgorithm.inherit`.
-
-        Args:
-            parent: An agent that is built alike.
-        """
-        super().inherit(parent)
-        self.held_out = dict(parent.held_out)
-
-    def recompile(self) -> None:
-        """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
-        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
-
-    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: DPO learns from given pairs and does not act.
-
-        Raises:
-            RuntimeError: Always; it says how to generate instead.
-        """
-        raise RuntimeError(
-            "DPO is an offline algorithm: it learns from given pairs and takes no actions. To generate, use "
-            "agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
-        )
-
     # The steps of learn ---------------------------------------------------------------------------------------------
 
     def _measure(self, batch: PreferenceBatch) -> HeldOut:
@@ -442,7 +393,7 @@ class DPO(LLMAlgorithm):
         scorer.check(batch)
         reference, policy = self._reference_scores(batch), self._scores(scorer, batch, "actor")
         terms = self.objective(policy.chosen, policy.rejected, reference.chosen, reference.rejected)
-        _check_finite(terms, batch)
+        check_finite(terms.loss, batch.labels)
         meter = PreferenceMeter()
         meter.add(terms)
         margins = terms.chosen_rewards.double() - terms.rejected_rewards.double()
@@ -480,57 +431,33 @@ class DPO(LLMAlgorithm):
     def _step(
         self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
     ) -> tuple[list[ObjectiveTerms], float]:
-        """One optimizer step on ``batch``, micro-batch by micro-batch; returns their terms and the gradient norm."""
-        self.follow_hyperparameters()
-        self.optimizer.zero_grad(set_to_none=True)
-        measured = []
-        try:
-            with closing(self._terms(scorer, objective, batch, reference)) as parts:
-                for terms in parts:
-                    (terms.loss.sum() / len(batch)).backward()
-                    measured.append(terms)
-            grad_norm = float(clip_grad_norm_(self.adapters.parameters("actor"), self.max_grad_norm))
-            if not math.isfinite(grad_norm):
-                raise NonFiniteLossError(
-                    f"The gradient norm is {grad_norm} on {', '.join(batch.labels)}; the step was not made. "
-                    f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs."
-                )
-            self.optimizer.step()
-            self.optimizer_steps += 1
-        finally:
-            # Gradients of the shared base's adapters are memory that the next agent needs.
-            self.optimizer.zero_grad(set_to_none=True)
-        return measured, grad_norm
-
-    def _terms(
-        self, scorer: Scorer, objective: PreferenceObjective, batch: PreferenceBatch, reference: PairScores
-    ) -> Generator[ObjectiveTerms, None, None]:
-        """Loss terms of each micro-batch; the actor stays as it is until the caller has gone backward."""
+        """One optimizer step on ``batch``; returns the terms of its micro-batches and the gradient norm."""
         mean_chosen_tokens = batch.chosen_tokens / len(batch)
-        size = len(batch) if objective.batch_coupled else self._pairs_per_pass
-        actor = self.adapters.name("actor")
-        for start, stop in batch.spans(size):
+
+        def loss(start: int, stop: int) -> tuple[Tensor, ObjectiveTerms]:
             part, baseline = batch.slice(start, stop), reference.slice(start, stop)
-            with (
-                self.adapters.select("actor"),
-                modes(self.base, actor, training=True, checkpointing=self.gradient_checkpointing),
-                scorer.session(),
-                self.random_stream.active(),
-                activations_offloaded(self.base.model.parameters()) if self.activation_offload else nullcontext(),
-            ):
-                if self.use_liger_loss:
-                    terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
-                else:
-                    policy = scorer.score(part)
-                    terms = objective(
-                        policy.chosen,
-                        policy.rejected,
-                        baseline.chosen,
-                        baseline.rejected,
-                        mean_chosen_tokens=mean_chosen_tokens,
-                    )
-                _check_finite(terms, part)
-                yield terms
+            if self.use_liger_loss:
+                terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
+            else:
+                policy = scorer.score(part)
+                terms = objective(
+                    policy.chosen,
+                    policy.rejected,
+                    baseline.chosen,
+                    baseline.rejected,
+                    mean_chosen_tokens=mean_chosen_tokens,
+                )
+            check_finite(terms.loss, part.labels)
+            return terms.loss.sum() / len(batch), terms
+
+        return gradient_step(
+            self,
+            scorer,
+            batch,
+            loss,
+            rows_per_pass=len(batch) if objective.batch_coupled else self._pairs_per_pass,
+            remedy=f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs.",
+        )
 
     def _reference_scores(self, batch: PreferenceBatch) -> PairScores:
         """Log-probabilities of the batch under the reference."""
@@ -554,14 +481,6 @@ class DPO(LLMAlgorithm):
             collision=self.use_weighting if collision is None else collision,
         )
 
-    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
-        if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
-            raise ValueError(
-                f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
-                f"{self._lm.vocabulary}. Load both from the same name, or call "
-                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
-            )
-
     def _check_settings(self, use_separate_reference_adapter: bool) -> None:
         objective = self.objective  # validates its own parameters
         check_whole_number("batch_size", self.batch_size)
@@ -581,17 +500,4 @@ class DPO(LLMAlgorithm):
             reference_cache=self.reference_cache,
             reference_cache_bytes=self.reference_cache_bytes,
             use_separate_reference_adapter=use_separate_reference_adapter,
-        )
-
-
-def _as_batch(experiences: Mapping[str, Any] | PreferenceBatch) -> PreferenceBatch:
-    return experiences if isinstance(experiences, PreferenceBatch) else PreferenceBatch.from_experiences(experiences)
-
-
-def _check_finite(terms: ObjectiveTerms, batch: PreferenceBatch) -> None:
-    broken = [label for label, loss in zip(batch.labels, terms.loss.tolist(), strict=True) if not math.isfinite(loss)]
-    if broken:
-        raise NonFiniteLossError(
-            f"The loss is not finite on {', '.join(broken)}; the step was not made. Look at these pairs, or lower the "
-            "learning rate if earlier steps already went astray."
         )

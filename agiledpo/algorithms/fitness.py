@@ -5,7 +5,6 @@ in nats, and of beta. Agents of a population differ in beta and in their losses,
 a reward is beta times a log-ratio, so that selection by rewards is selection for a large beta.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agiledpo.algorithms.core.measured import Estimate
 from agiledpo.losses import preference_accuracy
 
 # The beta of every agent in the loss as a fitness; DPO's default.
@@ -44,28 +44,6 @@ FITNESS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over pairs.
-
-    Attributes:
-        value: The mean.
-        error: Its standard error, s / sqrt(n) with s the standard deviation over the n pairs; NaN for one pair.
-    """
-
-    value: float
-    error: float = math.nan
-
-    @staticmethod
-    def of(values: Tensor) -> "Estimate":
-        """Estimate the mean of per-pair values, (pairs,)."""
-        values = values.double()
-        return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))))
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f}" if math.isnan(self.error) else f"{self.value:.3f} ± {self.error:.3f}"
-
-
-@dataclass(frozen=True)
 class HeldOut:
     """What an agent does with the pairs of a held-out split.
 
@@ -84,19 +62,10 @@ class HeldOut:
         return Estimate.of(FITNESS[name](self.margins, self.beta))
 
     @property
-    def mean_margin(self) -> float:
+    def tie_break(self) -> float:
         """Mean margin, in nats; it decides between agents that rank equally many pairs correctly."""
         return float(self.margins.mean())
 
-
-def check_fitness(name: object) -> None:
-    """Check the name of a fitness.
-
-    Raises:
-        ValueError: It is none of ``FITNESS``.
-    """
-    if name not in FITNESS:
-        raise ValueError(
-            f"fitness={name!r}; use one of {', '.join(FITNESS)}, or a function of agent and environment that returns "
-            "a number, higher is better."
-        )
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.margins)

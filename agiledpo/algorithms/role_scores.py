@@ -1,4 +1,7 @@
-"""What an agent's actor or reference makes of preference pairs, for measuring rather than for learning."""
+"""What an agent's actor or reference makes of a batch, for measuring rather than for learning."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -7,11 +10,28 @@ from agiledpo.adapters.modes import modes
 from agiledpo.scoring import PairScores, PreferenceBatch, Scorer
 
 
-@torch.no_grad()
+@contextmanager
+def measuring(adapters: AgentAdapters, role: Role, scorer: Scorer) -> Iterator[None]:
+    """Let a role have the base model, without gradient or dropout.
+
+    Args:
+        adapters: The agent's adapters; what is active among them and on the base is restored.
+        role: ``"actor"`` or ``"reference"``.
+        scorer: What scores with it.
+    """
+    with (
+        torch.no_grad(),
+        adapters.evaluate(role),
+        modes(adapters.base, None, training=False, checkpointing=False),
+        scorer.session(),
+    ):
+        yield
+
+
 def role_scores(
     adapters: AgentAdapters, role: Role, batch: PreferenceBatch, scorer: Scorer, *, pairs_per_pass: int
 ) -> PairScores:
-    """Log-probabilities of a batch under one role, without gradient or dropout.
+    """Log-probabilities of a batch of pairs under one role, without gradient or dropout.
 
     Args:
         adapters: The agent's adapters; what is active among them and on the base is restored.
@@ -23,9 +43,5 @@ def role_scores(
     Returns:
         Per-token log-probabilities, float32 (B, T) for each side.
     """
-    with (
-        adapters.evaluate(role),
-        modes(adapters.base, None, training=False, checkpointing=False),
-        scorer.session(),
-    ):
+    with measuring(adapters, role, scorer):
         return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(pairs_per_pass)])

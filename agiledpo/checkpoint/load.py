@@ -192,12 +192,13 @@ def load_agent(
             lora_config=config,
             device=device,
             accelerator=accelerator,
+            clone=True,  # live hyperparameters may have been set outside the ranges of hp_config since
             **cls.read_arguments(saved.attributes["init"]),
         )
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{saved.attributes_file}: a {cls.__name__} cannot be made with the arguments that were saved: {error} Make "
-            "the agent yourself and call load_checkpoint."
+            f"{saved.attributes_file}: a {cls.__name__} cannot be made with the arguments that were saved: {error} "
+            "Make the agent yourself and call load_checkpoint."
         ) from error
     # What differs from machine to machine is not the checkpoint's to say; a saved optimizer or stream may be missing.
     fresh = agent.state_dict()
@@ -245,8 +246,8 @@ def _required(path: Path, cls: "type[LLMAlgorithm]") -> _Saved:
     saved = _read(path)
     if saved is None:
         raise CheckpointError(
-            f"{path / MANIFEST} is missing: the directory holds an adapter at most, not an agent. Make an agent and call "
-            "its load_checkpoint."
+            f"{path / MANIFEST} is missing: the directory holds an adapter at most, not an agent. Make an agent and "
+            "call its load_checkpoint."
         )
     if saved.manifest.algorithm != cls.__name__:
         raise CheckpointError(
@@ -320,12 +321,10 @@ def _moments(agent: "LLMAlgorithm", saved: _Saved) -> Moments | None:
         if attributes["optimizer_type"] != type(agent.optimizer).__name__:
             raise ValueError(f"the optimizer is a {attributes['optimizer_type']}, not {type(agent.optimizer).__name__}")
         moments = moments_by_name(attributes["optimizer"], attributes["optimizer_parameters"])
-        # LoRA's factors have one name in the file and in the model.
-        tensors = saved.adapters["actor"].tensors
-        check_moments(
-            {name: state for name, state in moments.items() if name in tensors},
-            {name: tensor.shape for name, tensor in tensors.items()},
-        )
+        # LoRA's factors have one name in the file and in the model; other parameters do not depend on the rank.
+        actor = agent.base.parameters(agent.adapters.owned["actor"])
+        shapes = {name: tensor.shape for name, tensor in (*actor.items(), *saved.adapters["actor"].tensors.items())}
+        check_moments({name: state for name, state in moments.items() if name in shapes}, shapes)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unfit(saved, error) from error
     return moments

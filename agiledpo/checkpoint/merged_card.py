@@ -1,13 +1,11 @@
 """The model card of a merged model: what it is, what it was made of, what the run reached, how to load it."""
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig
 
-from agiledpo.checkpoint.card import CARD
+from agiledpo.checkpoint.card import CARD, card_header, card_table, figures
 
 
 def write_merged_card(
@@ -42,17 +40,16 @@ def write_merged_card(
         "DoRA": str(config.use_dora),
         "targets": ", ".join(sorted(targets)) if isinstance(targets, (set, list)) else str(targets),
     }
-    figures = {name: f"{value:.6g}" for name, value in metrics.items() if math.isfinite(value)}
     text = "\n".join(
         [
-            *_header(base_name, algorithm),
+            *card_header(base_name, "transformers", ("agiledpo", *([algorithm.lower()] if algorithm else []))),
             "",
             f"# {Path(base_name).name or model_class}" + (f", tuned with {algorithm}" if algorithm else ", tuned"),
             "",
             f"`{base_name or model_class}` ({model_class}) with a LoRA adapter, {trained}merged into its weights "
             f"({dtype}).",
             "",
-            *_table("Figures", ("metric", "value"), figures),
+            *card_table("Figures", ("metric", "value"), figures(metrics)),
             "## How to load it",
             "",
             "```python",
@@ -62,31 +59,8 @@ def write_merged_card(
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")',
             "```",
             "",
-            *_table("Adapter", ("setting", "value"), adapter),
-            *_table("Versions", ("library", "version"), versions),
+            *card_table("Adapter", ("setting", "value"), adapter),
+            *card_table("Versions", ("library", "version"), versions),
         ]
     )
     (directory / CARD).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-
-
-def _header(base_name: str, algorithm: str | None) -> list[str]:
-    # A string in JSON is one in YAML. A directory on this machine means nothing to others, and hubs refuse it.
-    named = base_name and not Path(base_name).is_absolute() and not base_name.startswith((".", "~"))
-    return [
-        "---",
-        *([f"base_model: {json.dumps(base_name)}"] if named else []),
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags:",
-        "- agiledpo",
-        *([f"- {algorithm.lower()}"] if algorithm else []),
-        "---",
-    ]
-
-
-def _table(title: str, heads: tuple[str, str], rows: Mapping[str, str]) -> list[str]:
-    if not rows:
-        return []
-    cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in rows.items()]
-    lines = [f"| {heads[0]} | {heads[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)]
-    return [f"## {title}", "", *lines, ""]

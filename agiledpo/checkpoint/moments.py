@@ -102,8 +102,9 @@ def scale_factors(parameters: Mapping[str, nn.Parameter], saved: LoraConfig, liv
 
 
 def _scale(config: LoraConfig, module: str) -> float:
-    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    rank = ranks.get(get_pattern_key(list(ranks), module), config.r)
+    alpha = alphas.get(get_pattern_key(list(alphas), module), config.lora_alpha)
     return float(alpha / rank**0.5 if config.use_rslora else alpha / rank)
 
 

@@ -15,6 +15,7 @@ from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
+from agiledpo.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +111,7 @@ def write_agent(
     )
     if tokenizer is not None:
         tokenizer.save_pretrained(draft / "tokenizer")
-    with (draft / ATTRIBUTES).open("wb") as file:
+    with disk_errors(draft / ATTRIBUTES), (draft / ATTRIBUTES).open("wb") as file:
         torch.save(_attributes(agent, lora_only, save_optimizer), file)
     return manifest.write(draft)
 
@@ -126,7 +127,8 @@ def _save_adapter(agent: "LLMAlgorithm", name: str, directory: Path, linked: dic
         _link(linked[name], file)
     else:
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in agent.base.state(name).items()}
-        save_file(state, file, metadata={"format": "pt"})
+        with disk_errors(file):
+            save_file(state, file, metadata={"format": "pt"})
         linked[name] = file
     agent.base.saved_config(name).save_pretrained(str(directory))
 

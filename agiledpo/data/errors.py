@@ -1,11 +1,11 @@
-"""The one exception that preference data raises."""
+"""The one exception that datasets raise."""
 
 from functools import partial
 from typing import Any
 
 
-class PreferenceDataError(ValueError):
-    """A preference dataset cannot be used as it is.
+class DatasetError(ValueError):
+    """A dataset cannot be used as it is.
 
     The message always says where (dataset, and row and column where there is one), what is wrong, and what to do.
 
@@ -36,3 +36,7 @@ class PreferenceDataError(ValueError):
         """Rebuild from the keyword arguments, since it crosses from datasets' worker processes to the main one."""
         rebuild = partial(type(self), remedy=self.remedy, dataset=self.dataset, row=self.row, column=self.column)
         return rebuild, (self.problem,)
+
+
+# The name that preference data's errors are known by.
+PreferenceDataError = DatasetError

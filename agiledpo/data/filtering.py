@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agiledpo.data.errors import PreferenceDataError
+from agiledpo.data.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FilterCounts:
     Attributes:
         total: Rows before filtering.
         prompt_too_long: The prompt leaves no room for `min_completion_length` tokens.
-        pair_too_long: The prompt with the longer completion exceeds `max_context_length`.
+        pair_too_long: The prompt with its longest completion exceeds `max_context_length`.
         completion_too_short: A completion has fewer than `min_completion_length` tokens.
     """
 
@@ -90,7 +90,7 @@ def filter_by_length(
     """Find the rows that are within the limits.
 
     Args:
-        lengths: (3, rows) numbers of tokens of prompt, chosen and rejected completion.
+        lengths: (1 + completions, rows) numbers of tokens of the prompt and of each completion.
         limits: The limits.
         name: The dataset's name, for messages.
 
@@ -98,7 +98,7 @@ def filter_by_length(
         The numbers of the rows kept, (kept,) int64 in ascending order, or None for all; and the counts by cause.
 
     Raises:
-        PreferenceDataError: No row is left.
+        DatasetError: No row is left.
 
     Warns:
         UserWarning: Rows were left out.
@@ -106,9 +106,7 @@ def filter_by_length(
     rows = lengths.shape[1]
     if limits.max_context_length is None and limits.least_completion == 0:
         return None, FilterCounts(rows)
-    prompt, chosen, rejected = lengths
-    longer = np.maximum(chosen, rejected)
-    shorter = np.minimum(chosen, rejected)
+    prompt, longer, shorter = lengths[0], lengths[1:].max(axis=0), lengths[1:].min(axis=0)
     context = limits.max_context_length if limits.max_context_length is not None else np.iinfo(np.int64).max
     prompt_too_long = prompt > context - limits.least_completion
     pair_too_long = ~prompt_too_long & (prompt + longer > context)
@@ -143,13 +141,13 @@ def _check_limit(limit: str, value: Any, *, lowest: int) -> None:
 
 def _nothing_left(
     counts: FilterCounts, limits: LengthLimits, row_lengths: NDArray[Any], shorter: NDArray[Any], name: str
-) -> PreferenceDataError:
+) -> DatasetError:
     long_enough = shorter >= limits.least_completion
     if long_enough.any():
         remedy = f"Raise max_context_length to at least {row_lengths[long_enough].min()}."
     else:
         remedy = f"Lower min_completion_length to at most {shorter.max()}."
-    return PreferenceDataError(
+    return DatasetError(
         f"no row is left after filtering by length ({counts.describe(limits)}); "
         f"the shortest row has {row_lengths.min()} tokens",
         remedy=remedy,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.data.columns import PAIRS
+
 # Raise it whenever the tokens or columns of a prepared row change: old files are then no longer found.
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
-def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenized_fingerprint(
+    dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, columns: Sequence[str] = PAIRS.columns
+) -> str:
     """Name the tokenised form of a dataset: equal names mean equal tokens, in this process or any other.
 
     Hashing the tokenizer object would not do: its bytes change when it is called.
@@ -22,6 +27,7 @@ def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokeniz
     Args:
         dataset_fingerprint: Fingerprint that datasets keeps of the rows' content.
         tokenizer: From `isolated_copy`, so that truncation and padding do not count.
+        columns: Columns that rows are read from; the order says what is made of them.
 
     Returns:
         32 hexadecimal digits.
@@ -29,6 +35,7 @@ def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokeniz
     parts = {
         "format": _FORMAT_VERSION,
         "dataset": dataset_fingerprint,
+        "columns": list(columns),
         "libraries": [transformers.__version__, tokenizers.__version__],
         "tokenizer": _tokenizer_identity(tokenizer),
     }

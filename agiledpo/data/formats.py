@@ -1,17 +1,17 @@
-"""Recognise the form of a preference dataset and check its rows."""
+"""Recognise the form of a dataset and check its rows."""
 
 import difflib
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from agiledpo.data.errors import PreferenceDataError
-from agiledpo.data.messages import check_completion_messages, check_prompt_messages
-
-COLUMNS = ("prompt", "chosen", "rejected")
+from agiledpo.data.columns import RowColumns
+from agiledpo.data.errors import DatasetError
+from agiledpo.data.messages import check_completion_messages, check_prompt_messages, split_dialogue
 
 
 class Form(StrEnum):
@@ -22,53 +22,55 @@ class Form(StrEnum):
 
 
 def check_dataset(dataset: Any, *, name: str) -> Dataset:
-    """Return `dataset` without its output format if it is a `datasets.Dataset` with rows and the three columns.
+    """Return `dataset` without its output format if it is a `datasets.Dataset` with rows.
 
     Args:
         dataset: What the user handed over.
         name: The dataset's name in messages, "train" or "test".
 
     Raises:
-        PreferenceDataError: It is something else, is empty, lacks a column or computes its columns on access.
+        DatasetError: It is something else, is empty or computes its columns on access.
     """
     if not isinstance(dataset, Dataset):
-        raise PreferenceDataError(
+        raise DatasetError(
             f"expected a datasets.Dataset, got {type(dataset).__name__}", remedy=_type_remedy(dataset), dataset=name
         )
     if dataset.format["type"] == "custom":
-        raise PreferenceDataError(
+        raise DatasetError(
             "its columns are computed on access by set_transform or with_transform",
             remedy="Compute them once with dataset.map and pass the result.",
             dataset=name,
         )
     if len(dataset) == 0:
-        raise PreferenceDataError(
-            "it has no rows", remedy="Check the filter or the split that produced it.", dataset=name
-        )
+        raise DatasetError("it has no rows", remedy="Check the filter or the split that produced it.", dataset=name)
     # A torch or numpy output format would hand out tensors in place of lists.
-    dataset = dataset.with_format(None)
-    for column in COLUMNS:
-        if column not in dataset.column_names:
-            raise PreferenceDataError(
-                f"required column {column!r} is missing; the columns are {dataset.column_names}",
-                remedy=_column_remedy(column, dataset.column_names),
-                dataset=name,
-            )
-    return dataset
+    return dataset.with_format(None)
 
 
-def recognise_form(dataset: Dataset, *, name: str) -> Form:
+def recognise_form(dataset: Dataset, columns: RowColumns, *, name: str) -> Form:
     """Tell from the column types whether the rows are text or chat messages.
 
     A column whose type says nothing (all values None, all lists empty) goes with the other columns, and its rows are
     then refused one by one by `check_row`.
 
+    Args:
+        dataset: From `check_dataset`.
+        columns: The columns to look at.
+        name: The dataset's name, for messages.
+
     Raises:
-        PreferenceDataError: A column is neither text nor messages, or text and messages are mixed.
+        DatasetError: A column is missing or is neither text nor messages, or text and messages are mixed.
     """
+    for column in columns.columns:
+        if column not in dataset.column_names:
+            raise DatasetError(
+                f"required column {column!r} is missing; the columns are {dataset.column_names}",
+                remedy=_column_remedy(column, columns, dataset.column_names),
+                dataset=name,
+            )
     schema = dataset.features.arrow_schema
     forms: dict[str, Form] = {}
-    for column in COLUMNS:
+    for column in columns.columns:
         column_type = schema.field(column).type
         if str(column_type) in ("string", "large_string", "string_view"):
             forms[column] = Form.TEXT
@@ -82,60 +84,73 @@ def recognise_form(dataset: Dataset, *, name: str) -> Form:
             raise _wrong_type(f"holds values of type {column_type}", column, name)
     found = set(forms.values())
     if len(found) == 2:
-        raise _mixed_forms(forms, name)
+        raise _mixed_forms(forms, columns, name)
+    if columns.holds_dialogues and Form.TEXT in found:
+        raise _wrong_type("holds text, not chat messages", columns.prompt, name)
     return found.pop() if found else Form.TEXT
 
 
-def check_row(form: Form, row: int, prompt: Any, chosen: Any, rejected: Any, *, name: str) -> None:
-    """Refuse a row that cannot be learned from.
+def read_row(form: Form, columns: RowColumns, row: int, values: Sequence[Any], *, name: str) -> tuple[Any, ...]:
+    """Take a row apart, and refuse one that cannot be learned from.
 
     Args:
         form: The form of the dataset.
+        columns: What the values are.
         row: Row number, for the message.
-        prompt: Text, or messages ending with the turn to be answered.
-        chosen: Text, or the messages that answer the prompt.
-        rejected: As `chosen`.
+        values: The row's values in the order of `columns.columns`: texts; or messages, of which a prompt's end with the
+            turn to be answered, a completion's answer it, and a dialogue's do both.
         name: The dataset's name, for the message.
 
+    Returns:
+        The prompt, then its completions.
+
     Raises:
-        PreferenceDataError: A value is None or of the wrong type, a completion is empty, a message is malformed, or
-            chosen and rejected are equal.
+        DatasetError: A value is None or of the wrong type, a completion is empty, a message is malformed, or
+            completions are equal.
     """
-    for column, value in zip(COLUMNS, (prompt, chosen, rejected), strict=True):
+    for column, value in zip(columns.columns, values, strict=True):
         if value is None:
-            raise PreferenceDataError(
+            raise DatasetError(
                 "the value is None",
                 remedy=f"Fill it in, or drop such rows: dataset.filter(lambda row: row[{column!r}] is not None).",
                 dataset=name,
                 row=row,
                 column=column,
             )
+    prompt, *completions = (
+        split_dialogue(values[0], row=row, column=columns.prompt, name=name) if columns.holds_dialogues else values
+    )
+    if form is Form.TEXT:
+        _check_text(prompt, row=row, column=columns.prompt, name=name, may_be_empty=True)
+    else:
+        check_prompt_messages(prompt, row=row, column=columns.prompt, name=name)
+    for column, completion in zip(columns.sources, completions, strict=True):
         if form is Form.TEXT:
-            _check_text(value, row=row, column=column, name=name)
-        elif column == "prompt":
-            check_prompt_messages(value, row=row, name=name)
+            _check_text(completion, row=row, column=column, name=name)
         else:
-            check_completion_messages(value, row=row, column=column, name=name)
-    if chosen == rejected:
-        raise PreferenceDataError(
-            "chosen and rejected are equal, so there is nothing to prefer",
-            remedy='Drop such rows: dataset.filter(lambda row: row["chosen"] != row["rejected"]).',
-            dataset=name,
-            row=row,
-        )
+            check_completion_messages(completion, row=row, column=column, name=name)
+    for (one, first), (other, second) in combinations(zip(columns.sources, completions, strict=True), 2):
+        if first == second:
+            raise DatasetError(
+                f"{one} and {other} are equal, so there is nothing to prefer",
+                remedy=f'Drop such rows: dataset.filter(lambda row: row["{one}"] != row["{other}"]).',
+                dataset=name,
+                row=row,
+            )
+    return prompt, *completions
 
 
-def _check_text(value: Any, *, row: int, column: str, name: str) -> None:
+def _check_text(value: Any, *, row: int, column: str, name: str, may_be_empty: bool = False) -> None:
     if not isinstance(value, str):
-        raise PreferenceDataError(
+        raise DatasetError(
             f"expected text, got {type(value).__name__}",
             remedy="Convert the column to text with dataset.map.",
             dataset=name,
             row=row,
             column=column,
         )
-    if column != "prompt" and not value.strip():
-        raise PreferenceDataError(
+    if not may_be_empty and not value.strip():
+        raise DatasetError(
             "the completion is empty or only whitespace",
             remedy=f"Drop such rows: dataset.filter(lambda row: row[{column!r}].strip()).",
             dataset=name,
@@ -157,8 +172,8 @@ def _type_remedy(dataset: Any) -> str:
     return "Convert it, for example with datasets.Dataset.from_list, from_dict or from_pandas."
 
 
-def _column_remedy(column: str, columns: list[str]) -> str:
-    spare = [other for other in columns if other not in COLUMNS]
+def _column_remedy(column: str, columns: RowColumns, present: list[str]) -> str:
+    spare = [other for other in present if other not in columns.columns]
     by_lower_case = {other.lower(): other for other in spare}
     nearest = difflib.get_close_matches(column, list(by_lower_case), n=1, cutoff=0.5)
     if nearest:
@@ -167,8 +182,8 @@ def _column_remedy(column: str, columns: list[str]) -> str:
     return f'Name the column that holds it with dataset.rename_column("<its name>", "{column}").'
 
 
-def _wrong_type(problem: str, column: str, name: str) -> PreferenceDataError:
-    return PreferenceDataError(
+def _wrong_type(problem: str, column: str, name: str) -> DatasetError:
+    return DatasetError(
         f"the column {problem}",
         remedy="Convert it with dataset.map to text, or to a list of {'role': ..., 'content': ...} messages.",
         dataset=name,
@@ -176,15 +191,15 @@ def _wrong_type(problem: str, column: str, name: str) -> PreferenceDataError:
     )
 
 
-def _mixed_forms(forms: dict[str, Form], name: str) -> PreferenceDataError:
+def _mixed_forms(forms: dict[str, Form], columns: RowColumns, name: str) -> DatasetError:
     described = ", ".join(f"{column!r} is {form}" for column, form in forms.items())
     changes = ", ".join(
-        f'"{column}": [{{"role": "{"user" if column == "prompt" else "assistant"}", "content": row["{column}"]}}]'
+        f'"{column}": [{{"role": "{"user" if column == columns.prompt else "assistant"}", "content": row["{column}"]}}]'
         for column, form in forms.items()
         if form is Form.TEXT
     )
-    return PreferenceDataError(
+    return DatasetError(
         f"text and chat messages are mixed: {described}",
-        remedy=f"Make all three the same, for example dataset.map(lambda row: {{{changes}}}).",
+        remedy=f"Make all of them the same, for example dataset.map(lambda row: {{{changes}}}).",
         dataset=name,
     )

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -10,29 +11,28 @@ from numpy.typing import NDArray
 
 from agiledpo.cache import cache_directory
 
-LENGTH_COLUMNS = ("prompt_length", "chosen_length", "rejected_length")
 
-
-def token_lengths(tokenized: Dataset, fingerprint: str) -> NDArray[np.int32]:
-    """Numbers of tokens of prompt, chosen and rejected completion of all rows.
+def token_lengths(tokenized: Dataset, columns: Sequence[str], fingerprint: str) -> NDArray[np.int32]:
+    """Numbers of tokens of the prompts and completions of all rows.
 
     They are kept apart from the tokens: between these, the lengths of a million rows are spread over the whole file.
 
     Args:
-        tokenized: Tokenised rows with the columns `LENGTH_COLUMNS`, not selected from.
+        tokenized: Tokenised rows, not selected from.
+        columns: Their columns of lengths.
         fingerprint: Name of the tokenised rows; equal names mean equal lengths.
 
     Returns:
-        (3, rows) int32, memory-mapped.
+        (columns, rows) int32, memory-mapped.
     """
     path = cache_directory("lengths") / f"{fingerprint}.npy"
     if is_caching_enabled() and path.exists():
         with suppress(OSError, ValueError, EOFError):  # not ours to read, or damaged: compute it again
             lengths = np.load(path, mmap_mode="r")
-            if lengths.shape == (len(LENGTH_COLUMNS), len(tokenized)):
+            if lengths.shape == (len(columns), len(tokenized)):
                 return lengths
-    lengths = np.empty((len(LENGTH_COLUMNS), len(tokenized)), dtype=np.int32)
-    for column, values in zip(LENGTH_COLUMNS, lengths, strict=True):
+    lengths = np.empty((len(columns), len(tokenized)), dtype=np.int32)
+    for column, values in zip(columns, lengths, strict=True):
         values[:] = tokenized.data.column(column).to_numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed, so that a file that is there is complete, also when two processes write it.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agiledpo.data.errors import PreferenceDataError
+from agiledpo.data.errors import DatasetError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -15,20 +15,47 @@ def without_none(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
-def check_prompt_messages(messages: Any, *, row: int, name: str) -> None:
+def split_dialogue(messages: Any, *, row: int, column: str, name: str) -> tuple[list[Any], list[Any]]:
+    """Divide a dialogue into the prompt and the completion, which is its last message.
+
+    Raises:
+        DatasetError: A message is malformed, or the last one is not the assistant's; names the row and column.
+    """
+    _check_messages(messages, row=row, column=column, name=name)
+    last = messages[-1]["role"]
+    if last != "assistant":
+        raise _error(
+            f"the dialogue ends with a message of role {last!r}",
+            "End it with the assistant's answer, which is what is learned, or drop such rows.",
+            row,
+            column,
+            name,
+        )
+    if len(messages) == 1:
+        raise _error(
+            "the dialogue holds nothing but the answer",
+            "Put the user's turn before it, or drop such rows.",
+            row,
+            column,
+            name,
+        )
+    return messages[:-1], messages[-1:]
+
+
+def check_prompt_messages(messages: Any, *, row: int, column: str, name: str) -> None:
     """Refuse a chat prompt that is malformed or that does not end with a turn to be answered.
 
     Raises:
-        PreferenceDataError: See above; names the row and column "prompt".
+        DatasetError: See above; names the row and column.
     """
-    _check_messages(messages, row=row, column="prompt", name=name)
+    _check_messages(messages, row=row, column=column, name=name)
     last = messages[-1]["role"]
     if last not in ("user", "tool"):
         raise _error(
             f"the prompt ends with a message of role {last!r}",
-            "End it with the user's turn (or a tool's result); the assistant's answers belong to chosen and rejected.",
+            "End it with the user's turn (or a tool's result); what is to be learned or compared is the completion.",
             row,
-            "prompt",
+            column,
             name,
         )
 
@@ -40,7 +67,7 @@ def check_completion_messages(messages: Any, *, row: int, column: str, name: str
     model's own words.
 
     Raises:
-        PreferenceDataError: See above; names the row and column.
+        DatasetError: See above; names the row and column.
     """
     _check_messages(messages, row=row, column=column, name=name)
     first = messages[0]["role"]
@@ -122,5 +149,5 @@ def _check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
             )
 
 
-def _error(problem: str, remedy: str, row: int, column: str, name: str) -> PreferenceDataError:
-    return PreferenceDataError(problem, remedy=remedy, dataset=name, row=row, column=column)
+def _error(problem: str, remedy: str, row: int, column: str, name: str) -> DatasetError:
+    return DatasetError(problem, remedy=remedy, dataset=name, row=row, column=column)

@@ -12,42 +12,26 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.cache import cache_directory
+from agiledpo.data.columns import PAIRS, RowColumns
 from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
 from agiledpo.data.fingerprint import tokenized_fingerprint
-from agiledpo.data.formats import COLUMNS, Form, check_dataset, recognise_form
+from agiledpo.data.formats import Form, check_dataset, recognise_form
 from agiledpo.data.lengths import token_lengths
-from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_pairs
+from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_rows
 
 # Below this, starting processes takes longer than tokenising.
 _ROWS_WORTH_PROCESSES = 20_000
 
-_PREPARED_FEATURES = Features.from_arrow_schema(
-    pa.schema(
-        [
-            ("row", pa.int64()),
-            ("prompt", pa.string()),
-            ("chosen", pa.string()),
-            ("rejected", pa.string()),
-            ("prompt_ids", pa.list_(pa.int32())),
-            ("chosen_ids", pa.list_(pa.int32())),
-            ("rejected_ids", pa.list_(pa.int32())),
-            ("prompt_length", pa.int64()),
-            ("chosen_length", pa.int64()),
-            ("rejected_length", pa.int64()),
-        ]
-    )
-)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PreparedPreferences:
-    """Tokenised preference pairs.
+class PreparedRows:
+    """Tokenised prompts with their completions.
 
     Attributes:
-        tokenized: All rows, memory-mapped from the cache: "row" (row number in the user's dataset), "prompt", "chosen",
-            "rejected" (text, as rendered for chat), "prompt_ids", "chosen_ids", "rejected_ids" (token ids),
-            "prompt_length", "chosen_length", "rejected_length" (numbers of tokens).
-        lengths: (3, rows of `tokenized`) int32, the last three columns, memory-mapped.
+        tokenized: All rows, memory-mapped from the cache: "row" (row number in the user's dataset), and of the prompt
+            and each completion, such as "chosen", the text as rendered for chat ("prompt", "chosen"), the token ids
+            ("prompt_ids", "chosen_ids") and their number ("prompt_length", "chosen_length").
+        lengths: (1 + completions, rows of `tokenized`) int32, those numbers, prompt first, memory-mapped.
         kept: (rows,) int64, the rows of `tokenized` that are within the limits, in ascending order; None for all.
         form: Whether the user's rows were text or chat.
         filter_counts: What filtering by length left out.
@@ -79,38 +63,39 @@ class PreparedPreferences:
         return self.tokenized[(rows if self.kept is None else self.kept[rows]).tolist()]
 
     def longest_sides(self) -> NDArray[np.int32]:
-        """Tokens of the prompt with the longer completion, (rows,), for each row within the limits."""
-        prompt, chosen, rejected = self.lengths
-        longest = prompt + np.maximum(chosen, rejected)
+        """Tokens of the prompt with its longest completion, (rows,), for each row within the limits."""
+        longest = self.lengths[0] + self.lengths[1:].max(axis=0)
         return longest if self.kept is None else longest[self.kept]
 
 
-def prepare_preferences(
+def prepare_rows(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
+    columns: RowColumns = PAIRS,
     *,
     name: str,
     max_context_length: int | None = None,
     min_completion_length: int | None = None,
     num_proc: int | None = None,
-) -> PreparedPreferences:
-    """Check, tokenise and filter a preference dataset.
+) -> PreparedRows:
+    """Check, tokenise and filter a dataset of prompts with their completions.
 
     Tokens are kept on disk (see `cache_directory`) under a name made of the data, the tokenizer and its chat template,
     so each dataset is tokenised once, in whichever process and with whichever limits. `datasets.disable_caching()`
     turns the reuse off.
 
     Args:
-        dataset: Columns "prompt", "chosen" and "rejected", all text or all chat messages; others are ignored.
+        dataset: Has these columns, all text or all chat messages; others are ignored.
         tokenizer: The model's tokenizer; it is not changed.
+        columns: Where the prompt and its completions are.
         name: What messages call the dataset, such as "train".
-        max_context_length: Leave out rows whose prompt and longer completion have more tokens together.
+        max_context_length: Leave out rows whose prompt and longest completion have more tokens together.
         min_completion_length: Leave out rows with a completion of fewer tokens (its end-of-sequence token counts) or
             with a prompt that has no room for as many.
         num_proc: Processes to tokenise with; None takes one per CPU for large datasets and none for small ones.
 
     Raises:
-        PreferenceDataError: The dataset or one of its rows cannot be learned from, or no row is left.
+        DatasetError: The dataset or one of its rows cannot be learned from, or no row is left.
         TypeError: `tokenizer` is not a tokenizer, or a number is not an integer.
         ValueError: The tokenizer has no end-of-sequence token or no chat template where it needs one, or a number is
             out of range.
@@ -122,14 +107,14 @@ def prepare_preferences(
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
     limits = LengthLimits(max_context_length, min_completion_length)
     dataset = check_dataset(dataset, name=name)
-    form = recognise_form(dataset, name=name)
+    form = recognise_form(dataset, columns, name=name)
     check_tokenizer(tokenizer, form)
     tokenizer = isolated_copy(tokenizer)
-    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer)
-    tokenized = _tokenize(dataset, tokenizer, form, fingerprint, name, _processes(num_proc, len(dataset)))
-    lengths = token_lengths(tokenized, fingerprint)
+    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, columns.columns)
+    tokenized = _tokenize(dataset, tokenizer, columns, form, fingerprint, name, _processes(num_proc, len(dataset)))
+    lengths = token_lengths(tokenized, [f"{part}_length" for part in ("prompt", *columns.completions)], fingerprint)
     kept, counts = filter_by_length(lengths, limits, name=name)
-    return PreparedPreferences(
+    return PreparedRows(
         tokenized=tokenized,
         lengths=lengths,
         kept=kept,
@@ -154,6 +139,7 @@ def _processes(num_proc: int | None, rows: int) -> int | None:
 def _tokenize(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
+    columns: RowColumns,
     form: Form,
     fingerprint: str,
     name: str,
@@ -161,16 +147,16 @@ def _tokenize(
 ) -> Dataset:
     directory = cache_directory("tokenized")
     directory.mkdir(parents=True, exist_ok=True)
-    return dataset.select_columns(list(COLUMNS)).map(
+    return dataset.select_columns(list(columns.columns)).map(
         _tokenize_batch,
         batched=True,
         with_indices=True,
-        remove_columns=list(COLUMNS),
-        features=_PREPARED_FEATURES,
+        remove_columns=list(columns.columns),
+        features=_features(columns),
         # datasets writes beside and renames, so a file that is there is complete.
         cache_file_name=str(directory / f"{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
-        fn_kwargs={"tokenizer": tokenizer, "form": form, "name": name},
+        fn_kwargs={"tokenizer": tokenizer, "columns": columns, "form": form, "name": name},
         num_proc=num_proc,
         desc=f"Tokenizing {name} dataset",
     )
@@ -181,19 +167,27 @@ def _tokenize_batch(
     rows: Sequence[int],
     *,
     tokenizer: PreTrainedTokenizerBase,
+    columns: RowColumns,
     form: Form,
     name: str,
 ) -> dict[str, list[Any]]:
-    pairs = tokenize_pairs({column: batch[column] for column in COLUMNS}, rows, tokenizer, form, name=name)
-    return {
-        "row": list(rows),
-        "prompt": [pair.prompt for pair in pairs],
-        "chosen": [pair.chosen for pair in pairs],
-        "rejected": [pair.rejected for pair in pairs],
-        "prompt_ids": [pair.prompt_ids for pair in pairs],
-        "chosen_ids": [pair.chosen_ids for pair in pairs],
-        "rejected_ids": [pair.rejected_ids for pair in pairs],
-        "prompt_length": [len(pair.prompt_ids) for pair in pairs],
-        "chosen_length": [len(pair.chosen_ids) for pair in pairs],
-        "rejected_length": [len(pair.rejected_ids) for pair in pairs],
-    }
+    tokenized = tokenize_rows(batch, rows, tokenizer, form, columns, name=name)
+    prepared: dict[str, list[Any]] = {"row": list(rows)}
+    texts = zip(*((row.prompt, *row.completions) for row in tokenized), strict=True)
+    ids = zip(*((row.prompt_ids, *row.completion_ids) for row in tokenized), strict=True)
+    for part, part_texts, part_ids in zip(("prompt", *columns.completions), texts, ids, strict=True):
+        prepared[part] = list(part_texts)
+        prepared[f"{part}_ids"] = list(part_ids)
+        prepared[f"{part}_length"] = [len(tokens) for tokens in part_ids]
+    return prepared
+
+
+def _features(columns: RowColumns) -> Features:
+    """Types of the columns of prepared rows."""
+    types = {"": pa.string(), "_ids": pa.list_(pa.int32()), "_length": pa.int64()}
+    parts = [
+        (f"{part}{suffix}", column_type)
+        for suffix, column_type in types.items()
+        for part in ("prompt", *columns.completions)
+    ]
+    return Features.from_arrow_schema(pa.schema([("row", pa.int64()), *parts]))

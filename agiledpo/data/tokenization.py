@@ -1,40 +1,38 @@
-"""Token ids of preference pairs: exactly the tokenizer's, with one boundary for both completions."""
+"""Token ids of prompts and completions: exactly the tokenizer's, with one boundary for all completions of a prompt."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data.errors import PreferenceDataError
-from agiledpo.data.formats import Form, check_row
+from agiledpo.data.columns import PAIRS, RowColumns
+from agiledpo.data.errors import DatasetError
+from agiledpo.data.formats import Form, read_row
 from agiledpo.data.prefixes import common_prefix_length
-from agiledpo.data.rendering import RenderedPair, render_chat, render_text
+from agiledpo.data.rendering import RenderedRow, render_chat, render_text
 
 _UNLIMITED_TOKENS = 10**30
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizedPair:
+class TokenizedRow:
     """One row, ready to be batched.
 
     Attributes:
         prompt: Text of the prompt, as rendered for chat.
-        chosen: Text of the chosen completion, as rendered for chat.
-        rejected: Text of the rejected completion, as rendered for chat.
-        prompt_ids: Tokens that both sides begin with, at least one.
-        chosen_ids: Tokens of the chosen completion, ending its turn.
-        rejected_ids: Tokens of the rejected completion, ending its turn.
+        completions: Text of each completion, as rendered for chat.
+        prompt_ids: Tokens that all completions follow, at least one.
+        completion_ids: Tokens of each completion, ending its turn.
     """
 
     prompt: str
-    chosen: str
-    rejected: str
+    completions: tuple[str, ...]
     prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
+    completion_ids: tuple[list[int], ...]
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, form: Form) -> None:
@@ -69,42 +67,45 @@ def isolated_copy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def tokenize_pairs(
-    columns: Mapping[str, Sequence[Any]],
+def tokenize_rows(
+    batch: Mapping[str, Sequence[Any]],
     rows: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
     form: Form,
+    columns: RowColumns = PAIRS,
     *,
     name: str,
-) -> list[TokenizedPair]:
+) -> list[TokenizedRow]:
     """Check and tokenise rows.
 
     The tokens of prompt and completion together are those of `tokenizer(prompt + completion)` for text and of the chat
-    template for chat. The prompt is the longest token prefix common to the prompt alone and to both sides, so where a
-    merge crosses the boundary the end of the prompt counts as the beginning of both completions. Text ends with exactly
-    one end-of-sequence token; chat ends as the template ends it, and gets that token only if the template leaves the
-    turn open.
+    template for chat. The prompt is the longest token prefix common to the prompt alone and to all sequences, so where
+    a merge crosses the boundary the end of the prompt counts as the beginning of all completions. Text ends with
+    exactly one end-of-sequence token; chat ends as the template ends it, and gets that token only if the template
+    leaves the turn open.
 
     Args:
-        columns: "prompt", "chosen" and "rejected", each with one value per row.
+        batch: Columns of the dataset, each with one value per row.
         rows: Row numbers, for messages.
         tokenizer: From `isolated_copy`; passed `check_tokenizer`.
         form: What the values are.
+        columns: Where the prompt and its completions are.
         name: The dataset's name, for messages.
 
     Raises:
-        PreferenceDataError: A row cannot be learned from; the message names the first such row.
+        DatasetError: A row cannot be learned from; the message names the first such row.
     """
-    values = list(zip(rows, columns["prompt"], columns["chosen"], columns["rejected"], strict=True))
-    for row, prompt, chosen, rejected in values:
-        check_row(form, row, prompt, chosen, rejected, name=name)
+    values = [
+        read_row(form, columns, row, row_values, name=name)
+        for row, *row_values in zip(rows, *(batch[column] for column in columns.columns), strict=True)
+    ]
     if form is Form.CHAT:
         rendered = [
-            render_chat(prompt, chosen, rejected, tokenizer, row=row, name=name)
-            for row, prompt, chosen, rejected in values
+            render_chat(prompt, completions, tokenizer, row=row, name=name)
+            for row, (prompt, *completions) in zip(rows, values, strict=True)
         ]
     else:
-        rendered = [render_text(prompt, chosen, rejected) for _, prompt, chosen, rejected in values]
+        rendered = [render_text(prompt, completions) for prompt, *completions in values]
     # A template writes the special tokens itself.
     encode = partial(_encode, tokenizer=tokenizer, add_special_tokens=form is Form.TEXT)
     if form is Form.CHAT:
@@ -115,12 +116,14 @@ def tokenize_pairs(
     encoded = zip(
         rows,
         rendered,
-        encode([pair.prompt for pair in rendered]),
-        encode([pair.with_chosen for pair in rendered]),
-        encode([pair.with_rejected for pair in rendered]),
+        encode([text.prompt for text in rendered]),
+        *(encode(list(sequences)) for sequences in zip(*(text.sequences for text in rendered), strict=True)),
         strict=True,
     )
-    return [_assemble(*each, eos=tokenizer.eos_token_id, end=end, name=name) for each in encoded]
+    return [
+        _assemble(row, text, prompt, sequences, eos=tokenizer.eos_token_id, end=end, sources=columns.sources, name=name)
+        for row, text, prompt, *sequences in encoded
+    ]
 
 
 def _encode(texts: list[str], *, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> list[list[int]]:
@@ -137,52 +140,51 @@ def _encode(texts: list[str], *, tokenizer: PreTrainedTokenizerBase, add_special
 
 def _assemble(
     row: int,
-    text: RenderedPair,
+    text: RenderedRow,
     prompt: list[int],
-    with_chosen: list[int],
-    with_rejected: list[int],
+    sequences: Sequence[list[int]],
     *,
     eos: int,
     end: Callable[[list[int]], list[int]],
+    sources: Sequence[str],
     name: str,
-) -> TokenizedPair:
-    boundary = common_prefix_length(prompt, with_chosen, with_rejected)
+) -> TokenizedRow:
+    boundary = common_prefix_length(prompt, *sequences)
     if boundary == 0:
-        raise PreferenceDataError(
+        raise DatasetError(
             "no token is left for the prompt, so nothing predicts the first token of the completions",
             remedy="Give the row a prompt that the tokenizer keeps apart from the completions, "
             "or use a tokenizer that begins with a beginning-of-sequence token.",
             dataset=name,
             row=row,
         )
-    completions: dict[str, list[int]] = {}
-    for column, ids in (("chosen", with_chosen), ("rejected", with_rejected)):
+    completions: list[list[int]] = []
+    for column, ids in zip(sources, sequences, strict=True):
         completion = ids[boundary:]
         if all(token == eos for token in completion):
-            raise PreferenceDataError(
+            raise DatasetError(
                 "the completion has no tokens of its own",
                 remedy="The tokenizer or the chat template drops its text: change the row or drop it.",
                 dataset=name,
                 row=row,
                 column=column,
             )
-        completions[column] = end(completion)
-    if completions["chosen"] == completions["rejected"]:
-        raise PreferenceDataError(
-            "chosen and rejected differ as text but are the same tokens",
-            remedy=f"Drop the row: dataset.filter(lambda row, index: index != {row}, with_indices=True).",
-            dataset=name,
-            row=row,
-        )
+        completions.append(end(completion))
+    for (one, first), (other, second) in combinations(zip(sources, completions, strict=True), 2):
+        if first == second:
+            raise DatasetError(
+                f"{one} and {other} differ as text but are the same tokens",
+                remedy=f"Drop the row: dataset.filter(lambda row, index: index != {row}, with_indices=True).",
+                dataset=name,
+                row=row,
+            )
     # For text this is the prompt as given; a template may write the assistant's header differently before an answer.
-    shared = common_prefix_length(text.prompt, text.with_chosen, text.with_rejected)
-    return TokenizedPair(
+    shared = common_prefix_length(text.prompt, *text.sequences)
+    return TokenizedRow(
         prompt=text.prompt[:shared],
-        chosen=text.with_chosen[shared:],
-        rejected=text.with_rejected[shared:],
+        completions=tuple(sequence[shared:] for sequence in text.sequences),
         prompt_ids=prompt[:boundary],
-        chosen_ids=completions["chosen"],
-        rejected_ids=completions["rejected"],
+        completion_ids=tuple(completions),
     )
 
 

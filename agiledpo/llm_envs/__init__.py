@@ -1,6 +1,8 @@
-"""Environments that hand preference pairs to agents."""
+"""Environments that hand data to agents."""
 
+from agiledpo.llm_envs.dataset_gym import DatasetGym
 from agiledpo.llm_envs.preference import PreferenceGym
-from agiledpo.llm_envs.types import PreferenceExperiences
+from agiledpo.llm_envs.sft import SFTGym
+from agiledpo.llm_envs.types import PreferenceExperiences, SFTExperiences
 
-__all__ = ["PreferenceExperiences", "PreferenceGym"]
+__all__ = ["DatasetGym", "PreferenceExperiences", "PreferenceGym", "SFTExperiences", "SFTGym"]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agiledpo.llm_envs.types import PreferenceExperiences, Split
+from agiledpo.llm_envs.types import PreferenceExperiences, SFTExperiences, Split
 
 # On HH-RLHF padding falls from 45 % of the tokens to 4 % with 4 pairs per batch, from 63 % to 8 % with 16; with fewer
 # batches it is clearly more, and more of them bring little.
@@ -67,11 +67,11 @@ def _generator(seed: int, epoch: int, *, stream: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
 
 
-def collate(columns: Mapping[str, Sequence[Any]], *, split: Split, pad_token_id: int) -> PreferenceExperiences:
-    """Lay prepared rows out as a batch.
+def collate_pairs(columns: Mapping[str, Sequence[Any]], *, split: Split, pad_token_id: int) -> PreferenceExperiences:
+    """Lay prepared pairs out as a batch.
 
     Args:
-        columns: Columns of `PreparedPreferences.dataset`, each with B values.
+        columns: Columns of `PreparedRows.dataset`, each with B values.
         split: The split that the rows come from.
         pad_token_id: What to fill up with, on the right.
     """
@@ -90,6 +90,28 @@ def collate(columns: Mapping[str, Sequence[Any]], *, split: Split, pad_token_id:
         chosen_attention_mask=chosen_mask,
         rejected_input_ids=rejected_ids,
         rejected_attention_mask=rejected_mask,
+        row=torch.tensor(columns["row"], dtype=torch.int64),
+        split=split,
+    )
+
+
+def collate_demonstrations(columns: Mapping[str, Sequence[Any]], *, split: Split, pad_token_id: int) -> SFTExperiences:
+    """Lay prepared prompts with one completion out as a batch.
+
+    Args:
+        columns: Columns of `PreparedRows.dataset`, each with B values.
+        split: The split that the rows come from.
+        pad_token_id: What to fill up with, on the right.
+    """
+    prompts = columns["prompt_ids"]
+    sequences = [[*prompt, *completion] for prompt, completion in zip(prompts, columns["completion_ids"], strict=True)]
+    ids, mask = _pad(sequences, max(len(sequence) for sequence in sequences), pad_token_id)
+    return SFTExperiences(
+        prompt=list(columns["prompt"]),
+        response=list(columns["completion"]),
+        prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64),
+        input_ids=ids,
+        attention_mask=mask,
         row=torch.tensor(columns["row"], dtype=torch.int64),
         split=split,
     )

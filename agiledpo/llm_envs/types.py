@@ -36,3 +36,28 @@ class PreferenceExperiences(TypedDict):
     rejected_attention_mask: torch.Tensor
     row: torch.Tensor
     split: Split
+
+
+class SFTExperiences(TypedDict):
+    """A batch of prompts with the completion to be learned.
+
+    B is the number of rows, T the longest sequence in this batch. Rows are padded on the right; where the mask is 0,
+    ids are the pad token.
+
+    Attributes:
+        prompt: B texts, as rendered for chat.
+        response: B texts, the completions, as rendered for chat.
+        prompt_lengths: (B,) int64, number of prompt tokens, at least 1.
+        input_ids: (B, T) int64, prompt and completion.
+        attention_mask: (B, T) int64, 1 where there is a token, 0 where there is padding.
+        row: (B,) int64, row numbers in the dataset that the user handed over.
+        split: The split that the rows belong to.
+    """
+
+    prompt: list[str]
+    response: list[str]
+    prompt_lengths: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    row: torch.Tensor
+    split: Split

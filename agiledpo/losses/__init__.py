@@ -1,5 +1,6 @@
-"""Preference losses as pure functions of log-probabilities."""
+"""Losses as pure functions of log-probabilities."""
 
+from agiledpo.losses.completions import CompletionTerms
 from agiledpo.losses.divergences import (
     F_DIVERGENCE_TYPES,
     Divergence,
@@ -20,6 +21,7 @@ from agiledpo.losses.transport import aot, aot_unpaired
 __all__ = [
     "F_DIVERGENCE_TYPES",
     "PREFERENCE_LOSSES",
+    "CompletionTerms",
     "Divergence",
     "LabelSmoothing",
     "LossSettings",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenLogProbs:
-    """Per-token log-probabilities of one side (chosen or rejected) of a batch of pairs.
+    """Per-token log-probabilities of a batch of completions, such as one side (chosen or rejected) of pairs.
 
     Rows are right-padded: the completion starts in column 0.
 
@@ -16,6 +16,7 @@ class TokenLogProbs:
         logps: (B, T) floating point. Log-probability of each completion token; padding holds 0.
         mask: (B, T) bool. True on completion tokens, False on padding.
         log_collision: (B, T) or None. log sum_v p(v)^2 at each position, without gradient. Only WPO weights read it.
+        hits: (B, T) bool or None. Whether no token is more likely there; False at padding. Only accuracies read it.
 
     Raises:
         ValueError: If shapes or dtypes do not fit together.
@@ -24,6 +25,7 @@ class TokenLogProbs:
     logps: Tensor
     mask: Tensor
     log_collision: Tensor | None = None
+    hits: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logps.ndim != 2 or not self.logps.is_floating_point():
@@ -40,6 +42,12 @@ class TokenLogProbs:
             raise ValueError(
                 f"log_collision must have the shape {tuple(self.logps.shape)} of logps, got "
                 f"{tuple(self.log_collision.shape)}."
+            )
+
+        if self.hits is not None and (self.hits.dtype != torch.bool or self.hits.shape != self.logps.shape):
+            raise ValueError(
+                f"hits must be bool of shape {tuple(self.logps.shape)} like logps, got {self.hits.dtype} of shape "
+                f"{tuple(self.hits.shape)}."
             )
 
     @property

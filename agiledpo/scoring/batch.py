@@ -1,18 +1,19 @@
 """A batch of preference pairs as ragged token sequences, free of any layout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from agiledpo.scoring.prompt_batch import PromptBatch, row_labels
+
 _SIDES = ("chosen", "rejected")
-_KEYS = ("prompt_lengths", *(f"{side}_{part}" for side in _SIDES for part in ("input_ids", "attention_mask")))
 
 
 @dataclass(frozen=True)
-class PreferenceBatch:
+class PreferenceBatch(PromptBatch):
     """B preference pairs.
 
     Attributes:
@@ -22,60 +23,31 @@ class PreferenceBatch:
         labels: Where each pair comes from, for messages ("train row 17").
     """
 
+    KEYS: ClassVar[Sequence[str]] = (
+        "prompt_lengths",
+        "chosen_input_ids",
+        "chosen_attention_mask",
+        "rejected_input_ids",
+        "rejected_attention_mask",
+    )
+
     prompts: Sequence[Tensor]
     chosen: Sequence[Tensor]
     rejected: Sequence[Tensor]
     labels: Sequence[str]
 
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def slice(self, start: int, stop: int) -> "PreferenceBatch":
-        """Pairs ``start`` to ``stop``."""
-        return PreferenceBatch(
-            self.prompts[start:stop], self.chosen[start:stop], self.rejected[start:stop], self.labels[start:stop]
-        )
-
-    def select(self, places: Sequence[int]) -> "PreferenceBatch":
-        """The pairs at some places, in that order."""
-        return PreferenceBatch(
-            [self.prompts[place] for place in places],
-            [self.chosen[place] for place in places],
-            [self.rejected[place] for place in places],
-            [self.labels[place] for place in places],
-        )
-
-    def spans(self, size: int) -> Iterator[tuple[int, int]]:
-        """Cut into consecutive (start, stop) spans of at most ``size`` pairs."""
-        return ((start, min(start + size, len(self))) for start in range(0, len(self), size))
-
-    @staticmethod
-    def concat(batches: Sequence["PreferenceBatch"]) -> "PreferenceBatch":
-        """Put several batches one after the other."""
-        return PreferenceBatch(
-            [x for batch in batches for x in batch.prompts],
-            [x for batch in batches for x in batch.chosen],
-            [x for batch in batches for x in batch.rejected],
-            [x for batch in batches for x in batch.labels],
-        )
+    @property
+    def sides(self) -> tuple[Sequence[Tensor], ...]:
+        """The chosen, then the rejected completions."""
+        return self.chosen, self.rejected
 
     @property
     def chosen_tokens(self) -> int:
         """Number of tokens in all chosen completions."""
         return sum(len(ids) for ids in self.chosen)
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens in all pairs, a shared prompt counted once."""
-        return sum(len(ids) for side in (self.prompts, self.chosen, self.rejected) for ids in side)
-
-    @property
-    def largest_token_id(self) -> int:
-        """Largest token id of the batch."""
-        return max(int(ids.max()) for side in (self.prompts, self.chosen, self.rejected) for ids in side)
-
-    @staticmethod
-    def from_experiences(experiences: Mapping[str, Any]) -> "PreferenceBatch":
+    @classmethod
+    def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:
         """Read what ``PreferenceGym`` yields, or AgileRL's padded dictionary.
 
         Args:
@@ -86,13 +58,13 @@ class PreferenceBatch:
         Raises:
             ValueError: A key is missing, shapes disagree, or a completion is empty; the row is named.
         """
-        missing = [key for key in _KEYS if key not in experiences]
+        missing = [key for key in cls.KEYS if key not in experiences]
         if missing:
             raise ValueError(
                 f"The experiences lack {', '.join(missing)}; they hold {', '.join(map(str, experiences))}. "
                 "Pass what PreferenceGym.reset() or step() returns."
             )
-        tensors = {key: torch.as_tensor(experiences[key]).cpu() for key in _KEYS}
+        tensors = {key: torch.as_tensor(experiences[key]).cpu() for key in cls.KEYS}
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if key != "prompt_lengths"}
         lengths = tensors["prompt_lengths"].reshape(-1)
         if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
@@ -102,7 +74,7 @@ class PreferenceBatch:
         pairs = shapes["chosen_input_ids"][0]
         if pairs == 0 or len(lengths) != pairs:
             raise ValueError(f"prompt_lengths has {len(lengths)} entries for {pairs} pairs; one per pair is needed.")
-        labels = _labels(experiences, pairs)
+        labels = row_labels(experiences, pairs, noun="pair")
         prompts, chosen, rejected = [], [], []
         for i in range(pairs):
             sides = [tensors[f"{s}_input_ids"][i][tensors[f"{s}_attention_mask"][i].bool()] for s in _SIDES]
@@ -110,14 +82,7 @@ class PreferenceBatch:
             prompts.append(sides[0][:prompt])
             chosen.append(sides[0][prompt:])
             rejected.append(sides[1][prompt:])
-        return PreferenceBatch(prompts, chosen, rejected, labels)
-
-
-def _labels(experiences: Mapping[str, Any], pairs: int) -> list[str]:
-    if "row" not in experiences:
-        return [f"pair {i} of the batch" for i in range(pairs)]
-    split = f"{experiences['split']} " if "split" in experiences else ""
-    return [f"{split}row {int(row)}" for row in experiences["row"]]
+        return cls(prompts, chosen, rejected, labels)
 
 
 def _shared_prompt(sides: Sequence[Tensor], prompt_length: int, label: str) -> int:

@@ -1,4 +1,4 @@
-"""Score completions: from a batch of pairs to per-token log-probabilities under the active adapter."""
+"""Score completions: from a batch to per-token log-probabilities under the active adapter."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +12,9 @@ from agiledpo.losses import TokenLogProbs
 from agiledpo.scoring.attention import PACKED_ATTENTION
 from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.causal_lm import CausalLM
-from agiledpo.scoring.head import completion_logps
+from agiledpo.scoring.head import completion_hits, completion_logps
 from agiledpo.scoring.layout import Layout, packed_rows, separate_rows
+from agiledpo.scoring.prompt_batch import PromptBatch
 
 PrefixSharing = Literal["auto"] | bool
 
@@ -55,9 +56,10 @@ class Scorer:
             False: compute it for each completion.
         explicit_positions: Hand position ids to the model instead of letting it count (the same numbers).
         collision: Also compute the per-token collision terms that WPO weighting needs.
+        hits: Also find out which completion tokens are the model's own choice; not together with ``collision``.
 
     Raises:
-        ValueError: ``prefix_sharing=True`` with a model for which it is not exact.
+        ValueError: ``prefix_sharing=True`` with a model for which it is not exact, or both extras.
     """
 
     def __init__(
@@ -68,8 +70,11 @@ class Scorer:
         prefix_sharing: PrefixSharing = "auto",
         explicit_positions: bool = True,
         collision: bool = False,
+        hits: bool = False,
     ) -> None:
         check_prefix_sharing(prefix_sharing)
+        if collision and hits:
+            raise ValueError("collision=True and hits=True: a scorer computes one of them.")
         if prefix_sharing is True and not lm.packs:
             raise ValueError(
                 f"prefix_sharing=True, but the completions of a pair cannot share their prompt in "
@@ -81,6 +86,7 @@ class Scorer:
         self.pad_token_id = pad_token_id
         self.explicit_positions = explicit_positions
         self.collision = collision
+        self.hits = hits
 
     @property
     def numerics(self) -> str:
@@ -95,7 +101,7 @@ class Scorer:
             f", compiled {self.lm.torch_compiler}"
         )
 
-    def check(self, batch: PreferenceBatch) -> None:
+    def check(self, batch: PromptBatch) -> None:
         """Refuse a batch the model cannot read, before anything is computed.
 
         Raises:
@@ -109,14 +115,12 @@ class Scorer:
             )
         if self.lm.max_positions is None:
             return
-        for prompt, chosen, rejected, label in zip(
-            batch.prompts, batch.chosen, batch.rejected, batch.labels, strict=True
-        ):
-            length = len(prompt) + max(len(chosen), len(rejected))
+        for label, prompt, *completions in zip(batch.labels, batch.prompts, *batch.sides, strict=True):
+            length = len(prompt) + max(len(ids) for ids in completions)
             if length > self.lm.max_positions:
                 raise ValueError(
                     f"{label} has {length} tokens; {type(self.lm.model).__name__} allows {self.lm.max_positions}. "
-                    f"Pass max_context_length={self.lm.max_positions} to PreferenceGym."
+                    f"Pass max_context_length={self.lm.max_positions} to the environment."
                 )
 
     @contextmanager
@@ -126,7 +130,7 @@ class Scorer:
             yield
 
     def score(self, batch: PreferenceBatch) -> PairScores:
-        """Log-probabilities of every completion token of a batch, inside a :meth:`session`.
+        """Log-probabilities of every completion token of a batch of pairs, inside a :meth:`session`.
 
         Args:
             batch: B pairs.
@@ -134,28 +138,37 @@ class Scorer:
         Returns:
             Per-token log-probabilities (B, T), T the longest completion of each side; float32.
         """
-        layout = self._layout(batch)
-        logps, collision = self._token_logps(layout)
-        chosen, rejected = layout.lengths[: len(batch)], layout.lengths[len(batch) :]
-        border = int(chosen.sum())
-        return PairScores(
-            _pad(logps[:border], None if collision is None else collision[:border], chosen),
-            _pad(logps[border:], None if collision is None else collision[border:], rejected),
-        )
+        return PairScores(*self.score_sides(batch))
 
-    def completion_states(self, batch: PreferenceBatch) -> tuple[Tensor, Layout]:
+    def score_sides(self, batch: PromptBatch) -> list[TokenLogProbs]:
+        """Log-probabilities of every completion token of a batch, inside a :meth:`session`.
+
+        Args:
+            batch: B prompts with k completions.
+
+        Returns:
+            Per-token log-probabilities of each side (B, T), T its longest completion; float32.
+        """
+        layout = self._layout(batch)
+        tokens = self._token_logps(layout)
+        sides = layout.lengths.split(len(batch))
+        borders = [int(lengths.sum()) for lengths in sides]
+        columns = [[None] * len(sides) if values is None else values.split(borders) for values in tokens]
+        return [_pad(*side) for side in zip(*columns, sides, strict=True)]
+
+    def completion_states(self, batch: PromptBatch) -> tuple[Tensor, Layout]:
         """Final hidden states that predict the completion tokens of a batch, inside a :meth:`session`.
 
         Args:
-            batch: B pairs.
+            batch: B prompts with k completions.
 
         Returns:
-            The states (M, H), completion by completion, all chosen ones first, and the layout that says which is which.
+            The states (M, H), completion by completion, side by side, and the layout that says which is which.
         """
         layout = self._layout(batch)
         return self._predicting_states(layout), layout
 
-    def _layout(self, batch: PreferenceBatch) -> Layout:
+    def _layout(self, batch: PromptBatch) -> Layout:
         if not self.lm.packs:
             return separate_rows(batch, self.pad_token_id).to(self.lm.model.device)
         if self.lm.model.config._attn_implementation != PACKED_ATTENTION:
@@ -165,17 +178,22 @@ class Scorer:
     def _predicting_states(self, layout: Layout) -> Tensor:
         return self.lm.hidden_states(layout, positions=self.explicit_positions).flatten(0, 1)[layout.predictors]
 
-    def _token_logps(self, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    def _token_logps(self, layout: Layout) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities, collision terms and hits of the completion tokens, (M,) each; None unless asked for."""
         if self.lm.head is not None:
             hidden = self._predicting_states(layout)
-            return completion_logps(hidden, layout.targets, self.lm.head, collision=self.collision)
+            if self.hits:
+                logps, hits = completion_hits(hidden, layout.targets, self.lm.head)
+                return logps, None, hits
+            return *completion_logps(hidden, layout.targets, self.lm.head, collision=self.collision), None
         logits = self.lm.logits(layout, positions=self.explicit_positions).flatten(0, 1)[layout.predictors].float()
         log_probs = torch.log_softmax(logits, dim=-1)
         collision = torch.logsumexp(2 * log_probs.detach(), dim=-1) if self.collision else None
-        return log_probs.gather(1, layout.targets[:, None])[:, 0], collision
+        logps = log_probs.gather(1, layout.targets[:, None])[:, 0]
+        return logps, collision, logps.detach() >= log_probs.detach().amax(1) if self.hits else None
 
 
-def _pad(logps: Tensor, collision: Tensor | None, lengths: Tensor) -> TokenLogProbs:
+def _pad(logps: Tensor, collision: Tensor | None, hits: Tensor | None, lengths: Tensor) -> TokenLogProbs:
     sizes = lengths.tolist()
 
     def pad(values: Tensor) -> Tensor:
@@ -183,7 +201,10 @@ def _pad(logps: Tensor, collision: Tensor | None, lengths: Tensor) -> TokenLogPr
 
     mask = torch.arange(max(sizes))[None] < lengths[:, None]
     return TokenLogProbs(
-        logps=pad(logps), mask=mask.to(logps.device), log_collision=None if collision is None else pad(collision)
+        logps=pad(logps),
+        mask=mask.to(logps.device),
+        log_collision=None if collision is None else pad(collision),
+        hits=None if hits is None else pad(hits),
     )
 
 

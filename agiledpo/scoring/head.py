@@ -103,22 +103,46 @@ def completion_logps(hidden: Tensor, targets: Tensor, head: LMHead, *, collision
         Log-probabilities (N,) float32 (float64 for float64 hidden states), and the collision terms (N,), without
         gradient, or None.
     """
-    if head.is_frozen_linear:
-        logps, collisions = _FrozenHeadLogProbs.apply(hidden, targets, head, collision)
-        return logps, collisions if collision else None
-    parts = [
-        checkpoint(_chunk_logps, h, t, head.logits, collision, use_reentrant=False)
-        for h, t in zip(*(x.split(_chunk_rows(head.vocabulary)) for x in (hidden, targets)), strict=True)
-    ]
-    logps, collisions = (torch.cat(column) for column in zip(*parts, strict=True))
+    logps, collisions, _ = _scores(hidden, targets, head, collision=collision, hits=False)
     return logps, collisions if collision else None
 
 
-def _chunk_logps(
-    hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor], collision: bool
-) -> tuple[Tensor, Tensor]:
+def completion_hits(hidden: Tensor, targets: Tensor, head: LMHead) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of target tokens, and whether they are what the model would say.
+
+    Args:
+        hidden: Final hidden states at the predicting positions, (N, H).
+        targets: Tokens to score, int64 (N,).
+        head: The language-model head.
+
+    Returns:
+        Log-probabilities (N,) as :func:`completion_logps`, and bool (N,), whether no token has a larger logit.
+    """
+    logps, _, hits = _scores(hidden, targets, head, collision=False, hits=True)
+    return logps, hits
+
+
+def _scores(
+    hidden: Tensor, targets: Tensor, head: LMHead, *, collision: bool, hits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, collision terms and hits; the last two empty unless asked for."""
+    if head.is_frozen_linear:
+        return _FrozenHeadLogProbs.apply(hidden, targets, head, collision, hits)
+    parts = [
+        checkpoint(_chunk_scores, h, t, head.logits, collision, hits, use_reentrant=False)
+        for h, t in zip(*(x.split(_chunk_rows(head.vocabulary)) for x in (hidden, targets)), strict=True)
+    ]
+    logps, collisions, found = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logps, collisions, found
+
+
+def _chunk_scores(
+    hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor], collision: bool, hits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     log_probs = torch.log_softmax(logits_of(hidden), dim=-1)
-    return log_probs.gather(1, targets[:, None])[:, 0], _collision(log_probs.detach(), collision)
+    logps = log_probs.gather(1, targets[:, None])[:, 0]
+    found = logps.detach() >= log_probs.detach().amax(1) if hits else targets.new_empty(0, dtype=torch.bool)
+    return logps, _collision(log_probs.detach(), collision), found
 
 
 class _FrozenHeadLogProbs(torch.autograd.Function):
@@ -130,36 +154,43 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: LMHead, collision: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, head: LMHead, collision: bool, hits: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         needs_grad = ctx.needs_input_grad[0]
         parts = [
-            _score_positions(h, t, head, collision=collision, needs_grad=needs_grad)
+            _score_positions(h, t, head, collision=collision, hits=hits, needs_grad=needs_grad)
             for h, t in zip(hidden.detach().split(_POSITIONS), targets.split(_POSITIONS), strict=True)
         ]
-        logps, collisions, derivatives = (torch.cat(column) for column in zip(*parts, strict=True))
+        logps, collisions, found, derivatives = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.save_for_backward(derivatives.to(hidden.dtype))
-        ctx.mark_non_differentiable(collisions)
-        return logps, collisions
+        ctx.mark_non_differentiable(collisions, found)
+        return logps, collisions, found
 
     @staticmethod
-    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_logps: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
         (derivative,) = ctx.saved_tensors
-        return (grad_logps[:, None] * derivative).to(derivative.dtype), None, None, None
+        return (grad_logps[:, None] * derivative).to(derivative.dtype), None, None, None, None
 
 
 def _score_positions(
-    hidden: Tensor, targets: Tensor, head: LMHead, *, collision: bool, needs_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, collision terms and derivatives by ``hidden``; the last two empty unless asked for."""
+    hidden: Tensor, targets: Tensor, head: LMHead, *, collision: bool, hits: bool, needs_grad: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities, collision terms, hits and derivatives by ``hidden``; the last three empty unless asked for."""
     weight, rows = head.weight, _block_tokens(hidden)
     hidden = wide(hidden)
     largest = hidden.new_full((len(hidden), 1), torch.finfo(hidden.dtype).min)
     total = torch.zeros_like(largest)  # of the softmax's weights, in units of exp(largest)
     squares = torch.zeros_like(largest)
     slope = torch.zeros_like(hidden)  # derivative of the total, in the same units
+    own = torch.full_like(largest, -torch.inf)  # the target's logit as its block has it, to compare with the largest
     for start in range(0, head.vocabulary, rows):
         block = slice(start, start + rows)
         logits = head.block_logits(hidden, block)
+        if hits:
+            inside = ((targets >= start) & (targets < start + logits.shape[1]))[:, None]
+            place = (targets - start).clamp(0, logits.shape[1] - 1)[:, None]
+            own = torch.where(inside, logits.gather(1, place), own)
         before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
         shrink = (before - largest).exp_()
         bent = head.transform_grad(logits) if needs_grad and head.softcap is not None else None
@@ -173,12 +204,13 @@ def _score_positions(
     # The target's own logit once more, in full precision: in bfloat16 its rounding would be the largest error of all.
     chosen = head.target_logits(hidden, targets)
     logps = (chosen - largest - total.log())[:, 0]
+    found = (own >= largest)[:, 0] if hits else targets.new_empty(0, dtype=torch.bool)
     collisions = (squares.log() - 2 * total.log())[:, 0] if collision else logps.new_empty(len(logps))
     if not needs_grad:
-        return logps, collisions, hidden.new_empty(0, hidden.shape[1])
+        return logps, collisions, found, hidden.new_empty(0, hidden.shape[1])
     bend = 1.0 if head.softcap is None else head.transform_grad(chosen)
     derivative = wide(weight[targets]).mul_(bend).sub_(slope.div_(total)).mul_(head.scale)
-    return logps, collisions, derivative
+    return logps, collisions, found, derivative
 
 
 def _block_tokens(hidden: Tensor) -> int:

@@ -7,21 +7,22 @@ import torch
 from torch import Tensor
 
 from agiledpo.scoring.attention import PackedRows
-from agiledpo.scoring.batch import PreferenceBatch
+from agiledpo.scoring.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True)
 class Layout:
     """Model input, and where in it the completions are predicted.
 
-    Completions are numbered 0..2B-1, all chosen ones first. M is the number of completion tokens of the batch.
+    The k completions of B prompts are numbered 0..kB-1, side by side: all chosen ones, then all rejected ones. M is
+    the number of completion tokens of the batch.
 
     Attributes:
         input_ids: Tokens; int64 (rows, T).
         position_ids: Position of each token in its own sequence; int64 (rows, T).
         predictors: Flat index into (rows * T) of the position that predicts each completion token; int64 (M,).
         targets: The completion tokens, completion by completion; int64 (M,).
-        lengths: Tokens of each completion; int64 (2B,), on the CPU.
+        lengths: Tokens of each completion; int64 (kB,), on the CPU.
         packed: How the tokens make up rows, if they are packed into one sequence; None for padded rows.
     """
 
@@ -45,17 +46,18 @@ class Layout:
         )
 
 
-def separate_rows(batch: PreferenceBatch, pad_token_id: int) -> Layout:
+def separate_rows(batch: PromptBatch, pad_token_id: int) -> Layout:
     """One padded row ``[prompt | completion | padding]`` per completion, for any causal model.
 
     Rows are padded on the right, so under causal attention no real token ever sees padding and no mask is needed.
 
     Args:
-        batch: B pairs.
+        batch: B prompts with their completions.
         pad_token_id: Any valid token id; it fills positions that nothing reads.
     """
-    completions = [*batch.chosen, *batch.rejected]
-    rows = [torch.cat(parts) for parts in zip([*batch.prompts, *batch.prompts], completions, strict=True)]
+    completions = _completions(batch)
+    prompts = [*batch.prompts] * len(batch.sides)
+    rows = [torch.cat(parts) for parts in zip(prompts, completions, strict=True)]
     input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
     width = input_ids.shape[1]
     predictors = [
@@ -71,20 +73,18 @@ def separate_rows(batch: PreferenceBatch, pad_token_id: int) -> Layout:
     )
 
 
-def packed_rows(batch: PreferenceBatch, *, share_prompts: bool) -> Layout:
+def packed_rows(batch: PromptBatch, *, share_prompts: bool) -> Layout:
     """All tokens in one sequence without padding, for attention through :mod:`agiledpo.scoring.attention`.
 
     Args:
-        batch: B pairs.
-        share_prompts: One row ``[prompt | chosen | rejected]`` per pair, its positions restarting after the prompt;
-            False makes two, ``[prompt | chosen]`` and ``[prompt | rejected]``.
+        batch: B prompts with their completions.
+        share_prompts: One row per prompt, ``[prompt | chosen | rejected]`` of a pair, positions restarting after the
+            prompt; False makes one per completion, ``[prompt | chosen]`` and ``[prompt | rejected]``.
     """
-    completions = [*batch.chosen, *batch.rejected]
-    pairs = range(len(batch))
-    rows = (
-        [(i, len(batch) + i) for i in pairs]
-        if share_prompts
-        else [(i,) for i in pairs] + [(len(batch) + i,) for i in pairs]
+    completions = _completions(batch)
+    numbers = range(len(completions))
+    rows: list[Sequence[int]] = (
+        [numbers[i :: len(batch)] for i in range(len(batch))] if share_prompts else [[i] for i in numbers]
     )
     tokens, positions, parts, bounds = [], [], [], []
     predictors: list[Tensor] = [torch.empty(0)] * len(completions)
@@ -115,6 +115,10 @@ def packed_rows(batch: PreferenceBatch, *, share_prompts: bool) -> Layout:
         lengths=_lengths(completions),
         packed=PackedRows(tuple(bounds), torch.cat(parts), position_ids),
     )
+
+
+def _completions(batch: PromptBatch) -> list[Tensor]:
+    return [ids for side in batch.sides for ids in side]
 
 
 def _lengths(completions: Sequence[Tensor]) -> Tensor:

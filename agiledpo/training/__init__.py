@@ -1,5 +1,7 @@
 """The training loops."""
 
-from agiledpo.training.train_llm import finetune_llm_preference
+from agiledpo.training.interruption import TrainingInterrupted
+from agiledpo.training.retention import Retention
+from agiledpo.training.train_llm import finetune_llm_preference, finetune_llm_sft
 
-__all__ = ["finetune_llm_preference"]
+__all__ = ["Retention", "TrainingInterrupted", "finetune_llm_preference", "finetune_llm_sft"]

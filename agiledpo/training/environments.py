@@ -1,10 +1,42 @@
-"""Where the agents of a run get their pairs from: one environment for all, or one for each."""
+"""Where the agents of a run get their rows from: one environment for all, or one for each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from agiledpo.llm_envs import PreferenceGym
-from agiledpo.scoring import PreferenceBatch
+from transformers import PreTrainedTokenizerBase
+
+from agiledpo.llm_envs.types import Split
+
+
+class Gym(Protocol):
+    """What a training loop asks of an environment: batches of rows, and its place among them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    data_batch_size_per_gpu: int
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are."""
+        ...
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether all rows of this pass over the training split have been handed out."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def step(self) -> Mapping[str, Any]:
+        """The next batch of the training split."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training split; JSON can hold it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place where ``state_dict`` was taken."""
+        ...
 
 
 class Environments:
@@ -14,11 +46,11 @@ class Environments:
         envs: One environment, whose batches all agents learn from, or one for each agent, of the same size.
     """
 
-    def __init__(self, envs: Sequence[PreferenceGym]) -> None:
+    def __init__(self, envs: Sequence[Gym]) -> None:
         self._envs = list(envs)
 
     @staticmethod
-    def make(env: PreferenceGym | None, env_fn: Callable[[], PreferenceGym] | None, agents: int) -> "Environments":
+    def make(env: Gym | None, env_fn: Callable[[], Gym] | None, agents: int) -> "Environments":
         """Resolve the arguments of a training loop.
 
         Args:
@@ -49,12 +81,12 @@ class Environments:
         return Environments(envs)
 
     @property
-    def judge(self) -> PreferenceGym:
+    def judge(self) -> Gym:
         """The environment on whose held-out split agents are compared."""
         return self._envs[0]
 
     @property
-    def all(self) -> Sequence[PreferenceGym]:
+    def all(self) -> Sequence[Gym]:
         """The environments."""
         return self._envs
 
@@ -63,14 +95,13 @@ class Environments:
         """Whether the pass over the training split is complete; it is for all at the same time."""
         return self.judge.at_epoch_end
 
-    def step(self, agents: int, pairs: int) -> list[PreferenceBatch]:
+    def step(self, agents: int) -> list[Mapping[str, Any]]:
         """The next batch for each agent.
 
         Args:
             agents: Number of agents.
-            pairs: Most pairs in a batch.
         """
-        batches = [PreferenceBatch.from_experiences(env.step()).slice(0, pairs) for env in self._envs]
+        batches = [env.step() for env in self._envs]
         return batches * agents if len(batches) == 1 else batches
 
     def state_dict(self) -> list[dict[str, Any]]:

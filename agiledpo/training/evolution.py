@@ -25,7 +25,7 @@ class Evolution:
         self.mutation = mutation
         self.generation = 0
 
-    def evolve(self, population: Population, pairs: int) -> None:
+    def evolve(self, population: Population[Any], pairs: int) -> None:
         """End a generation.
 
         Args:
@@ -62,7 +62,7 @@ class Evolution:
                     )
                 )
 
-    def _record_selection(self, population: Population, before: set[int], elite: int, pairs: int) -> None:
+    def _record_selection(self, population: Population[Any], before: set[int], elite: int, pairs: int) -> None:
         survivors = [agent.index for agent in population if agent.index in before]
         replaced = sorted(before.difference(survivors))
         population.lineage.record(

@@ -1,13 +1,16 @@
 """The agents that a training loop returns, with their history."""
 
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
-from agiledpo.algorithms import DPO
-from agiledpo.algorithms.fitness import Estimate
+from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.measured import Estimate
 from agiledpo.hpo.lineage import Lineage
 
+Agent = TypeVar("Agent", bound=LLMAlgorithm)
 
-class Population(list[DPO]):
+
+class Population(list[Agent], Generic[Agent]):
     """A list of agents that knows where they come from.
 
     Args:
@@ -17,17 +20,18 @@ class Population(list[DPO]):
     Attributes:
         lineage: As given.
         elite: The fittest agent of the last evaluation; None before the first.
-        final: The elite's preference accuracy on the environment's final split, which no selection ever saw; None
-            before the end of the run, or without such a split.
+        final: The elite's figure on the environment's final split, which no selection ever saw: preference accuracy
+            for DPO, in general the algorithm's default fitness; None before the end of the run, or without such a
+            split.
     """
 
-    def __init__(self, agents: Iterable[DPO], lineage: Lineage) -> None:
+    def __init__(self, agents: Iterable[Agent], lineage: Lineage) -> None:
         super().__init__(agents)
         self.lineage = lineage
-        self.elite: DPO | None = None
+        self.elite: Agent | None = None
         self.final: Estimate | None = None
 
     @property
-    def well(self) -> list[DPO]:
+    def well(self) -> list[Agent]:
         """The agents that have not diverged."""
         return [agent for agent in self if agent.diverged is None]

@@ -1,23 +1,27 @@
 """What a run shows while it goes on."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from tqdm.auto import tqdm
 
-from agiledpo.algorithms import DPO
+from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.training.population import Population
 
 
 class TrainingProgress:
-    """A progress bar over pairs with the latest metrics and the estimated time left.
+    """A progress bar over rows with the latest metrics and the estimated time left.
 
     Args:
-        total_pairs: Pairs that each agent will learn from.
+        total: Rows that each agent will learn from.
+        unit: What a row is called.
+        shown: For each figure beside the bar, the metric that it is the mean of over the agents, and its format.
         visible: Show it.
     """
 
-    def __init__(self, total_pairs: int, *, visible: bool) -> None:
-        self._bar = tqdm(total=total_pairs, unit="pair", disable=not visible, dynamic_ncols=True)
+    def __init__(self, total: int, *, unit: str, shown: Mapping[str, tuple[str, str]], visible: bool) -> None:
+        self._bar = tqdm(total=total, unit=unit, disable=not visible, dynamic_ncols=True)
+        self._shown = shown
         self._latest: dict[int, dict[str, float]] = {}
         self._held_out: str | None = None
 
@@ -32,22 +36,28 @@ class TrainingProgress:
         if not self._bar.disable:
             self._bar.write(text)
 
-    def advance(self, pairs: int) -> None:
-        """Count pairs and redraw."""
+    def advance(self, rows: int) -> None:
+        """Count rows and redraw."""
         self._bar.set_postfix_str(self._summary(), refresh=False)
-        self._bar.update(pairs)
+        self._bar.update(rows)
+
+    def resumed(self, rows: int) -> None:
+        """Begin where an earlier process stopped, so that its rows do not count for the speed."""
+        self._bar.initial = rows
+        self._bar.n = rows
+        self._bar.refresh()
 
     def learned(self, index: int, metrics: dict[str, float]) -> None:
         """Note the metrics of an agent's last step; means over the agents are shown."""
         self._latest[index] = metrics
 
-    def evaluated(self, population: Population) -> None:
+    def evaluated(self, population: Population[Any]) -> None:
         """Show the best held-out fitness."""
         if population.elite is not None:
             self._held_out = f"{population.elite.fitness[-1]:.3f}"
         self._bar.set_postfix_str(self._summary())
 
-    def evolved(self, generation: int, population: Population) -> None:
+    def evolved(self, generation: int, population: Population[Any]) -> None:
         """Say what the next generation is made of."""
         living = {agent.index for agent in population}
         self._latest = {index: metrics for index, metrics in self._latest.items() if index in living}
@@ -60,18 +70,13 @@ class TrainingProgress:
         def mean(name: str) -> float:
             return sum(metrics[name] for metrics in self._latest.values()) / len(self._latest)
 
-        shown = {
-            "loss": f"{mean('loss'):.4f}",
-            "accuracy": f"{mean('rewards/accuracies'):.2f}",
-            "margin": f"{mean('rewards/margins'):+.3f}",
-            "tokens/s": f"{mean('tokens_per_second'):.0f}",
-        }
+        shown = {label: format(mean(metric), form) for label, (metric, form) in self._shown.items()}
         if self._held_out is not None:
             shown["held-out"] = self._held_out
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
-def _describe(agent: DPO) -> str:
+def _describe(agent: LLMAlgorithm) -> str:
     origin = "" if agent.parent is None else f" from {agent.parent}"
     values = ", ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"

@@ -1,112 +1,136 @@
 """A training run of one agent or a population; at any batch it can be put aside and taken up again."""
 
 import math
+import signal
+import sys
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Generic
 
-from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError, PopulationDivergedError
+from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.randomness import global_random_state, set_global_random_state
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final
 from agiledpo.hpo.selection import rank
-from agiledpo.llm_envs import PreferenceGym
-from agiledpo.scoring import PreferenceBatch
+from agiledpo.training.checkpoints import RunCheckpoints
+from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments
 from agiledpo.training.evolution import Evolution
-from agiledpo.training.keeper import Keeper
-from agiledpo.training.pair_queue import PairQueue
-from agiledpo.training.population import Population
+from agiledpo.training.interruption import Interruption, TrainingInterrupted
+from agiledpo.training.population import Agent, Population
 from agiledpo.training.progress import TrainingProgress
+from agiledpo.training.row_queue import RowQueue
 from agiledpo.training.schedule import Moment, Schedule
 
-Fitness = str | Callable[[DPO, PreferenceGym], float | tuple[float, float]]
+Fitness = str | Callable[[Any, Any], float | tuple[float, float]]
 
 
-class PreferenceRun:
-    """Learn, evaluate, evolve, save: what :func:`agiledpo.training.train_llm.finetune_llm_preference` does.
+class TrainingRun(Generic[Agent]):
+    """Learn, evaluate, evolve, save: what the functions of :mod:`agiledpo.training.train_llm` do.
 
-    Every agent learns from the same pairs in the same order, ``agent.batch_size`` of them per optimizer step. What is
+    Every agent learns from the same rows in the same order, ``agent.batch_size`` of them per optimizer step. What is
     left over at the end of an epoch, a generation or the run makes a smaller step, so agents have learned from the
-    same pairs whenever they are compared.
+    same rows whenever they are compared.
 
     Args:
-        population: The agents.
-        environments: Where pairs come from.
+        population: The agents, all of one algorithm.
+        environments: Where rows come from.
         schedule: Length and rhythm.
-        fitness: How agents are compared; see ``finetune_llm_preference``.
+        fitness: How agents are compared; None for the algorithm's default.
         evolution: Selection and mutation; None for none.
-        keeper: Where agents are saved.
+        checkpoints: Where the run is saved; None for nowhere.
+        elite: Where the fittest agent is saved.
         progress: Where the run shows itself.
+
+    Attributes:
+        iteration: Batches of the environment so far.
+        rows_done: Rows that each agent has been handed so far.
+        metrics: Of the fittest agent in the last evaluation, and its ``"fitness"``; empty where nobody was fit.
     """
 
     def __init__(
         self,
-        population: Population,
+        population: Population[Agent],
         environments: Environments,
         schedule: Schedule,
         *,
-        fitness: Fitness = "accuracy",
+        fitness: Fitness | None = None,
         evolution: Evolution | None = None,
-        keeper: Keeper,
+        checkpoints: RunCheckpoints | None = None,
+        elite: EliteKeeper,
         progress: TrainingProgress,
     ) -> None:
         self.population = population
         self.environments = environments
         self.schedule = schedule
-        self.fitness = fitness
+        self.fitness = population[0].FITNESS[0] if fitness is None else fitness
         self.evolution = evolution
-        self.keeper = keeper
+        self.checkpoints = checkpoints
+        self.elite = elite
         self.progress = progress
         self.iteration = 0
-        self.pairs_done = 0
-        self._queues = [PairQueue() for _ in population]
+        self.rows_done = 0
+        self.metrics: dict[str, float] = {}
+        self._kind = population[0].BATCH
+        self._queues = [RowQueue(self._kind) for _ in population]
 
     @property
     def done(self) -> bool:
         """Whether the run has reached its length."""
-        return self.pairs_done >= self.schedule.total_pairs
+        return self.rows_done >= self.schedule.total_rows
 
-    def run(self) -> Population:
+    def run(self) -> Population[Agent]:
         """Go on to the end.
 
         Raises:
             NonFiniteLossError: The only agent diverged.
             PopulationDivergedError: All agents did. What was saved before is untouched.
+            TrainingInterrupted: The process was asked to stop; the run has been saved.
         """
         if not self.population.lineage:
             self._introduce()
-        while not self.done:
-            self.advance()
+        # Without a place to save to, a signal does what it always does.
+        with nullcontext() if self.checkpoints is None else Interruption() as interruption:
+            while not self.done:
+                self.advance()
+                if interruption is not None and interruption.requested is not None:
+                    self._stop(interruption.requested)
         for agent in self.population:
-            agent.flush_reference_cache()
+            agent.flush_caches()
         self._report()
         return self.population
 
     def advance(self) -> None:
         """One batch of the environments, and whatever falls due after it."""
-        left = self.schedule.total_pairs - self.pairs_done
-        batches = self.environments.step(len(self.population), left)
-        pairs = len(batches[0])
-        ends_run = pairs == left
+        left = self.schedule.total_rows - self.rows_done
+        batches = [
+            self._kind.from_experiences(experiences).slice(0, left)
+            for experiences in self.environments.step(len(self.population))
+        ]
+        rows = len(batches[0])
+        ends_run = rows == left
         moment = Moment(
             iteration=self.iteration + 1,
-            pairs_before=self.pairs_done,
-            pairs_done=self.pairs_done + pairs,
+            rows_before=self.rows_done,
+            rows_done=self.rows_done + rows,
             ends_epoch=self.environments.at_epoch_end and not ends_run,
             ends_run=ends_run,
         )
         for agent, queue, batch in zip(self.population, self._queues, batches, strict=True):
             self._learn(agent, queue, batch, moment)
-        self.iteration, self.pairs_done = moment.iteration, moment.pairs_done
-        self.progress.advance(pairs)
-        saves = self.schedule.checkpoints(moment)
-        if self.schedule.evaluates(moment) or (saves and self.evolution is not None):
+        self.iteration, self.rows_done = moment.iteration, moment.rows_done
+        self.progress.advance(rows)
+        saves = self.checkpoints is not None and self.schedule.checkpoints(moment)
+        if self.schedule.evaluates(moment) or (saves and self._judges):
             self._evaluate(moment)
         if moment.ends_epoch:
-            self._move_references()
-        if saves:
-            self.keeper.save_checkpoint(self.population)
+            for agent in self.population.well:
+                agent.end_epoch()
         if self.evolution is not None and self.schedule.evolves(moment):
             self._evolve(self.evolution, moment)
+        if saves and self.checkpoints is not None:
+            self.checkpoints.save(self)
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -116,10 +140,16 @@ class PreferenceRun:
         Agents' tensors are the live ones: save or copy them before the run goes on. ``torch.load(weights_only=True)``
         reads what ``torch.save`` makes of it.
         """
+        return {**self.loop_state_dict(), "agents": [agent.state_dict() for agent in self.population]}
+
+    def loop_state_dict(self) -> dict[str, Any]:
+        """The same without the agents."""
         return {
             "iteration": self.iteration,
-            "pairs_done": self.pairs_done,
-            "agents": [agent.state_dict() for agent in self.population],
+            "rows_done": self.rows_done,
+            "settings": self._settings(),
+            "metrics": dict(self.metrics),
+            "random": global_random_state(),
             "elite": None if self.population.elite is None else self.population.elite.index,
             "queues": [queue.state_dict() for queue in self._queues],
             "environments": self.environments.state_dict(),
@@ -133,12 +163,36 @@ class PreferenceRun:
         Raises:
             ValueError: The run was made with other agents, environments or strategies.
         """
-        if len(state["agents"]) != len(self.population):
-            raise ValueError(f"The state is of {len(state['agents'])} agents; this run has {len(self.population)}.")
-        if (state["evolution"] is None) is not (self.evolution is None):
-            raise ValueError("The state was taken with evolution and this run has none, or the other way round.")
+        self.check_state(state, agents=len(state["agents"]))
         for agent, saved in zip(self.population, state["agents"], strict=True):
             agent.load_state_dict(saved)
+        self.load_loop_state_dict(state)
+
+    def check_state(self, state: Mapping[str, Any], *, agents: int) -> None:
+        """Check that a state can be one of this run.
+
+        Args:
+            state: The state.
+            agents: Number of agents in it.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if agents != len(self.population):
+            raise ValueError(f"The state is of {agents} agents; this run has {len(self.population)}.")
+        if (state["evolution"] is None) is not (self.evolution is None):
+            raise ValueError("The state was taken with evolution and this run has none, or the other way round.")
+
+    def load_loop_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`loop_state_dict` was taken, with agents that are as they were there.
+
+        Warns:
+            UserWarning: The run's length or rhythm was another one.
+        """
+        changed = {name: (state["settings"].get(name), value) for name, value in self._settings().items()}
+        for name, (old, new) in changed.items():
+            if old != new:
+                warnings.warn(f"{name} was {old} in the run that was saved and is {new} from here on.", stacklevel=2)
         for queue, waiting in zip(self._queues, state["queues"], strict=True):
             queue.load_state_dict(waiting)
         self.environments.load_state_dict(state["environments"])
@@ -146,31 +200,64 @@ class PreferenceRun:
             self.evolution.load_state_dict(state["evolution"])
         self.population.lineage.load_state_dict(state["lineage"])
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
-        self.iteration, self.pairs_done = state["iteration"], state["pairs_done"]
-        self.progress.advance(self.pairs_done)
+        self.iteration, self.rows_done = state["iteration"], state["rows_done"]
+        self.metrics = dict(state["metrics"])
+        set_global_random_state(state["random"])
+        self.progress.resumed(self.rows_done)
+
+    def _settings(self) -> dict[str, Any]:
+        """What may be changed when a run goes on, but makes it another run."""
+        schedule = vars(self.schedule)
+        return {
+            **{name: value for name, value in schedule.items() if name != "checkpoint_steps"},
+            "fitness": self.fitness if isinstance(self.fitness, str) else "a function",
+        }
 
     # The steps ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _judges(self) -> bool:
+        """Whether a checkpoint has to know who is the fittest."""
+        return self.evolution is not None or (self.checkpoints is not None and self.checkpoints.judges)
 
     @property
     def _generation(self) -> int:
         return 0 if self.evolution is None else self.evolution.generation
 
+    def _stop(self, number: signal.Signals) -> None:
+        assert self.checkpoints is not None
+        saved = self.checkpoints.save(self)
+        how = f"Stopped by {number.name} after {self.rows_done} of {self.schedule.total_rows} {self._unit}s. "
+        if saved is None:
+            newest = self.checkpoints.newest
+            how += "It could not be saved. " if newest is None else f"Only {newest} could be saved. "
+        if self.checkpoints.newest is not None:
+            how += f"To go on, make the same call with resume_from='latest', or '{self.checkpoints.newest}'."
+        # Not only above the bar: whoever runs with verbose=False has to know as well.
+        print(how, file=sys.stderr, flush=True)
+        raise TrainingInterrupted(how, number)
+
+    @property
+    def _unit(self) -> str:
+        return self.population[0].UNIT
+
     def _introduce(self) -> None:
         for agent in self.population:
-            self.progress.say(f"agent {agent.index}: minimise {agent.objective.describe()}")
+            self.progress.say(f"agent {agent.index}: minimise {agent.describe_objective()}")
             self.population.lineage.record(
                 Born(agent=agent.index, parent=None, generation=0, pairs=0, hyperparameters=agent.hyperparameters)
             )
 
-    def _learn(self, agent: DPO, queue: PairQueue, batch: PreferenceBatch, moment: Moment) -> None:
-        """Show pairs to an agent; it learns whenever ``batch_size`` of them are there, or from the rest when due."""
+    def _learn(self, agent: Agent, queue: RowQueue, batch: Any, moment: Moment) -> None:
+        """Show rows to an agent; it learns whenever ``batch_size`` of them are there, or from the rest when due."""
         if agent.diverged is not None:
             return
         queue.put(batch)
         flush = self.schedule.flushes(moment)
+        size = agent.hyperparameters["batch_size"]
         try:
-            while len(queue) >= agent.batch_size or (flush and len(queue)):
-                self.progress.learned(agent.index, agent.learn(queue.take(agent.batch_size)))
+            while len(queue) >= size or (flush and len(queue)):
+                self.progress.learned(agent.index, agent.learn(queue.take(size)))
         except NonFiniteLossError as error:
             self._set_aside(agent, error, moment)
             queue.clear()
@@ -189,7 +276,7 @@ class PreferenceRun:
                 Evaluated(
                     agent=agent.index,
                     generation=self._generation,
-                    pairs=moment.pairs_done,
+                    pairs=moment.rows_done,
                     fitness=agent.fitness[-1],
                     error=agent.fitness_errors[-1],
                     tie_break=agent.tie_break,
@@ -199,59 +286,56 @@ class PreferenceRun:
         ranks = {agent.index: rank(agent, eval_loop) for agent in self.population.well}
         fit = [agent for agent in self.population.well if ranks[agent.index].fit]
         # Nobody is the fittest where no fitness is a number.
-        self.population.elite = max(fit, key=lambda agent: ranks[agent.index]) if fit else None
+        elite = self.population.elite = max(fit, key=lambda agent: ranks[agent.index]) if fit else None
+        self.metrics = {} if elite is None else {**elite.held_out, "fitness": elite.fitness[-1]}
         self.progress.evaluated(self.population)
 
     def _evolve(self, evolution: Evolution, moment: Moment) -> None:
         elite = self.population.elite
         index = None if elite is None else elite.index
-        self.keeper.save_elite(elite)
-        evolution.evolve(self.population, moment.pairs_done)
+        self.elite.save(elite, self.environments.judge)
+        evolution.evolve(self.population, moment.rows_done)
         if (elite is not None and elite.index != index) or not any(agent is elite for agent in self.population):
             self.population.elite = None  # it did not survive
         self.progress.evolved(evolution.generation, self.population)
 
-    def _set_aside(self, agent: DPO, error: NonFiniteLossError, moment: Moment) -> None:
+    def _set_aside(self, agent: Agent, error: NonFiniteLossError, moment: Moment) -> None:
         """An agent that diverges does not end the run of the others."""
         if len(self.population) == 1:
             raise error
         agent.diverged = str(error)
         self.population.lineage.record(
-            Diverged(agent=agent.index, generation=self._generation, pairs=moment.pairs_done, reason=agent.diverged)
+            Diverged(agent=agent.index, generation=self._generation, pairs=moment.rows_done, reason=agent.diverged)
         )
         self.progress.say(f"agent {agent.index} has diverged and is set aside: {error}")
         if not self.population.well:
             reasons = "; ".join(f"agent {agent.index}: {agent.diverged}" for agent in self.population)
-            raise PopulationDivergedError(f"All agents have diverged. {reasons} {self.keeper.describe()}") from error
-
-    def _move_references(self) -> None:
-        for agent in self.population.well:
-            if agent.reference_update == "epoch":
-                agent.set_reference_policy(agent.reference_update_tracker + 1)
+            saved = [*self.elite.saved, *([] if self.checkpoints is None else self.checkpoints.present)]
+            where = f"The last good state is in {saved[-1]}." if saved else "Nothing had been saved."
+            raise PopulationDivergedError(f"All agents have diverged. {reasons} {where}") from error
 
     def _report(self) -> None:
         """Measure the elite on what no selection ever saw."""
         elite, judge = self.population.elite, self.environments.judge
-        self.keeper.save_elite(elite)
+        self.elite.save(elite, judge)
         if elite is not None and "final" in judge.splits:
+            name = elite.FITNESS[0]
             try:
                 held_out = elite.measure(judge, "final")
             except NonFiniteLossError as error:  # the trained agents must not be lost to it
                 self.progress.say(f"agent {elite.index} could not be measured on the final split: {error}")
                 return
-            final = self.population.final = held_out.fitness("accuracy")
+            final = self.population.final = held_out.fitness(name)
             self.population.lineage.record(
-                Final(agent=elite.index, pairs=self.pairs_done, split="final", fitness=final.value, error=final.error)
+                Final(agent=elite.index, pairs=self.rows_done, split="final", fitness=final.value, error=final.error)
             )
             self.progress.say(
-                f"agent {elite.index}: preference accuracy {final} on the {len(held_out.margins)} pairs of the final "
-                "split, which no selection ever saw"
+                f"agent {elite.index}: {name} {final} on the {len(held_out)} rows of the final split, which no "
+                "selection ever saw"
             )
 
 
-def _ask(
-    fitness: Callable[[DPO, PreferenceGym], float | tuple[float, float]], agent: DPO, judge: PreferenceGym
-) -> None:
+def _ask(fitness: Callable[[Any, Any], float | tuple[float, float]], agent: LLMAlgorithm, judge: Any) -> None:
     """Record what a user's function says of an agent, and nothing that ``agent.test`` in it may have recorded."""
     values, errors = list(agent.fitness), list(agent.fitness_errors)
     answer = fitness(agent, judge)

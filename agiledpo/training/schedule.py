@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
-from agiledpo.llm_envs import PreferenceGym
+from agiledpo.training.environments import Gym
 
 
 @dataclass(frozen=True)
@@ -12,15 +12,15 @@ class Moment:
 
     Attributes:
         iteration: Batches so far, this one included; from 1.
-        pairs_before: Pairs that each agent had been handed before it.
-        pairs_done: Pairs that each agent has been handed with it.
+        rows_before: Rows that each agent had been handed before it.
+        rows_done: Rows that each agent has been handed with it.
         ends_epoch: The training split is exhausted with it, and the run goes on.
         ends_run: It is the last one.
     """
 
     iteration: int
-    pairs_before: int
-    pairs_done: int
+    rows_before: int
+    rows_done: int
     ends_epoch: bool
     ends_run: bool
 
@@ -30,20 +30,20 @@ class Schedule:
     """Length and rhythm of a run.
 
     Attributes:
-        total_pairs: Pairs that each agent learns from.
+        total_rows: Rows that each agent learns from.
         evaluation_interval: Batches between two evaluations; None for only at the end.
-        checkpoint_steps: Pairs between two checkpoints; None for none.
+        checkpoint_steps: Rows between two checkpoints; None for one at the end.
         evo_steps: Batches in a generation; None for no evolution.
     """
 
-    total_pairs: int
+    total_rows: int
     evaluation_interval: int | None
     checkpoint_steps: int | None
     evo_steps: int | None
 
     @staticmethod
     def make(
-        env: PreferenceGym,
+        env: Gym,
         *,
         num_epochs: int | None,
         max_steps: int | None,
@@ -87,7 +87,6 @@ class Schedule:
 
     def checkpoints(self, moment: Moment) -> bool:
         """Whether a checkpoint follows: a multiple of ``checkpoint_steps`` lies in this batch, or the run ends."""
-        if self.checkpoint_steps is None:
-            return False
-        passed = moment.pairs_done // self.checkpoint_steps > moment.pairs_before // self.checkpoint_steps
+        steps = self.checkpoint_steps
+        passed = steps is not None and moment.rows_done // steps > moment.rows_before // steps
         return moment.ends_run or passed

@@ -5,19 +5,14 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from agiledpo.algorithms import DPO
-from agiledpo.algorithms.fitness import check_fitness
-from agiledpo.hpo.lineage import Lineage
+from agiledpo.algorithms import DPO, SFT
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
-from agiledpo.llm_envs import PreferenceGym
-from agiledpo.training.environments import Environments
-from agiledpo.training.evolution import Evolution
-from agiledpo.training.keeper import Keeper
+from agiledpo.llm_envs import PreferenceGym, SFTGym
+from agiledpo.training.finetune import finetune
 from agiledpo.training.population import Population
-from agiledpo.training.progress import TrainingProgress
-from agiledpo.training.run import Fitness, PreferenceRun
-from agiledpo.training.schedule import Schedule
+from agiledpo.training.retention import Retention
+from agiledpo.training.run import Fitness
 
 
 def finetune_llm_preference(
@@ -28,18 +23,20 @@ def finetune_llm_preference(
     tournament: Selection | None = None,
     mutation: Mutations | None = None,
     evo_steps: int | None = None,
-    fitness: Fitness = "accuracy",
+    fitness: Fitness | None = None,
     num_epochs: int | None = None,
     max_steps: int | None = None,
     evaluation_interval: int | None = 10,
     checkpoint_steps: int | None = None,
     checkpoint_path: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    retention: Retention | None = None,
     save_elite: bool = False,
     elite_path: str | Path | None = None,
     lineage_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
-) -> tuple[Population, list[float]]:
+) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on the pairs of an environment and, if asked, let them evolve.
 
     Every agent learns from the same pairs in the same order, ``agent.batch_size`` of them per optimizer step, and is
@@ -54,6 +51,9 @@ def finetune_llm_preference(
     An agent whose loss becomes NaN or infinite is set aside and is replaced at the next selection; a run of one agent
     ends there.
 
+    With checkpoints, Ctrl-C and SIGTERM end the run after the batch in hand: it is saved, and the message says how to
+    go on. A checkpoint that cannot be written (a full disk) is a warning; the run goes on and earlier ones are intact.
+
     Args:
         pop: The agents. Evolution overwrites losers in place; use the population that is returned.
         env: Where pairs come from, for all agents.
@@ -62,17 +62,21 @@ def finetune_llm_preference(
         tournament: Who survives: ``TournamentSelection``, ``TruncationSelection`` or ``MultiFrequencySelection``.
         mutation: How hyperparameters change; None only selects.
         evo_steps: Batches of the environment in a generation.
-        fitness: How agents are compared: ``"accuracy"``, ``"margin"``, ``"loss"`` or ``"reward_margin"`` as in
-            :meth:`DPO.test`, or a function of agent and environment that returns a number, higher is better, or the
+        fitness: How agents are compared: ``"accuracy"`` (the default), ``"margin"``, ``"loss"`` or ``"reward_margin"``,
+            see :class:`DPO`, or a function of agent and environment that returns a number, higher is better, or the
             number and its standard error.
         num_epochs: Passes over the training split; wins over ``max_steps``. Neither given: one epoch.
         max_steps: Pairs that *each* agent learns from (AgileRL divides them among the agents).
         evaluation_interval: Batches of the environment between two evaluations; None evaluates only when a generation
             and the run end.
-        checkpoint_steps: Pairs between two checkpoints; None makes none.
-        checkpoint_path: Directory of the checkpoints, ``./saved_checkpoints`` by default: the agent itself if there is
-            one, ``agent_<index>/`` for each if there are several, the fittest alone if they evolve. A newer checkpoint
-            replaces the older one.
+        checkpoint_steps: Pairs between two checkpoints of the run, the last of which is at its end.
+        checkpoint_path: Directory of the checkpoints, ``./saved_checkpoints`` by default if there are any. Each is a
+            directory ``step_<pairs>`` with everything that the run needs to go on, and ``agents/agent_<index>`` in it
+            is a checkpoint that :meth:`DPO.load_checkpoint` and :meth:`DPO.load` read.
+        resume_from: Go on from a checkpoint, with the same arguments otherwise: its directory, or ``"latest"`` for the
+            newest complete one in ``checkpoint_path``, which begins at the beginning if nothing has been saved yet. The
+            run then ends as if it had never stopped, on a CPU bit for bit.
+        retention: Which checkpoints are kept; None keeps the last two.
         save_elite: Save the fittest agent (ties: of the largest margin) to ``elite_path`` at the end of each
             generation, before anything is mutated, and of the run.
         elite_path: Directory for it.
@@ -87,96 +91,109 @@ def finetune_llm_preference(
 
     Raises:
         ValueError: An argument or a combination makes no sense; found before training starts.
-        FileExistsError: Something would be overwritten that is not a checkpoint, or a lineage; likewise.
+        FileExistsError: Something would be overwritten: an earlier run, a lineage, what is no checkpoint; likewise.
+        CheckpointError: ``resume_from`` is damaged or no run's checkpoint; likewise.
+        TrainingInterrupted: The process was asked to stop and has saved everything (a SystemExit).
         NonFiniteLossError: The only agent's loss became NaN or infinite; its weights are as before that step.
         PopulationDivergedError: All agents' did. The elite that was saved before is untouched.
     """
-    agents = list(pop)
-    _check_agents(agents)
-    _check_evolution(agents, tournament, mutation, evo_steps)
-    if not callable(fitness):
-        check_fitness(fitness)
-        if tournament is not None:
-            _check_references(agents, fitness)
-    if save_elite and elite_path is None:
-        raise ValueError("save_elite=True needs elite_path, the directory to save to.")
-    checkpoints = Path("saved_checkpoints" if checkpoint_path is None else checkpoint_path)
-    keeper = Keeper(
-        checkpoints=checkpoints if checkpoint_steps else None,
-        elite=Path(elite_path) if save_elite and elite_path is not None else None,
-        evolves=tournament is not None,
-    )
-    keeper.check(agents, None if lineage_path is None else Path(lineage_path))
-    environments = Environments.make(env, env_fn, len(agents))
-    for environment in environments.all:
-        for agent in agents:
-            agent.check_environment(environment)
-    schedule = Schedule.make(
-        environments.judge,
+    return finetune(
+        DPO,
+        pop,
+        env,
+        env_fn=env_fn,
+        tournament=tournament,
+        mutation=mutation,
+        evo_steps=evo_steps,
+        fitness=fitness,
         num_epochs=num_epochs,
         max_steps=max_steps,
         evaluation_interval=evaluation_interval,
         checkpoint_steps=checkpoint_steps,
-        evo_steps=evo_steps,
+        checkpoint_path=checkpoint_path,
+        resume_from=resume_from,
+        retention=retention,
+        save_elite=save_elite,
+        elite_path=elite_path,
+        lineage_path=lineage_path,
+        verbose=verbose,
+        accelerator=accelerator,
     )
-    visible = verbose and (accelerator is None or accelerator.is_main_process)
-    with TrainingProgress(schedule.total_pairs, visible=visible) as progress:
-        population = PreferenceRun(
-            Population(agents, Lineage(lineage_path)),
-            environments,
-            schedule,
-            fitness=fitness,
-            evolution=None if tournament is None else Evolution(tournament, mutation),
-            keeper=keeper,
-            progress=progress,
-        ).run()
-    return population, [float("nan") if agent.diverged else agent.fitness[-1] for agent in population]
 
 
-def _check_agents(agents: Sequence[DPO]) -> None:
-    if not agents:
-        raise ValueError("pop is empty; pass at least one agent.")
-    for agent in agents:
-        if not isinstance(agent, DPO):
-            raise ValueError(f"pop holds a {type(agent).__name__}; finetune_llm_preference trains DPO agents.")
-        if agent.diverged is not None:
-            raise ValueError(
-                f"Agent {agent.index} has diverged and does not learn any more: {agent.diverged} Leave it out, or put "
-                "a clone of another agent in its place."
-            )
-    if len({agent.index for agent in agents}) < len(agents):
-        raise ValueError(f"The agents' indices {[agent.index for agent in agents]} are not distinct; pass index=...")
+def finetune_llm_sft(
+    pop: Sequence[SFT],
+    env: SFTGym | None = None,
+    *,
+    env_fn: Callable[[], SFTGym] | None = None,
+    tournament: Selection | None = None,
+    mutation: Mutations | None = None,
+    evo_steps: int | None = None,
+    fitness: Fitness | None = None,
+    num_epochs: int | None = None,
+    max_steps: int | None = None,
+    evaluation_interval: int | None = 10,
+    checkpoint_steps: int | None = None,
+    checkpoint_path: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    retention: Retention | None = None,
+    save_elite: bool = False,
+    elite_path: str | Path | None = None,
+    lineage_path: str | Path | None = None,
+    verbose: bool = True,
+    accelerator: Accelerator | None = None,
+) -> tuple[Population[SFT], list[float]]:
+    """Train SFT agents on the rows of an environment and, if asked, let them evolve.
 
+    All is as in :func:`finetune_llm_preference`, with rows where there are pairs.
 
-def _check_evolution(
-    agents: Sequence[DPO], tournament: Selection | None, mutation: Mutations | None, evo_steps: int | None
-) -> None:
-    if (tournament is None) is not (evo_steps is None):
-        raise ValueError(
-            f"evo_steps={evo_steps} with tournament={tournament}: evolution needs both, evo_steps as the batches in a "
-            "generation and tournament to select. Pass both, or neither."
-        )
-    if tournament is None:
-        if mutation is not None:
-            raise ValueError("mutation without tournament and evo_steps would never happen. Pass all three, or none.")
-        return
-    if tournament.population_size != len(agents):
-        raise ValueError(
-            f"The tournament's population_size={tournament.population_size}, but pop holds {len(agents)} agents; make "
-            "them equal."
-        )
-    tournament.check(agents)
-    if mutation is not None:
-        mutation.check(agents)
-        for agent in agents:
-            agent.check_hyperparameters()
+    Args:
+        pop: The agents.
+        env: Where rows come from, for all agents.
+        env_fn: Instead of ``env``: makes an environment for each agent.
+        tournament: Who survives.
+        mutation: How hyperparameters change.
+        evo_steps: Batches of the environment in a generation.
+        fitness: How agents are compared: ``"loss"`` (the default: minus the negative log-likelihood per completion
+            token), ``"accuracy"`` (of tokens), or a function of agent and environment.
+        num_epochs: Passes over the training split; wins over ``max_steps``. Neither given: one epoch.
+        max_steps: Rows that each agent learns from.
+        evaluation_interval: Batches of the environment between two evaluations.
+        checkpoint_steps: Rows between two checkpoints of the run.
+        checkpoint_path: Directory of the checkpoints.
+        resume_from: Go on from a checkpoint: its directory, or ``"latest"``.
+        retention: Which checkpoints are kept; None keeps the last two.
+        save_elite: Save the fittest agent to ``elite_path``.
+        elite_path: Directory for it.
+        lineage_path: File of JSON lines to write the lineage to.
+        verbose: Print the objectives and generations, and show a progress bar.
+        accelerator: Accelerate's handle; only its main process prints.
 
+    Returns:
+        The agents as a :class:`Population` and their last fitness, in its order.
 
-def _check_references(agents: Sequence[DPO], fitness: str) -> None:
-    for agent in agents:
-        if agent.reference_update != "never":
-            raise ValueError(
-                f"fitness={fitness!r} holds each agent against its reference, and with "
-                f"reference_update={agent.reference_update!r} agent {agent.index}'s moves: the one whose reference "
-                "lags most would win. Use reference_update='never', or a function as fitness."
-            )
+    Raises:
+        ValueError: As :func:`finetune_llm_preference`, and the other errors that it names.
+    """
+    return finetune(
+        SFT,
+        pop,
+        env,
+        env_fn=env_fn,
+        tournament=tournament,
+        mutation=mutation,
+        evo_steps=evo_steps,
+        fitness=fitness,
+        num_epochs=num_epochs,
+        max_steps=max_steps,
+        evaluation_interval=evaluation_interval,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_path=checkpoint_path,
+        resume_from=resume_from,
+        retention=retention,
+        save_elite=save_elite,
+        elite_path=elite_path,
+        lineage_path=lineage_path,
+        verbose=verbose,
+        accelerator=accelerator,
+    )

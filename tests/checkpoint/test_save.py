@@ -49,6 +49,8 @@ def test_the_files_and_what_they_hold(agent, tmp_path):
     files = {str(file.relative_to(tmp_path / "full")) for file in (tmp_path / "full").rglob("*") if file.is_file()}
     assert files == {
         "attributes.pt",
+        "manifest.json",
+        "actor/README.md",
         *(f"{role}/adapter_{part}" for role in ("actor", "reference") for part in ("config.json", "model.safetensors")),
     }
     attributes = torch.load(tmp_path / "full" / "attributes.pt", weights_only=True)
@@ -111,7 +113,7 @@ def test_the_default_path(agent, tmp_path, monkeypatch):
 def test_without_a_separate_reference_only_the_actor_is_saved(tiny_model, lora, tmp_path):
     agent = DPO(actor_network=tiny_model(), lora_config=lora, use_separate_reference_adapter=False)
     agent.save_checkpoint(tmp_path / "checkpoint")
-    assert sorted(os.listdir(tmp_path / "checkpoint")) == ["actor", "attributes.pt"]
+    assert sorted(os.listdir(tmp_path / "checkpoint")) == ["actor", "attributes.pt", "manifest.json"]
 
 
 def test_numpy_hyperparameters_are_saved_as_plain_numbers(agent, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import PreferenceDataError, prepare_preferences
+from agiledpo.data import PreferenceDataError, prepare_rows
 
 Rows = Callable[..., Dataset]
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
@@ -22,7 +22,7 @@ def tokenizer(make_tokenizer: MakeTokenizer) -> PreTrainedTokenizerBase:
 
 def refusal(dataset: Any, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreferenceDataError:
     with pytest.raises(PreferenceDataError) as caught:
-        prepare_preferences(dataset, tokenizer, name="train", **options)
+        prepare_rows(dataset, tokenizer, name="train", **options)
     message = str(caught.value)
     assert message.startswith("train dataset")
     assert message.endswith(caught.value.remedy)
@@ -204,7 +204,7 @@ def test_mixed_forms(
     expression = re.search(r"dataset\.map\((lambda row: \{.*\})\)", error.remedy)
     assert expression is not None
     repaired = mixed.map(eval(expression.group(1)))
-    assert len(prepare_preferences(repaired, tokenizer, name="train").dataset) == 3
+    assert len(prepare_rows(repaired, tokenizer, name="train").dataset) == 3
 
 
 def test_template_that_refuses_a_message(chat_rows: Rows, make_tokenizer: MakeTokenizer) -> None:
@@ -229,17 +229,17 @@ def test_template_that_drops_the_answer(chat_rows: Rows, make_tokenizer: MakeTok
 
 def test_no_chat_template(chat_rows: Rows, make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(ValueError, match=r"no chat template.*tokenizer\.chat_template"):
-        prepare_preferences(chat_rows(), make_tokenizer(), name="train")
+        prepare_rows(chat_rows(), make_tokenizer(), name="train")
 
 
 def test_no_end_of_sequence_token(text_rows: Rows, make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(ValueError, match=r"no end-of-sequence token.*tokenizer\.eos_token"):
-        prepare_preferences(text_rows(), make_tokenizer(eos_token=None), name="train")
+        prepare_rows(text_rows(), make_tokenizer(eos_token=None), name="train")
 
 
 def test_not_a_tokenizer(text_rows: Rows) -> None:
     with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got str"):
-        prepare_preferences(text_rows(), "gpt2", name="train")  # type: ignore[arg-type]
+        prepare_rows(text_rows(), "gpt2", name="train")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("prompt", ["", "hel"])
@@ -270,7 +270,7 @@ def test_bad_options(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     with pytest.raises(error, match=message):
-        prepare_preferences(text_rows(), tokenizer, name="train", **options)
+        prepare_rows(text_rows(), tokenizer, name="train", **options)
 
 
 def test_error_from_a_worker_process(text_rows: Rows, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import PreparedPreferences, prepare_preferences
+from agiledpo.data import PreparedRows, prepare_rows
 
 Rows = Callable[..., Dataset]
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
@@ -22,14 +22,14 @@ def lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def prepare(lengths: Path, text_rows: Rows, make_tokenizer: MakeTokenizer) -> Callable[..., PreparedPreferences]:
-    def make(rows: int = 30, **options: int) -> PreparedPreferences:
-        return prepare_preferences(text_rows(rows), make_tokenizer(bos=True), name="train", **options)
+def prepare(lengths: Path, text_rows: Rows, make_tokenizer: MakeTokenizer) -> Callable[..., PreparedRows]:
+    def make(rows: int = 30, **options: int) -> PreparedRows:
+        return prepare_rows(text_rows(rows), make_tokenizer(bos=True), name="train", **options)
 
     return make
 
 
-def check(prepared: PreparedPreferences) -> None:
+def check(prepared: PreparedRows) -> None:
     columns = prepared.tokenized.to_dict()
     expected = [[len(ids) for ids in columns[f"{part}_ids"]] for part in ("prompt", "chosen", "rejected")]
     assert prepared.lengths.dtype == np.int32
@@ -44,12 +44,12 @@ def check(prepared: PreparedPreferences) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_lengths_are_the_tokens(processes: int, prepare: Callable[..., PreparedPreferences]) -> None:
+def test_lengths_are_the_tokens(processes: int, prepare: Callable[..., PreparedRows]) -> None:
     # More rows than go through the tokenizer at once.
     check(prepare(2500, num_proc=processes))
 
 
-def test_lengths_of_the_rows_within_the_limits(prepare: Callable[..., PreparedPreferences]) -> None:
+def test_lengths_of_the_rows_within_the_limits(prepare: Callable[..., PreparedRows]) -> None:
     middle = int(np.median(prepare().longest_sides()))
     with pytest.warns(UserWarning, match="filtered out"):
         prepared = prepare(max_context_length=middle - 1)
@@ -59,7 +59,7 @@ def test_lengths_of_the_rows_within_the_limits(prepare: Callable[..., PreparedPr
     assert prepared.take(places) == prepared.dataset.select(places).to_dict()
 
 
-def test_lengths_are_written_once(lengths: Path, prepare: Callable[..., PreparedPreferences]) -> None:
+def test_lengths_are_written_once(lengths: Path, prepare: Callable[..., PreparedRows]) -> None:
     prepare()
     (path,) = lengths.iterdir()
     before = path.stat().st_mtime_ns, path.stat().st_ino
@@ -68,7 +68,7 @@ def test_lengths_are_written_once(lengths: Path, prepare: Callable[..., Prepared
     assert list(lengths.iterdir()) == [path]
 
 
-def test_lengths_of_other_tokens_are_not_believed(lengths: Path, prepare: Callable[..., PreparedPreferences]) -> None:
+def test_lengths_of_other_tokens_are_not_believed(lengths: Path, prepare: Callable[..., PreparedRows]) -> None:
     prepare()
     (path,) = lengths.iterdir()
     np.save(path, np.ones((3, 29), dtype=np.int32))

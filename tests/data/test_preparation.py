@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from agiledpo.cache import cache_directory
-from agiledpo.data import FilterCounts, Form, PreferenceDataError, prepare_preferences
+from agiledpo.data import FilterCounts, Form, PreferenceDataError, prepare_rows
 from agiledpo.data.fingerprint import tokenized_fingerprint
 from agiledpo.data.tokenization import isolated_copy
 
@@ -39,7 +39,7 @@ def files(directory: Path) -> dict[str, tuple[int, int]]:
 
 def test_columns_and_row_numbers(text_rows: Rows, tokenizer: PreTrainedTokenizerBase) -> None:
     rows = text_rows(5).add_column("score", [1.0] * 5).select([4, 2, 0])
-    prepared = prepare_preferences(rows, tokenizer, name="train")
+    prepared = prepare_rows(rows, tokenizer, name="train")
     assert prepared.form is Form.TEXT
     assert prepared.filter_counts == FilterCounts(total=3)
     assert list(prepared.dataset["row"]) == [0, 1, 2]
@@ -53,9 +53,9 @@ def test_columns_and_row_numbers(text_rows: Rows, tokenizer: PreTrainedTokenizer
 
 def test_output_format_of_the_dataset_does_not_matter(text_rows: Rows, tokenizer: PreTrainedTokenizerBase) -> None:
     rows = text_rows()
-    expected = prepare_preferences(rows, tokenizer, name="train").dataset.to_list()
+    expected = prepare_rows(rows, tokenizer, name="train").dataset.to_list()
     formatted = rows.with_format("torch", columns=["prompt"])
-    assert prepare_preferences(formatted, tokenizer, name="train").dataset.to_list() == expected
+    assert prepare_rows(formatted, tokenizer, name="train").dataset.to_list() == expected
     assert formatted.format["columns"] == ["prompt"]
 
 
@@ -70,7 +70,7 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_second_time_nothing_is_tokenised(
     cache: Path, text_rows: Rows, tokenizer: PreTrainedTokenizerBase, make_tokenizer: MakeTokenizer
 ) -> None:
-    first = prepare_preferences(text_rows(), tokenizer, name="train")
+    first = prepare_rows(text_rows(), tokenizer, name="train")
     written = files(cache)
     assert len(written) == 1
     # Calling a tokenizer changes its state, and another one with another side of padding makes the same tokens.
@@ -78,7 +78,7 @@ def test_second_time_nothing_is_tokenised(
     other = make_tokenizer(bos=True, template="chatml", padding_side="left", model_max_length=5)
     for again in (tokenizer, other):
         # The data are made anew, and have only their content in common.
-        prepared = prepare_preferences(text_rows(), again, name="test", max_context_length=100)
+        prepared = prepare_rows(text_rows(), again, name="test", max_context_length=100)
         assert prepared.dataset.to_list() == first.dataset.to_list()
     assert files(cache) == written
 
@@ -102,7 +102,7 @@ def test_what_changes_tokens_is_tokenised_again(cache: Path, text_rows: Rows, ma
         (rows, ByT5Tokenizer(extra_ids=10)),
     ]
     for number, (dataset, tokenizer) in enumerate(variants, start=1):
-        prepare_preferences(dataset, tokenizer, name="train")
+        prepare_rows(dataset, tokenizer, name="train")
         assert len(files(cache)) == number
 
 
@@ -110,16 +110,14 @@ def test_limits_share_the_tokens_and_have_their_own_fingerprint(
     cache: Path, text_rows: Rows, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     limits = [{}, {"max_context_length": 50}, {"max_context_length": 50, "min_completion_length": 2}]
-    fingerprints = [
-        prepare_preferences(text_rows(), tokenizer, name="train", **options).fingerprint for options in limits
-    ]
+    fingerprints = [prepare_rows(text_rows(), tokenizer, name="train", **options).fingerprint for options in limits]
     assert len(set(fingerprints)) == 3
     assert len(files(cache)) == 1
 
 
 def test_a_failed_run_leaves_nothing_behind(cache: Path, text_rows: Rows, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(PreferenceDataError):
-        prepare_preferences(text_rows(2500, {2200: {"chosen": ""}}), tokenizer, name="train")
+        prepare_rows(text_rows(2500, {2200: {"chosen": ""}}), tokenizer, name="train")
     assert files(cache) == {}
 
 
@@ -129,16 +127,16 @@ def test_another_process_finds_the_tokens(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     rows = text_rows(4)
     rows.to_json(tmp_path / "rows.jsonl")
-    prepare_preferences(rows, AutoTokenizer.from_pretrained(tmp_path / "tokenizer"), name="train")
+    prepare_rows(rows, AutoTokenizer.from_pretrained(tmp_path / "tokenizer"), name="train")
     written = files(cache)
     script = (
         "import json, sys\n"
         "from datasets import Dataset\n"
         "from transformers import AutoTokenizer\n"
-        "from agiledpo.data import prepare_preferences\n"
+        "from agiledpo.data import prepare_rows\n"
         "rows = Dataset.from_list([json.loads(line) for line in open(sys.argv[1] + '/rows.jsonl')])\n"
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1] + '/tokenizer')\n"
-        "print(len(prepare_preferences(rows, tokenizer, name='train').dataset))\n"
+        "print(len(prepare_rows(rows, tokenizer, name='train').dataset))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
@@ -156,11 +154,11 @@ def test_processes_make_the_same_rows(
     form: str, cache: Path, text_rows: Rows, chat_rows: Rows, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = (text_rows if form == "text" else chat_rows)(25)
-    with_two = prepare_preferences(rows, tokenizer, name="train", num_proc=2)
+    with_two = prepare_rows(rows, tokenizer, name="train", num_proc=2)
     assert len(files(cache)) == 2
     for path in cache.iterdir():
         path.unlink()
-    alone = prepare_preferences(rows, tokenizer, name="train")
+    alone = prepare_rows(rows, tokenizer, name="train")
     assert len(files(cache)) == 1
     assert with_two.fingerprint == alone.fingerprint
     assert with_two.dataset.to_list() == alone.dataset.to_list()
@@ -171,15 +169,15 @@ def test_tokens_of_several_processes_are_found_by_one(
     cache: Path, text_rows: Rows, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = text_rows(5)
-    with_two = prepare_preferences(rows, tokenizer, name="train", num_proc=2)
+    with_two = prepare_rows(rows, tokenizer, name="train", num_proc=2)
     written = files(cache)
-    alone = prepare_preferences(rows, tokenizer, name="train")
+    alone = prepare_rows(rows, tokenizer, name="train")
     assert files(cache) == written
     assert alone.dataset.to_list() == with_two.dataset.to_list()
 
 
 def test_more_processes_than_rows(text_rows: Rows, tokenizer: PreTrainedTokenizerBase) -> None:
-    assert len(prepare_preferences(text_rows(2), tokenizer, name="train", num_proc=9).dataset) == 2
+    assert len(prepare_rows(text_rows(2), tokenizer, name="train", num_proc=9).dataset) == 2
 
 
 def test_fingerprint_ignores_what_calls_change(make_tokenizer: MakeTokenizer) -> None:
@@ -228,7 +226,7 @@ def test_filtering(
     rows, tokenizer = sized
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        prepared = prepare_preferences(
+        prepared = prepare_rows(
             rows, tokenizer, name="test", max_context_length=max_context, min_completion_length=min_completion
         )
     assert list(prepared.dataset["row"]) == kept
@@ -237,14 +235,14 @@ def test_filtering(
     messages = [str(warning.message) for warning in caught if "filtered out" in str(warning.message)]
     assert len(messages) == (1 if counts.dropped else 0)
     # What is kept is whole.
-    untouched = prepare_preferences(rows, tokenizer, name="test").dataset.select(kept)
+    untouched = prepare_rows(rows, tokenizer, name="test").dataset.select(kept)
     assert prepared.dataset.to_list() == untouched.to_list()
 
 
 def test_warning_says_how_many_and_why(sized: tuple[Dataset, PreTrainedTokenizerBase]) -> None:
     rows, tokenizer = sized
     with pytest.warns(UserWarning, match="filtered out") as caught:
-        prepare_preferences(rows, tokenizer, name="test", max_context_length=10, min_completion_length=3)
+        prepare_rows(rows, tokenizer, name="test", max_context_length=10, min_completion_length=3)
     assert str(caught[0].message) == (
         "4 samples were filtered out of the test dataset due to the max context length constraint. "
         "2 of 5: prompt longer than max_context_length - min_completion_length (10 - 3); "
@@ -256,20 +254,20 @@ def test_warning_says_how_many_and_why(sized: tuple[Dataset, PreTrainedTokenizer
 def test_nothing_left_says_what_would_fit(sized: tuple[Dataset, PreTrainedTokenizerBase]) -> None:
     rows, tokenizer = sized
     with pytest.raises(PreferenceDataError) as caught:
-        prepare_preferences(rows, tokenizer, name="test", max_context_length=6)
+        prepare_rows(rows, tokenizer, name="test", max_context_length=6)
     message = str(caught.value)
     assert message.startswith("test dataset: no row is left after filtering by length (2 of 5: prompt longer than")
     assert "3 of 5: prompt and completion longer than max_context_length (6)" in message
     assert "the shortest row has 7 tokens" in message
     assert message.endswith("Raise max_context_length to at least 7.")
     with pytest.warns(UserWarning, match="3 samples"):
-        assert len(prepare_preferences(rows, tokenizer, name="test", max_context_length=7).dataset) == 2
+        assert len(prepare_rows(rows, tokenizer, name="test", max_context_length=7).dataset) == 2
 
 
 def test_nothing_left_because_completions_are_short(sized: tuple[Dataset, PreTrainedTokenizerBase]) -> None:
     rows, tokenizer = sized
     with pytest.raises(PreferenceDataError, match=r"Lower min_completion_length to at most 5\.$"):
-        prepare_preferences(rows, tokenizer, name="train", min_completion_length=6)
+        prepare_rows(rows, tokenizer, name="train", min_completion_length=6)
 
 
 def test_counts_are_frozen() -> None:

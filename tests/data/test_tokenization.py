@@ -1,7 +1,7 @@
 """The tokens are the tokenizer's own, with one boundary for both completions and one end."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from datasets import Dataset
@@ -10,12 +10,24 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
-from agiledpo.data import Form, PreferenceDataError, TokenizedPair, prepare_preferences
+from agiledpo.data import Form, PreferenceDataError, prepare_rows
 from agiledpo.data.messages import without_none
-from agiledpo.data.tokenization import isolated_copy, tokenize_pairs
+from agiledpo.data.tokenization import isolated_copy, tokenize_rows
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
 Message = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """A tokenised row of two completions."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
 
 # Whatever UTF-8 can hold, with words that merge and tokens that end sequences more often than chance has them.
 TEXTS = st.lists(
@@ -29,10 +41,10 @@ TEXTS = st.lists(
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, prompt: Any, chosen: Any, rejected: Any, form: Form = Form.TEXT
-) -> TokenizedPair:
+) -> Pair:
     columns = {"prompt": [prompt], "chosen": [chosen], "rejected": [rejected]}
-    (pair,) = tokenize_pairs(columns, [0], isolated_copy(tokenizer), form, name="train")
-    return pair
+    (row,) = tokenize_rows(columns, [0], isolated_copy(tokenizer), form, name="train")
+    return Pair(row.prompt, *row.completions, row.prompt_ids, *row.completion_ids)
 
 
 def ended_once(ids: list[int], eos: int) -> list[int]:
@@ -146,9 +158,9 @@ def test_prompts_that_share_a_prefix_do_not_meet(make_tokenizer: MakeTokenizer) 
     tokenizer = isolated_copy(make_tokenizer(bos=True))
     prompts = ["hello", "hello world", "hello world, how"]
     columns = {"prompt": prompts, "chosen": [" yes"] * 3, "rejected": [" no"] * 3}
-    pairs = tokenize_pairs(columns, range(3), tokenizer, Form.TEXT, name="train")
+    pairs = tokenize_rows(columns, range(3), tokenizer, Form.TEXT, name="train")
     assert [tokenizer.decode(pair.prompt_ids) for pair in pairs] == ["<s>" + prompt for prompt in prompts]
-    assert len({tuple(pair.chosen_ids) for pair in pairs}) == 1
+    assert len({tuple(pair.completion_ids[0]) for pair in pairs}) == 1
 
 
 def test_empty_prompt_is_the_beginning_of_sequence_token(make_tokenizer: MakeTokenizer) -> None:
@@ -185,8 +197,8 @@ def test_truncation_padding_and_model_length_neither_matter_nor_change(
     fussy.backend_tokenizer.enable_padding(length=16, pad_token="<pad>", pad_id=plain.pad_token_id, direction="left")
     before = fussy.backend_tokenizer.to_str()
     rows = text_rows(3)
-    expected = prepare_preferences(rows, plain, name="train").dataset.to_list()
-    assert prepare_preferences(rows, fussy, name="train").dataset.to_list() == expected
+    expected = prepare_rows(rows, plain, name="train").dataset.to_list()
+    assert prepare_rows(rows, fussy, name="train").dataset.to_list() == expected
     assert fussy.backend_tokenizer.to_str() == before
     assert (fussy.padding_side, fussy.truncation_side, fussy.model_max_length) == ("left", "left", 3)
     # Also when the tokens do not come from the cache.
@@ -292,7 +304,7 @@ def test_messages_pass_through_arrow_unchanged(
     completion = [call, result, {"role": "assistant", "content": "nine"}]
     rows = chat_rows(2, {1: {"chosen": completion}})
     tokenizer = make_tokenizer(template="tools")
-    prepared = prepare_preferences(rows, tokenizer, name="train").dataset
+    prepared = prepare_rows(rows, tokenizer, name="train").dataset
     prompt = [{"role": "user", "content": "hello 1?"}]
     assert prepared[1]["prompt"] + prepared[1]["chosen"] == tokenizer.apply_chat_template(
         prompt + completion, tokenize=False

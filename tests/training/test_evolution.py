@@ -18,12 +18,12 @@ from agiledpo.hpo import Lineage, Mutations, TournamentSelection, TruncationSele
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final, Mutated, Selected
 from agiledpo.hpo.selection import rank
 from agiledpo.llm_envs import PreferenceGym
+from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments
 from agiledpo.training.evolution import Evolution
-from agiledpo.training.keeper import Keeper
 from agiledpo.training.population import Population
 from agiledpo.training.progress import TrainingProgress
-from agiledpo.training.run import PreferenceRun
+from agiledpo.training.run import TrainingRun
 from agiledpo.training.schedule import Schedule
 from agiledpo.training.train_llm import finetune_llm_preference
 
@@ -392,11 +392,13 @@ def test_a_periodic_checkpoint_holds_the_fittest_not_the_last(make_env, make_pop
         evo_steps=100,
         evaluation_interval=None,
         checkpoint_steps=12,
-        checkpoint_path=tmp_path / "best",
+        checkpoint_path=tmp_path / "run",
     )
-    saved = torch.load(tmp_path / "best" / "attributes.pt", weights_only=True)
-    assert saved["index"] == 0
-    assert saved["fitness"] == [0, 0]  # a checkpoint needs to know who is the fittest
+    for step, fitness in ((12, [0]), (24, [0, 0])):  # a checkpoint needs to know who is the fittest
+        run = torch.load(tmp_path / "run" / f"step_{step}" / "run.pt", weights_only=True)
+        assert (run["elite"], run["agents"]) == (0, [0, 1, 2, 3])
+        elite = tmp_path / "run" / f"step_{step}" / "agents" / "agent_0" / "attributes.pt"
+        assert torch.load(elite, weights_only=True)["fitness"] == fitness
 
 
 def test_an_environment_for_each_agent_gives_each_a_whole_epoch(make_env, make_population, recorder):
@@ -521,13 +523,13 @@ def start(make_env, make_population, path=None, *, own_envs=False):
     schedule = Schedule.make(
         environments.judge, num_epochs=2, max_steps=None, evaluation_interval=3, checkpoint_steps=None, evo_steps=3
     )
-    return PreferenceRun(
+    return TrainingRun(
         Population(agents, Lineage(path)),
         environments,
         schedule,
         evolution=Evolution(tournament(), mutations()),
-        keeper=Keeper(),
-        progress=TrainingProgress(schedule.total_pairs, visible=False),
+        elite=EliteKeeper(),
+        progress=TrainingProgress(schedule.total_rows, unit="pair", shown=DPO.PROGRESS, visible=False),
     )
 
 
@@ -668,18 +670,13 @@ def test_nonsense_is_refused_before_training(make_env, make_population, argument
 
 
 def test_paths_inside_what_is_replaced_are_refused(make_env, make_population, tmp_path):
-    inside = {"checkpoint_steps": 4, "checkpoint_path": tmp_path / "c"}
     for arguments, name in (
-        ({"save_elite": True, "elite_path": tmp_path / "c" / "elite"}, "elite_path"),
-        ({"lineage_path": tmp_path / "c" / "lineage.jsonl"}, "lineage_path"),
+        ({"checkpoint_path": tmp_path / "elite" / "run"}, "checkpoint_path"),
+        ({"checkpoint_path": tmp_path / "elite"}, "checkpoint_path"),
+        ({"lineage_path": tmp_path / "elite" / "lineage.jsonl"}, "lineage_path"),
     ):
-        with pytest.raises(ValueError, match=f"{name}=.* lies in .*c, which each new checkpoint of checkpoint_path"):
-            evolve(make_population(), make_env(), **inside, **arguments)
-    with pytest.raises(ValueError, match=r"lineage_path=.* lies in .*elite, which"):
-        evolve(
-            make_population(), make_env(), save_elite=True, elite_path=tmp_path / "elite",
-            lineage_path=tmp_path / "elite" / "lineage.jsonl",
-        )  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}=.* lies in .*elite, which each new elite replaces as a whole"):
+            evolve(make_population(), make_env(), save_elite=True, elite_path=tmp_path / "elite", **arguments)
 
 
 def test_a_reference_that_moves_is_no_common_measure(make_env, make_population):

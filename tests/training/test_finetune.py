@@ -118,7 +118,9 @@ def test_checkpoints_and_the_elite(make_env, make_agent, tiny_model, tmp_path):
         agents, make_env(train=40), checkpoint_steps=8, checkpoint_path=tmp_path / "checkpoints",
         save_elite=True, elite_path=tmp_path / "elite", verbose=False,
     )  # fmt: skip
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["agent_0", "agent_1"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_32", "step_40"]
+    agents_of = tmp_path / "checkpoints" / "step_40" / "agents"
+    assert sorted(path.name for path in agents_of.iterdir()) == ["agent_0", "agent_1"]
     attributes = torch.load(tmp_path / "elite" / "attributes.pt", weights_only=True)
     assert attributes["index"] == 1
     assert fitnesses[1] == max(fitnesses)
@@ -129,10 +131,10 @@ def test_checkpoints_and_the_elite(make_env, make_agent, tiny_model, tmp_path):
         assert torch.equal(loaded(ids).logits, active(ids).logits)
 
 
-def test_a_single_agent_is_saved_to_the_path_itself(make_env, make_agent, tmp_path, monkeypatch):
+def test_checkpoints_have_a_place_by_default(make_env, make_agent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     finetune_llm_preference([make_agent()], make_env(), checkpoint_steps=6, verbose=False)
-    attributes = torch.load("saved_checkpoints/attributes.pt", weights_only=True)
+    attributes = torch.load("saved_checkpoints/step_20/agents/agent_0/attributes.pt", weights_only=True)
     assert attributes["steps"] == [20]
 
 
@@ -191,13 +193,8 @@ def test_destinations_are_checked_before_training(make_env, make_agent, tiny_mod
     agent = make_agent()
     with pytest.raises(FileExistsError, match="not a checkpoint"):
         finetune_llm_preference([agent], make_env(), save_elite=True, elite_path=tmp_path / "notes")
-    with pytest.raises(FileExistsError, match="not a checkpoint"):
-        finetune_llm_preference([agent], make_env(), checkpoint_steps=4, checkpoint_path=tmp_path / "notes")
-    with pytest.raises(ValueError, match="choose two directories"):
-        finetune_llm_preference(
-            [agent], make_env(), checkpoint_steps=4, checkpoint_path=tmp_path / "a", save_elite=True,
-            elite_path=tmp_path / "a",
-        )  # fmt: skip
+    with pytest.raises(FileExistsError, match=r"mine.txt is a file"):
+        finetune_llm_preference([agent], make_env(), checkpoint_path=tmp_path / "notes" / "mine.txt")
     assert agent.steps == [0]
 
 

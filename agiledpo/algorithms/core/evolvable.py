@@ -19,7 +19,7 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup
 from agiledpo.llm_envs.spaces import TokenSpace
 
 # What an agent has lived through.
-HISTORY = ("parent", "fitness", "fitness_errors", "tie_break", "diverged", "scores", "steps", "mut")
+HISTORY = ("parent", "fitness", "fitness_errors", "tie_break", "held_out", "diverged", "scores", "steps", "mut")
 
 
 class EvolvableAlgorithm(ABC):
@@ -40,6 +40,7 @@ class EvolvableAlgorithm(ABC):
         fitness: Fitness at each evaluation so far; higher is better.
         fitness_errors: Their standard errors; NaN where none is known.
         tie_break: Decides between agents of equal fitness, higher is better; of the last evaluation.
+        held_out: Metrics of the last evaluation.
         diverged: Why the agent has stopped learning; None while it is well.
         scores: Training score of each call of ``learn`` (the reward margin).
         steps: Pairs learned from; the last entry counts on (a list for AgileRL's sake).
@@ -75,6 +76,7 @@ class EvolvableAlgorithm(ABC):
         self.fitness: list[float] = []
         self.fitness_errors: list[float] = []
         self.tie_break = 0.0
+        self.held_out: dict[str, float] = {}
         self.diverged: str | None = None
         self.scores: list[float] = []
         self.steps: list[int] = [0]

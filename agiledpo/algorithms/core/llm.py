@@ -1,11 +1,12 @@
 """An evolvable algorithm whose network is a set of LoRA adapters on a shared base model."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 import numpy as np
 import torch
@@ -23,13 +24,17 @@ from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
 from agiledpo.algorithms.core.arguments import constructor_arguments, plain_arguments
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
-from agiledpo.algorithms.core.optimizers import copy_optimizer_state
+from agiledpo.algorithms.core.measured import Measured
+from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
 from agiledpo.checkpoint import load_agent, load_into, save_agent
+from agiledpo.llm_envs.spaces import TokenSpace
+from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
-from agiledpo.scoring.causal_lm import embedding_rows
+from agiledpo.scoring.causal_lm import CausalLM, embedding_rows
+from agiledpo.scoring.prompt_batch import PromptBatch
 
 
 class LLMAlgorithm(EvolvableAlgorithm):
@@ -57,9 +62,15 @@ class LLMAlgorithm(EvolvableAlgorithm):
         gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
         activation_offload: Keep what backward needs in CPU memory.
         torch_compiler: Mode of ``torch.compile`` for what runs between the matrix products; None for none.
+        fast_layers: Run LoRA layers, norms and gated feed-forward blocks through faster forward passes.
         use_separate_reference_adapter: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
 
     Attributes:
+        BATCH: What rows become.
+        FITNESS: What :meth:`test` can measure, the default first.
+        LEARNS_FROM: What the rows are, for messages.
+        UNIT: What a row is called.
+        PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         USES_REFERENCE: Whether the objective has a reference policy.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
@@ -69,6 +80,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
             be shared, a device that differs from the other agents', an unsupported accelerator, or a bad number.
     """
 
+    BATCH: ClassVar[type[PromptBatch]]
+    FITNESS: ClassVar[Sequence[str]]
+    LEARNS_FROM: ClassVar[str]
+    UNIT: ClassVar[str]
+    PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
     USES_REFERENCE: ClassVar[bool] = True
 
     def __init__(
@@ -95,6 +111,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         gradient_checkpointing: bool,
         activation_offload: bool,
         torch_compiler: str | None,
+        fast_layers: bool,
         use_separate_reference_adapter: bool,
     ) -> None:
         _check_accelerator(accelerator)
@@ -125,6 +142,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.pad_token_id = _pad_token_id(base.model, pad_token_id)
         self.use_separate_reference_adapter = use_separate_reference_adapter
         self.torch_compiler = torch_compiler
+        self.fast_layers = fast_layers
         self.activation_offload = activation_offload and _can_offload(self.device)
         self.gradient_checkpointing = gradient_checkpointing and _can_checkpoint(base.model)
         start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
@@ -140,6 +158,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         )
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
+        self.recompile()
+        self._check_vocabulary(action_space)
 
     # Networks -------------------------------------------------------------------------------------------------------
 
@@ -229,6 +249,21 @@ class LLMAlgorithm(EvolvableAlgorithm):
         check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)
         check_number("weight_decay", self.weight_decay, minimum=0.0)
 
+    def recompile(self) -> None:
+        """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
+        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+
+    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: the algorithm learns from what is given and does not act.
+
+        Raises:
+            RuntimeError: Always; it says how to generate instead.
+        """
+        raise RuntimeError(
+            f"{type(self).__name__} is an offline algorithm: it learns from {self.LEARNS_FROM}, and takes no actions. "
+            "To generate, use agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
+        )
+
     # Optimizer ------------------------------------------------------------------------------------------------------
 
     def follow_hyperparameters(self) -> None:
@@ -272,6 +307,124 @@ class LLMAlgorithm(EvolvableAlgorithm):
         for number, group in enumerate(optimizer.param_groups):
             group["lr"] = group["initial_lr"] = others if number else first
         return accelerator, None if scheduler_config is None else cosine_schedule(optimizer, scheduler_config)
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def as_batch(cls, experiences: Mapping[str, Any] | PromptBatch) -> Any:
+        """The rows of experiences as a ``BATCH``.
+
+        Args:
+            experiences: What the environment yields, or such a batch, which is returned as it is.
+        """
+        return experiences if isinstance(experiences, PromptBatch) else cls.BATCH.from_experiences(experiences)
+
+    @abstractmethod
+    def measure(self, env: Any, split: Split = "test") -> Measured:
+        """Measure the actor on a whole held-out split; no weight and no training cursor changes."""
+
+    def evaluate(self, env: Any) -> dict[str, float]:
+        """The metrics of ``learn`` over the whole test split; see :meth:`measure`.
+
+        Args:
+            env: The environment.
+        """
+        return self.measure(env).metrics
+
+    def test(self, env: Any, loop: int = 1, *args: Any, fitness: str | None = None, **kwargs: Any) -> np.ndarray:
+        """Evaluate on the whole test split and record the fitness with its standard error.
+
+        Args:
+            env: The environment.
+            loop: Accepted for AgileRL's sake: every evaluation is over all rows, so one is the mean of any number.
+            *args: Ignored.
+            fitness: One of ``FITNESS``; None for the first.
+            **kwargs: Ignored.
+
+        Returns:
+            The fitness, a scalar array; higher is better.
+
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite; no fitness is recorded.
+            ValueError: ``loop`` is below 1, or there is no such fitness.
+        """
+        if loop < 1:
+            raise ValueError(f"loop={loop}; at least one evaluation is needed.")
+        name = self.FITNESS[0] if fitness is None else fitness
+        self.check_fitness(name)
+        measured = self.measure(env)
+        self.held_out = measured.metrics
+        estimate = measured.fitness(name)
+        self.record_fitness(estimate.value, estimate.error, measured.tie_break)
+        return np.array(estimate.value)
+
+    @classmethod
+    def check_fitness(cls, name: object) -> None:
+        """Check the name of a fitness.
+
+        Raises:
+            ValueError: It is none of ``FITNESS``.
+        """
+        if name not in cls.FITNESS:
+            raise ValueError(
+                f"fitness={name!r}; use one of {', '.join(cls.FITNESS)}, or a function of agent and environment that "
+                "returns a number, higher is better."
+            )
+
+    def check_comparable(self, fitness: str) -> None:
+        """Check that a fitness measures this agent and others by the same standard.
+
+        Raises:
+            ValueError: There is no such fitness, or it depends on what differs between agents.
+        """
+        self.check_fitness(fitness)
+
+    def check_environment(self, env: Any) -> None:
+        """Check that an environment hands out what this agent learns from, in tokens that are its own.
+
+        Args:
+            env: The environment.
+
+        Raises:
+            ValueError: It hands out other rows, or its tokenizer makes ids that the model does not embed.
+        """
+        missing = [name for name in self.BATCH.KEYS if name not in env.observation_space.spaces]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} learns from {self.LEARNS_FROM}; the batches of {type(env).__name__} lack "
+                f"{', '.join(missing)}."
+            )
+        self._check_vocabulary(env.action_space)
+
+    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
+        if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
+            raise ValueError(
+                f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
+                f"{self._lm.vocabulary}. Load both from the same name, or call "
+                "model.resize_token_embeddings(len(tokenizer)) before making the agent."
+            )
+
+    # What a training loop tells an agent ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def describe_objective(self) -> str:
+        """What the agent minimises, as a formula."""
+
+    def end_epoch(self) -> None:
+        """Do what follows a complete pass over the training rows, if the run goes on."""
+
+    def flush_caches(self) -> None:
+        """Write what is kept for later runs and is not on the disk yet."""
+
+    def _rebuild_after_merge(self) -> None:
+        """Bring what depends on the actor's parameters in line with adapters that were rebuilt by a merge."""
+        move = self.adapters.move
+        if move is not None:
+            new = self.base.parameters(self.adapters.owned["actor"])
+            move_optimizer(self.optimizer, move.parameters, new, move.factors)
+        self.adapters.move = None
+        self.lora_config = self.adapters.lora_config
+        self.recompile()  # the head may have got an adapter
 
     # Copies ---------------------------------------------------------------------------------------------------------
 

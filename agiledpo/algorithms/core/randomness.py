@@ -1,8 +1,11 @@
 """A named stream of randomness for code that can only draw from torch's global generators (dropout)."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,3 +53,31 @@ class TorchRandomStream:
         if self._device is not None:
             states.append(torch.cuda.get_rng_state(self._device))
         return states
+
+
+def global_random_state() -> dict[str, Any]:
+    """State of the process's own generators: nothing here draws from them, but a user's fitness function may.
+
+    Returns:
+        Tensors and plain values that ``torch.load(weights_only=True)`` reads.
+    """
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (theirs, not ours)
+    return {
+        "python": random.getstate(),
+        "numpy": (str(kind), [int(key) for key in keys], int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_global_random_state(state: Mapping[str, Any]) -> None:
+    """Set the process's own generators.
+
+    Args:
+        state: What :func:`global_random_state` returned.
+    """
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

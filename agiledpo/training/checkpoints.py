@@ -1,0 +1,201 @@
+"""The checkpoints of a run: a directory of steps, of which the newest complete one can be taken up again."""
+
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agiledpo.checkpoint.directory import check_writable
+from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.checkpoint.manifest import Manifest
+from agiledpo.checkpoint.run import read_run, restore_agents, save_run
+from agiledpo.training.retention import Retention, Saved
+
+if TYPE_CHECKING:
+    from agiledpo.training.run import TrainingRun
+
+_STEP = re.compile(r"step_(\d+)")
+
+
+class RunCheckpoints:
+    """Saves a run every now and then, keeps what is worth keeping, and finds what a later process goes on from.
+
+    Args:
+        directory: Holds one directory ``step_<rows>`` for each checkpoint.
+        retention: Which of them are kept.
+
+    Attributes:
+        directory: As given.
+        retention: As given.
+    """
+
+    def __init__(self, directory: Path, retention: Retention) -> None:
+        self.directory = directory
+        self.retention = retention
+        self._protected: Path | None = None
+        self._current: Path | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether agents have to be evaluated for a checkpoint, because the best ones are kept."""
+        return self.retention.keep_best > 0
+
+    @property
+    def present(self) -> list[Path]:
+        """Checkpoints in the directory, oldest first; whether they are intact is not looked at."""
+        return [saved.path for saved in self._saved()]
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest of them; None if there is none."""
+        return next(reversed(self.present), None)
+
+    def begin(self) -> None:
+        """Check that a new run may be saved here, before anything is computed.
+
+        Raises:
+            FileExistsError: An earlier run is here.
+            OSError: Nothing can be written.
+        """
+        if (newest := self.newest) is not None:
+            raise FileExistsError(
+                f"{self.directory} holds checkpoints of an earlier run, {newest.name} the newest. Pass "
+                "resume_from='latest' to go on with that run, or another checkpoint_path for a new one."
+            )
+        check_writable(self.directory)
+
+    def find(self, resume_from: str | Path) -> tuple[Path, dict[str, Any]] | None:
+        """Read the checkpoint that a run goes on from.
+
+        Args:
+            resume_from: A checkpoint's directory, or ``"latest"`` for the newest complete one here.
+
+        Returns:
+            Its directory and state; None if ``"latest"`` finds that nothing has ever been saved here.
+
+        Warns:
+            UserWarning: A newer one is damaged, and why.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or none; with ``"latest"``: all are.
+            OSError: Nothing can be written to the directory, so that the run could not be saved again.
+        """
+        check_writable(self.directory)
+        if resume_from != "latest":
+            path = Path(resume_from)
+            state = read_run(path)
+            self._protected = self._current = path
+            return path, state
+        damaged = []
+        for path in reversed(self._candidates()):
+            try:
+                state = read_run(path)
+            except (CheckpointError, OSError) as error:
+                damaged.append(f"{path.name}: {error}")
+                continue
+            if damaged:
+                warnings.warn(
+                    f"Going on from {path}, because what is newer is damaged. " + " ".join(damaged), stacklevel=3
+                )
+            self._protected = self._current = path
+            return path, state
+        if damaged:
+            raise CheckpointError(
+                f"No checkpoint in {self.directory} is complete. {' '.join(damaged)} To begin anew, choose another "
+                "checkpoint_path."
+            )
+        return None
+
+    def take_up(self, run: "TrainingRun[Any]", path: Path, state: dict[str, Any]) -> None:
+        """Bring a run to the state of a checkpoint.
+
+        Args:
+            run: Made with the same arguments as the one that was saved.
+            path: The checkpoint's directory.
+            state: What :meth:`find` read there.
+
+        Raises:
+            ValueError: The run was made with other agents, environments or strategies.
+        """
+        run.check_state(state, agents=len(state["agents"]))
+        restore_agents(path, state["agents"], run.population)
+        run.load_loop_state_dict(state)
+
+    def save(self, run: "TrainingRun[Any]") -> Path | None:
+        """Save a run as it is between two batches, and remove what is not to be kept.
+
+        Args:
+            run: The run.
+
+        Returns:
+            The checkpoint's directory; None if it could not be written, because the disk is full for one. What was
+            saved before is intact then, and the run can go on.
+
+        Warns:
+            UserWarning: It could not be written.
+        """
+        path = self.directory / f"step_{run.rows_done}"
+        if path == self._current:  # nothing has been learned since
+            return path
+        try:
+            save_run(
+                path,
+                run.loop_state_dict(),
+                run.population,
+                metrics=run.metrics,
+                tokenizer=run.environments.judge.tokenizer,
+            )
+        except OSError as error:
+            newest = self.newest
+            before = "Nothing had been saved before" if newest is None else f"{newest} is intact"
+            warnings.warn(f"{path} could not be written: {error}. {before}; the run goes on.", stacklevel=2)
+            return None
+        self._current = path
+        self._prune()
+        return path
+
+    def _prune(self) -> None:
+        saved = self._saved()
+        for path in self.retention.expendable(saved):
+            if self._protected is not None and path.resolve() == self._protected.resolve():
+                continue
+            # What is half removed must not look like a checkpoint.
+            doomed = path.with_name(f".{path.name}.removed")
+            try:
+                path.rename(doomed)
+            except OSError as error:
+                warnings.warn(f"{path} could not be removed: {error}.", stacklevel=3)
+        for doomed in self.directory.glob(".step_*.removed"):
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _saved(self) -> list[Saved]:
+        saved = []
+        for path in self._candidates():
+            try:
+                manifest = Manifest.read(path)
+            except (CheckpointError, OSError):
+                continue
+            saved.append(Saved(path, _rows(path), manifest.metrics.get(self.retention.metric_name, float("nan"))))
+        return saved
+
+    def _candidates(self) -> list[Path]:
+        """Directories of checkpoints, oldest first; a run that was taken up at an older step writes that step anew."""
+        if not self.directory.is_dir():
+            return []
+        paths = [path for path in self.directory.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
+        return sorted(paths, key=lambda path: (_created(path), _rows(path)))
+
+
+def _rows(path: Path) -> int:
+    match = _STEP.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _created(path: Path) -> str:
+    try:
+        return Manifest.read(path).created
+    except (CheckpointError, OSError):
+        # As new as can be, so that it is looked at and reported.
+        return "9"

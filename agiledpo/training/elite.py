@@ -1,0 +1,40 @@
+"""Where the fittest agent of a run is saved."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.training.environments import Gym
+
+
+@dataclass(frozen=True)
+class EliteKeeper:
+    """Saves the fittest agent.
+
+    Args:
+        path: Its directory; None saves nothing.
+        saved: Directories that this run has written to.
+    """
+
+    path: Path | None = None
+    saved: list[Path] = field(default_factory=list)
+
+    def save(self, elite: LLMAlgorithm | None, env: Gym) -> None:
+        """Save the fittest agent as it is: before it is mutated.
+
+        Args:
+            elite: The agent; None where nobody is the fittest.
+            env: Its tokenizer goes with it.
+
+        Warns:
+            UserWarning: It could not be written; the elite that was saved before is intact.
+        """
+        if self.path is None or elite is None:
+            return
+        try:
+            elite.save_checkpoint(self.path, tokenizer=env.tokenizer)
+        except OSError as error:
+            warnings.warn(f"The elite could not be written to {self.path}: {error}. The run goes on.", stacklevel=2)
+        else:
+            self.saved[:] = [self.path]

@@ -1,0 +1,177 @@
+"""From the arguments of a training function to a run: everything is checked before anything is computed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.checkpoint.directory import check_destination, check_writable
+from agiledpo.hpo.lineage import Lineage
+from agiledpo.hpo.mutation import Mutations
+from agiledpo.hpo.selection import Selection
+from agiledpo.training.checkpoints import RunCheckpoints
+from agiledpo.training.elite import EliteKeeper
+from agiledpo.training.environments import Environments, Gym
+from agiledpo.training.evolution import Evolution
+from agiledpo.training.population import Agent, Population
+from agiledpo.training.progress import TrainingProgress
+from agiledpo.training.retention import Retention
+from agiledpo.training.run import Fitness, TrainingRun
+from agiledpo.training.schedule import Schedule
+
+
+def finetune(
+    algorithm: type[Agent],
+    pop: Sequence[Agent],
+    env: Gym | None,
+    *,
+    env_fn: Callable[[], Gym] | None,
+    tournament: Selection | None,
+    mutation: Mutations | None,
+    evo_steps: int | None,
+    fitness: Fitness | None,
+    num_epochs: int | None,
+    max_steps: int | None,
+    evaluation_interval: int | None,
+    checkpoint_steps: int | None,
+    checkpoint_path: str | Path | None,
+    resume_from: str | Path | None,
+    retention: Retention | None,
+    save_elite: bool,
+    elite_path: str | Path | None,
+    lineage_path: str | Path | None,
+    verbose: bool,
+    accelerator: Accelerator | None,
+) -> tuple[Population[Agent], list[float]]:
+    """Train agents of one algorithm: what the functions of :mod:`agiledpo.training.train_llm` do, and document."""
+    agents = list(pop)
+    _check_agents(agents, algorithm)
+    _check_evolution(agents, tournament, mutation, evo_steps)
+    if fitness is not None and not callable(fitness):
+        algorithm.check_fitness(fitness)
+    if tournament is not None and not callable(fitness):
+        for agent in agents:
+            agent.check_comparable(agent.FITNESS[0] if fitness is None else fitness)
+    if save_elite and elite_path is None:
+        raise ValueError("save_elite=True needs elite_path, the directory to save to.")
+    elite = EliteKeeper(Path(elite_path) if save_elite and elite_path is not None else None)
+    lineage_file = None if lineage_path is None else Path(lineage_path)
+    checkpoints = _checkpoints(checkpoint_steps, checkpoint_path, resume_from, retention)
+    _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, lineage_file)
+    environments = Environments.make(env, env_fn, len(agents))
+    for environment in environments.all:
+        for agent in agents:
+            agent.check_environment(environment)
+    schedule = Schedule.make(
+        environments.judge,
+        num_epochs=num_epochs,
+        max_steps=max_steps,
+        evaluation_interval=evaluation_interval,
+        checkpoint_steps=checkpoint_steps,
+        evo_steps=evo_steps,
+    )
+    found = None
+    if checkpoints is not None and resume_from is not None:
+        found = checkpoints.find(resume_from)
+    elif checkpoints is not None:
+        checkpoints.begin()
+    visible = verbose and (accelerator is None or accelerator.is_main_process)
+    with TrainingProgress(
+        schedule.total_rows, unit=algorithm.UNIT, shown=algorithm.PROGRESS, visible=visible
+    ) as progress:
+        run = TrainingRun(
+            Population(agents, Lineage(lineage_file)),
+            environments,
+            schedule,
+            fitness=fitness,
+            evolution=None if tournament is None else Evolution(tournament, mutation),
+            checkpoints=checkpoints,
+            elite=elite,
+            progress=progress,
+        )
+        if found is not None and checkpoints is not None:
+            checkpoints.take_up(run, *found)
+            progress.say(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
+        elif resume_from is not None:
+            progress.say("Nothing has been saved yet, so the run begins at its beginning.")
+            if lineage_file is not None:
+                _move_aside(lineage_file, progress)
+        population = run.run()
+    return population, [float("nan") if agent.diverged else agent.fitness[-1] for agent in population]
+
+
+def _checkpoints(
+    steps: int | None, path: str | Path | None, resume_from: str | Path | None, retention: Retention | None
+) -> RunCheckpoints | None:
+    if steps is None and path is None and resume_from is None:
+        if retention is not None:
+            raise ValueError("retention without checkpoint_steps or checkpoint_path: there is nothing to keep.")
+        return None
+    if path is None and resume_from is not None and resume_from != "latest":
+        path = Path(resume_from).parent  # go on where that run was saved
+    return RunCheckpoints(Path("saved_checkpoints" if path is None else path), retention or Retention())
+
+
+def _check_paths(elite: Path | None, checkpoints: Path | None, lineage: Path | None) -> None:
+    if checkpoints is not None and checkpoints.exists() and not checkpoints.is_dir():
+        raise FileExistsError(f"checkpoint_path={checkpoints} is a file; a directory is needed.")
+    if elite is None:
+        return
+    check_destination(elite)
+    check_writable(elite.parent)
+    for name, path in (("checkpoint_path", checkpoints), ("lineage_path", lineage)):
+        if path is not None and elite.resolve() in (path.resolve(), *path.resolve().parents):
+            raise ValueError(
+                f"{name}={path} lies in {elite}, which each new elite replaces as a whole. Choose a place outside."
+            )
+
+
+def _move_aside(lineage: Path, progress: TrainingProgress) -> None:
+    """The file of a run that ended before its first checkpoint makes room, and is not lost."""
+    if not lineage.exists():
+        return
+    number = 1
+    while (aside := lineage.with_name(f"{lineage.name}.{number}")).exists():
+        number += 1
+    lineage.rename(aside)
+    progress.say(f"{lineage} is of the attempt before and is {aside} now.")
+
+
+def _check_agents(agents: Sequence[LLMAlgorithm], algorithm: type[LLMAlgorithm]) -> None:
+    if not agents:
+        raise ValueError("pop is empty; pass at least one agent.")
+    for agent in agents:
+        if not isinstance(agent, algorithm):
+            raise ValueError(f"pop holds a {type(agent).__name__}; this function trains {algorithm.__name__} agents.")
+        if agent.diverged is not None:
+            raise ValueError(
+                f"Agent {agent.index} has diverged and does not learn any more: {agent.diverged} Leave it out, or put "
+                "a clone of another agent in its place."
+            )
+    if len({agent.index for agent in agents}) < len(agents):
+        raise ValueError(f"The agents' indices {[agent.index for agent in agents]} are not distinct; pass index=...")
+
+
+def _check_evolution(
+    agents: Sequence[LLMAlgorithm], tournament: Selection | None, mutation: Mutations | None, evo_steps: int | None
+) -> None:
+    if (tournament is None) is not (evo_steps is None):
+        raise ValueError(
+            f"evo_steps={evo_steps} with tournament={tournament}: evolution needs both, evo_steps as the batches in a "
+            "generation and tournament to select. Pass both, or neither."
+        )
+    if tournament is None:
+        if mutation is not None:
+            raise ValueError("mutation without tournament and evo_steps would never happen. Pass all three, or none.")
+        return
+    if tournament.population_size != len(agents):
+        raise ValueError(
+            f"The tournament's population_size={tournament.population_size}, but pop holds {len(agents)} agents; make "
+            "them equal."
+        )
+    tournament.check(agents)
+    if mutation is not None:
+        mutation.check(agents)
+        for agent in agents:
+            agent.check_hyperparameters()

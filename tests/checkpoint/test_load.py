@@ -1,0 +1,280 @@
+"""load_checkpoint: the plain grid, the reference rule, and a refused checkpoint that changes nothing."""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+
+from agiledpo.algorithms import DPO
+from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.checkpoint import CheckpointError, written_atomically
+from agiledpo.checkpoint.manifest import Manifest
+from tests.checkpoint.conftest import everything, logits, same
+
+IDS = torch.arange(1, 9)[None]
+
+
+class OtherAlgorithm(DPO):
+    """An algorithm of another name."""
+
+
+def kept(agent):
+    """What load_checkpoint leaves alone unless it is asked to change it."""
+    names = ("index", "fitness", "hyperparameters", "random_stream", "seed", "applied", "lora_config", "base", "steps")
+    return {name: everything(agent)[name] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("lora_only", "save_optimizer", "load_optimizer"), list(itertools.product((True, False), repeat=3))
+)
+def test_the_plain_grid(make_trained, tmp_path, lora_only, save_optimizer, load_optimizer):
+    writer = make_trained()
+    writer.save_checkpoint(tmp_path / "c", lora_only=lora_only, save_optimizer=save_optimizer)
+    reader = make_trained(seed=50, index=9, beta=0.5, lr=2e-3)
+    before, saved = everything(reader), everything(writer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reader.load_checkpoint(tmp_path / "c", load_optimizer=load_optimizer)
+    after = everything(reader)
+    assert same(after["adapters"], saved["adapters"])
+    assert not same(after["adapters"], before["adapters"])
+    messages = [str(entry.message) for entry in caught if "no optimizer state" in str(entry.message)]
+    if not load_optimizer:
+        assert same(after["optimizer"], before["optimizer"])
+        assert after["optimizer_steps"] == before["optimizer_steps"]
+    elif save_optimizer:
+        assert same(after["moments"], saved["moments"])
+        assert not same(after["moments"], before["moments"])
+        assert after["optimizer_steps"] == saved["optimizer_steps"] == 2
+        assert same(after["optimizer"]["param_groups"], before["optimizer"]["param_groups"])
+    else:
+        assert after["moments"] == {}
+        assert after["optimizer_steps"] == 0
+    assert len(messages) == (load_optimizer and not save_optimizer)
+    assert same({name: after[name] for name in kept(reader)}, {name: before[name] for name in kept(reader)})
+
+
+def test_the_next_step_is_the_one_that_the_writer_makes(make_trained, make_experiences, tmp_path):
+    writer = make_trained()
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50)
+    reader.load_checkpoint(tmp_path / "c", load_optimizer=True)
+    pairs = make_experiences([(3, 4, 2), (5, 2, 3)], seed=99)
+    writer.learn(pairs)
+    reader.learn(pairs)
+    assert same(reader.adapters.state_dict(), writer.adapters.state_dict())
+
+
+def test_peft_gives_the_same_logits_as_the_loaded_agent(make_trained, tiny_model, tmp_path):
+    make_trained().save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50)
+    reader.load_checkpoint(tmp_path / "c")
+    for role in ("actor", "reference"):
+        loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "c" / role).eval()
+        assert torch.equal(loaded(IDS).logits, logits(reader, role))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=3, use_rslora=True, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"),
+        LoraConfig(r=2, use_dora=True, target_modules=["v_proj"], task_type="CAUSAL_LM"),
+        LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
+        LoraConfig(r=2, target_modules=["embed_tokens", "v_proj"], task_type="CAUSAL_LM"),
+    ],
+    ids=["rslora", "dora", "modules_to_save", "embedding"],
+)
+def test_every_kind_of_lora_comes_back(make_trained, config, tmp_path):
+    writer = make_trained(lora_config=config)
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_trained(lora_config=config, seed=50)
+    reader.load_checkpoint(tmp_path / "c", load_optimizer=True)
+    assert same(reader.adapters.state_dict(), writer.adapters.state_dict())
+    assert same(everything(reader)["moments"], everything(writer)["moments"])
+
+
+# The reference ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("writer_class", "overwrite", "expected"),
+    [
+        (DPO, None, "reference"),
+        (OtherAlgorithm, None, "actor"),
+        (DPO, True, "actor"),
+        (OtherAlgorithm, True, "actor"),
+        (DPO, False, "reference"),
+        (OtherAlgorithm, False, "reference"),
+    ],
+)
+@pytest.mark.parametrize("separate", [True, False], ids=["with a reference", "bare base"])
+def test_which_adapter_becomes_the_reference(
+    make_trained, tiny_model, lora, randomise, tmp_path, writer_class, overwrite, expected, separate
+):
+    writer = writer_class(actor_network=tiny_model(), lora_config=lora, use_separate_reference_adapter=separate)
+    randomise(writer)
+    if separate:
+        randomise(writer, "reference", seed=8)
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50)
+    reader.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+    assert torch.equal(logits(reader), logits(writer))
+    assert torch.equal(logits(reader, "reference"), logits(writer, expected))
+    # An agent whose reference is the bare base can follow only where that stays so.
+    bare = make_trained(seed=60, use_separate_reference_adapter=False)
+    before = everything(bare)
+    if expected == "reference" and not separate:
+        bare.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+        assert torch.equal(logits(bare), logits(writer))
+        assert torch.equal(logits(bare, "reference"), logits(writer, "reference"))
+    else:
+        with pytest.raises(ValueError, match="use_separate_reference_adapter=False"):
+            bare.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+        assert same(everything(bare), before)
+
+
+def test_a_reference_that_adds_nothing_suits_an_agent_on_the_bare_base(make_agent, randomise, tmp_path):
+    writer = make_agent()
+    randomise(writer)
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_agent(use_separate_reference_adapter=False)
+    reader.load_checkpoint(tmp_path / "c")
+    assert torch.equal(logits(reader), logits(writer))
+
+
+def test_an_algorithm_without_a_reference_takes_the_actor_alone(make_trained, monkeypatch, tmp_path):
+    make_trained().save_checkpoint(tmp_path / "c")
+    reader = make_trained(use_separate_reference_adapter=False)
+    monkeypatch.setattr(DPO, "USES_REFERENCE", False)
+    reader.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=True)
+    assert same(reader.adapters.state_dict()["actor"], make_trained().adapters.state_dict()["actor"])
+
+
+def test_agents_that_load_one_checkpoint_hold_one_reference(make_trained, make_agent, tmp_path):
+    make_trained().save_checkpoint(tmp_path / "c")
+    first = make_agent()
+    others = [make_agent(actor_network=first.base.model, index=index) for index in (1, 2)]
+    for agent in (first, *others):
+        agent.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=True)
+    assert len({agent.adapters.name("reference") for agent in (first, *others)}) == 1
+    assert len(first.base.adapter_names) == 4
+
+
+# Coming in ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_that_peft_saved_becomes_actor_and_reference(make_trained, tiny_model, lora, tmp_path):
+    peft = PeftModel(tiny_model(), lora)
+    for number, parameter in enumerate(p for n, p in peft.named_parameters() if "lora_" in n):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(number))
+    peft.save_pretrained(tmp_path / "p")
+    expected = peft.eval()(IDS).logits
+    agent = make_trained()
+    with pytest.warns(UserWarning, match="no optimizer state"):
+        agent.load_checkpoint(tmp_path / "p", load_optimizer=True)
+    assert torch.equal(logits(agent), expected)
+    assert torch.equal(logits(agent, "reference"), expected)
+    agent.load_checkpoint(tmp_path / "p", overwrite_reference_adapter=False)
+    assert torch.equal(logits(agent, "reference"), tiny_model()(IDS).logits)
+    bare = make_trained(use_separate_reference_adapter=False)
+    with pytest.raises(ValueError, match="overwrite_reference_adapter=False"):
+        bare.load_checkpoint(tmp_path / "p")
+    bare.load_checkpoint(tmp_path / "p", overwrite_reference_adapter=False)
+    assert torch.equal(logits(bare), expected)
+
+
+# Hyperparameters ----------------------------------------------------------------------------------------------------
+
+
+def test_hyperparameters_are_taken_over_when_asked_and_the_optimizer_follows(make_trained, tmp_path):
+    writer = make_trained(lr=3e-4, weight_decay=0.05, loss_type=("sigmoid", "ipo"))
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50, beta=0.7)
+    before = everything(reader)
+    reader.load_checkpoint(tmp_path / "c", load_hyperparameters=True)
+    assert reader.hyperparameters == writer.hyperparameters
+    group = reader.optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (3e-4, 0.05)
+    after = everything(reader)
+    assert same(after["moments"], before["moments"])
+    assert (after["index"], after["fitness"]) == (before["index"], before["fitness"])
+
+
+def test_hyperparameters_that_the_agent_cannot_have_are_refused(make_trained, tmp_path):
+    make_trained(beta=0.9).save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50, hp_config=HyperparameterConfig(beta=RLParameter(min=0.1, max=0.5)))
+    before = everything(reader)
+    with pytest.raises(CheckpointError, match=r"attributes\.pt.*beta=0\.9"):
+        reader.load_checkpoint(tmp_path / "c", load_hyperparameters=True)
+    assert same(everything(reader), before)
+
+
+# Refused ------------------------------------------------------------------------------------------------------------
+
+
+def test_another_lora_configuration_is_refused_and_changes_nothing(make_trained, tmp_path):
+    other = LoraConfig(r=2, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    make_trained(lora_config=other).save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50)
+    before = everything(reader)
+    with pytest.raises(ValueError, match=r"(?i)lora config"):
+        reader.load_checkpoint(tmp_path / "c", load_optimizer=True, load_hyperparameters=True)
+    assert same(everything(reader), before)
+
+
+@pytest.mark.parametrize("difference", [{"seed": 5}, {"rope_theta": 500.0}, {"num_hidden_layers": 3}])
+def test_the_wrong_base_model_is_refused_and_named(make_trained, tiny_model, tmp_path, difference):
+    make_trained().save_checkpoint(tmp_path / "c")
+    settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}} if "rope_theta" in difference else {}
+    reader = make_trained(actor_network=tiny_model(**(settings or difference)), seed=50)
+    before = everything(reader)
+    with pytest.raises(CheckpointError, match=r"manifest\.json.*LlamaForCausalLM.*LlamaForCausalLM"):
+        reader.load_checkpoint(tmp_path / "c")
+    assert same(everything(reader), before)
+
+
+def test_a_run_is_no_agent_and_its_agents_are_listed(make_trained, tmp_path):
+    agent = make_trained()
+    with written_atomically(tmp_path / "run") as draft:
+        for index in (0, 1):
+            agent.save_checkpoint(draft / "agents" / str(index))
+        Manifest(kind="run", algorithm="DPO").write(draft)
+    with pytest.raises(CheckpointError, match=r"whole run.*agents/0, .*agents/1"):
+        agent.load_checkpoint(tmp_path / "run")
+    agent.load_checkpoint(tmp_path / "run" / "agents" / "1")
+
+
+def test_nothing_at_the_path(make_trained, tmp_path):
+    with pytest.raises(CheckpointError, match=r"missing is not a directory"):
+        make_trained().load_checkpoint(tmp_path / "missing")
+
+
+# Base weights -------------------------------------------------------------------------------------------------------
+
+
+def test_saved_base_weights_are_loaded_where_no_other_agent_lives(make_trained, tiny_model, tmp_path):
+    writer = make_trained()
+    writer.save_checkpoint(tmp_path / "c", lora_only=False)
+    reader = make_trained(actor_network=tiny_model(seed=5), seed=50)
+    company = reader.clone(index=1)
+    before = everything(reader)
+    with pytest.raises(ValueError, match="other agents use"):
+        reader.load_checkpoint(tmp_path / "c")
+    assert same(everything(reader), before)
+    company.clean_up()
+    reader.load_checkpoint(tmp_path / "c")
+    assert torch.equal(logits(reader), logits(writer))
+    assert same(reader.base.base_state(), writer.base.base_state())
+    company = reader.clone(index=1)
+    reader.load_checkpoint(tmp_path / "c")  # the same weights: nothing to write
+
+
+def test_the_actor_is_what_the_file_holds(make_trained, tmp_path):
+    writer = make_trained()
+    writer.save_checkpoint(tmp_path / "c")
+    tensors = load_file(tmp_path / "c" / "actor" / "adapter_model.safetensors")
+    actor = writer.adapters.state_dict()["actor"]
+    assert same(dict(sorted(tensors.items())), dict(sorted(actor.items())))

@@ -1,0 +1,353 @@
+"""A run that is killed, stopped or damaged ends like one that never was."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from agiledpo.algorithms import DPO
+from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.hpo.mutation import Mutations
+from agiledpo.hpo.tournament import TournamentSelection
+from agiledpo.llm_envs import PreferenceGym
+from agiledpo.training.interruption import TrainingInterrupted
+from agiledpo.training.retention import Retention
+from agiledpo.training.train_llm import finetune_llm_preference
+
+
+@pytest.fixture
+def make_env(make_pairs, tiny_tokenizer):
+    def make(train=24, test=7, batch=4, **arguments):
+        return PreferenceGym(
+            make_pairs(train), make_pairs(test, seed=1), tiny_tokenizer, data_batch_size_per_gpu=batch, **arguments
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_population(tiny_model, lora):
+    def make(size=3, **arguments):
+        config = HyperparameterConfig(
+            lr=RLParameter(1e-5, 1e-1), beta=RLParameter(0.01, 1.0), batch_size=RLParameter(2, 6, dtype=int)
+        )
+        return DPO.population(
+            size, actor_network=tiny_model(), lora_config=lora, batch_size=3, lr=1e-3, hp_config=config, **arguments
+        )
+
+    return make
+
+
+def evolution(size=3):
+    return {
+        "tournament": TournamentSelection(2, True, size, 1, rand_seed=5),
+        "mutation": Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=6),
+        "evo_steps": 2,
+    }
+
+
+def train(agents, env, **arguments):
+    return finetune_llm_preference(agents, env, num_epochs=2, evaluation_interval=2, verbose=False, **arguments)[0]
+
+
+def fingerprint(population):
+    """All that a population is, as plain values and tensors."""
+    return [agent.state_dict() for agent in population], [record.as_json() for record in population.lineage]
+
+
+def assert_same(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert one == other or (one != one and other != other)
+
+
+def steps(directory):
+    return sorted(int(path.name.removeprefix("step_")) for path in Path(directory).glob("step_*"))
+
+
+class StopAfter:
+    """A fitness of one's own that raises a signal, or dies, at some evaluation."""
+
+    def __init__(self, evaluation, act):
+        self.left, self.act = evaluation, act
+
+    def __call__(self, agent, env):
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+        return float(agent.measure(env).fitness("accuracy").value) + 0.0 * torch.rand(()).item()
+
+
+class KilledError(Exception):
+    pass
+
+
+def die():
+    raise KilledError
+
+
+@pytest.mark.parametrize("evolves", [False, True])
+@pytest.mark.parametrize("evaluation", [5, 8, 11])
+def test_resumed_equals_never_killed(make_env, make_population, tmp_path, evolves, evaluation):
+    def settings():
+        return {"checkpoint_steps": 5, **(evolution() if evolves else {})}
+
+    whole = train(make_population(), make_env(), fitness=StopAfter(-1, die), **settings(),
+                  checkpoint_path=tmp_path / "whole", lineage_path=tmp_path / "whole.jsonl")  # fmt: skip
+    here = {"checkpoint_path": tmp_path / "run", "lineage_path": tmp_path / "run.jsonl"}
+    with pytest.raises(KilledError):
+        train(make_population(), make_env(), fitness=StopAfter(evaluation, die), **settings(), **here)
+    resumed = train(
+        make_population(), make_env(), fitness=StopAfter(-1, die), **settings(), **here, resume_from="latest"
+    )
+    assert_same(fingerprint(resumed), fingerprint(whole))
+    assert resumed.elite.index == whole.elite.index
+    assert (tmp_path / "run.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_finished_run_that_is_resumed_is_the_finished_run(make_env, make_population, make_pairs, tmp_path):
+    here = {"checkpoint_path": tmp_path / "run", "lineage_path": tmp_path / "run.jsonl"}
+    env = make_env(final_dataset=make_pairs(9, seed=2))
+    whole = train(make_population(), env, **here, **evolution())
+    text = (tmp_path / "run.jsonl").read_bytes()
+    resumed = train(
+        make_population(), make_env(final_dataset=make_pairs(9, seed=2)), **here, **evolution(), resume_from="latest"
+    )
+    assert_same(fingerprint(resumed), fingerprint(whole))
+    assert resumed.final == whole.final
+    assert (tmp_path / "run.jsonl").read_bytes() == text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(make_env, make_population, tmp_path, number, capsys):
+    whole = train(make_population(), make_env(), fitness=StopAfter(-1, die))
+    with pytest.raises(TrainingInterrupted) as caught:
+        train(make_population(), make_env(), fitness=StopAfter(5, lambda: os.kill(os.getpid(), number)),
+              checkpoint_path=tmp_path / "run")  # fmt: skip
+    assert caught.value.code == 128 + number
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    (stopped,) = (tmp_path / "run").iterdir()
+    assert stopped.name == "step_16"  # two evaluations of three agents in 8 pairs each
+    message = capsys.readouterr().err
+    assert f"Stopped by {number.name} after 16 of 48 pairs" in message
+    assert f"resume_from='latest', or '{stopped}'" in message
+    resumed = train(make_population(), make_env(), fitness=StopAfter(-1, die), resume_from=stopped)
+    assert_same(fingerprint(resumed), fingerprint(whole))
+    assert steps(tmp_path / "run") == [16, 48]
+
+
+def test_without_checkpoints_ctrl_c_is_ctrl_c(make_env, make_population):
+    with pytest.raises(KeyboardInterrupt):
+        train(make_population(), make_env(), fitness=StopAfter(5, lambda: signal.raise_signal(signal.SIGINT)))
+
+
+def test_a_second_ctrl_c_does_not_wait(make_env, make_population, tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_population(), make_env(), fitness=StopAfter(2, twice), checkpoint_path=tmp_path / "run")
+
+
+def test_in_another_thread_signals_are_left_alone(make_env, make_population, tmp_path):
+    outcome = []
+
+    def work():
+        outcome.append(train(make_population(1), make_env(), checkpoint_path=tmp_path / "run"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(outcome) == 1
+    assert steps(tmp_path / "run") == [48]
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "pickle"])
+def test_latest_falls_back_to_the_newest_complete_one_and_says_so(make_env, make_population, tmp_path, harm):
+    whole = train(make_population(), make_env(), checkpoint_steps=12, checkpoint_path=tmp_path / "run",
+                  retention=Retention(keep_last=None))  # fmt: skip
+    assert steps(tmp_path / "run") == [12, 24, 36, 48]
+    victim = tmp_path / "run" / "step_48" / "agents" / "agent_1" / "actor" / "adapter_model.safetensors"
+    content = bytearray(victim.read_bytes())
+    if harm == "truncate":
+        victim.write_bytes(content[:-9])
+    elif harm == "flip":
+        content[len(content) // 2] ^= 4
+        victim.write_bytes(content)
+    elif harm == "remove":
+        victim.unlink()
+    else:
+        victim = victim.with_name("extra.pkl")
+        victim.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.warns(UserWarning, match=f"Going on from .*step_36, .*{victim.name}"):
+        resumed = train(make_population(), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest",
+                        checkpoint_steps=12, retention=Retention(keep_last=None))  # fmt: skip
+    assert_same(fingerprint(resumed), fingerprint(whole))
+    shutil.rmtree(tmp_path / "run" / "step_48")
+    with pytest.raises(CheckpointError, match=r"step_48.*manifest\.json is missing"):
+        train(make_population(), make_env(), resume_from=tmp_path / "run" / "step_48")
+
+
+def test_latest_refuses_where_everything_is_damaged(make_env, make_population, tmp_path):
+    train(make_population(1), make_env(), checkpoint_path=tmp_path / "run")
+    (tmp_path / "run" / "step_48" / "run.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"No checkpoint in .*run is complete.*run\.pt"):
+        train(make_population(1), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+
+
+def test_latest_begins_at_the_beginning_where_nothing_was_saved(make_env, make_population, tmp_path):
+    lineage = tmp_path / "lineage.jsonl"
+    with pytest.raises(KilledError):
+        train(
+            make_population(),
+            make_env(),
+            fitness=StopAfter(1, die),
+            checkpoint_path=tmp_path / "run",
+            lineage_path=lineage,
+        )
+    written = lineage.read_bytes()
+    ended = train(
+        make_population(), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest", lineage_path=lineage
+    )
+    assert_same(fingerprint(ended), fingerprint(train(make_population(), make_env())))
+    assert (tmp_path / "lineage.jsonl.1").read_bytes() == written  # of the attempt that was lost
+
+
+def test_what_is_resumed_from_is_never_removed(make_env, make_population, tmp_path):
+    train(make_population(1), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run",
+          retention=Retention(keep_last=None))  # fmt: skip
+    assert steps(tmp_path / "run") == [8, 16, 24, 32, 40, 48]
+    train(make_population(1), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run",
+          resume_from=tmp_path / "run" / "step_16", retention=Retention(keep_last=1))  # fmt: skip
+    assert steps(tmp_path / "run") == [16, 48]
+
+
+def test_latest_is_the_latest_that_was_written_not_the_largest_number(make_env, make_population, tmp_path):
+    here = {"checkpoint_steps": 8, "checkpoint_path": tmp_path / "run"}
+    train(make_population(), make_env(), **here, retention=Retention(keep_last=None))
+    with pytest.raises(KilledError):
+        train(make_population(), make_env(seed=42), **here, retention=Retention(keep_last=None),
+              fitness=StopAfter(4, die), resume_from=tmp_path / "run" / "step_16")  # fmt: skip
+    with pytest.warns(UserWarning, match="fitness was a function"):
+        train(make_population(), make_env(), **here, retention=Retention(keep_last=2), resume_from="latest")
+    assert steps(tmp_path / "run") == [24, 40, 48]  # 24 was written last and resumed from
+
+
+def test_the_best_by_a_metric_are_kept(make_env, make_population, tmp_path):
+    retention = Retention(keep_last=1, keep_best=2, metric_name="loss", higher_is_better=False)
+    population = train(
+        make_population(), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run", retention=retention
+    )
+    kept = {path.name: json.loads((path / "manifest.json").read_text())["metrics"]["loss"]
+            for path in (tmp_path / "run").iterdir()}  # fmt: skip
+    assert "step_48" in kept
+    assert len(kept) in (2, 3)
+    assert min(kept.values()) == pytest.approx(min(agent.held_out["loss"] for agent in population), rel=1)
+    assert kept["step_48"] == population.elite.held_out["loss"]
+
+
+def test_an_earlier_run_is_not_overwritten(make_env, make_population, tmp_path):
+    train(make_population(1), make_env(), checkpoint_path=tmp_path / "run")
+    agents = make_population(1)
+    with pytest.raises(FileExistsError, match=r"step_48 the newest. Pass resume_from='latest'"):
+        train(agents, make_env(), checkpoint_path=tmp_path / "run")
+    assert agents[0].steps == [0]
+
+
+def test_other_agents_and_other_data_do_not_take_a_run_up(make_env, make_population, tmp_path, tiny_model, lora):
+    train(make_population(), make_env(), checkpoint_path=tmp_path / "run")
+    with pytest.raises(ValueError, match="of 3 agents; this run has 2"):
+        train(make_population(2), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+    with pytest.raises(ValueError, match="other training rows"):
+        train(make_population(), make_env(train=20), checkpoint_path=tmp_path / "run", resume_from="latest")
+    with pytest.raises(ValueError, match="or the other way round"):
+        train(make_population(), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest", **evolution())
+    elsewhere = DPO.population(3, actor_network=tiny_model(seed=9), lora_config=lora, batch_size=3, lr=1e-3)
+    with pytest.raises(ValueError, match="base model"):
+        train(elsewhere, make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+
+
+def test_a_disk_that_fills_up_ends_nothing(make_env, make_population, tmp_path, monkeypatch):
+    """A directory that cannot be written any more, in the middle of a run; benchmarking/faults.py fills a real disk."""
+    import agiledpo.training.checkpoints as module
+
+    original, calls = module.save_run, []
+
+    def full(path, *arguments, **named):
+        calls.append(path.name)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        original(path, *arguments, **named)
+
+    monkeypatch.setattr(module, "save_run", full)
+    with pytest.warns(
+        UserWarning, match=r"step_32 could not be written: .*No space left.*step_16 is intact; the run goes on"
+    ):
+        population = train(make_population(), make_env(), checkpoint_steps=16, checkpoint_path=tmp_path / "run")
+    assert calls == ["step_16", "step_32", "step_48"]
+    assert steps(tmp_path / "run") == [16, 48]
+    assert population[0].steps == [48]
+
+
+def test_a_directory_that_cannot_be_written_is_found_before_training(make_env, make_population):
+    agents = make_population(1)
+    with pytest.raises(OSError, match=r"/proc/run cannot be written to .*so no checkpoint could be saved there"):
+        train(agents, make_env(), checkpoint_path="/proc/run")  # for root too
+    assert agents[0].steps == [0]
+
+
+def test_the_reference_cache_on_disk_is_found_again(make_env, make_population, tmp_path, monkeypatch):
+    import agiledpo.algorithms.reference as module
+
+    original, scored = module.role_scores, []
+
+    def count(adapters, role, batch, *arguments, **named):
+        if role == "reference":
+            scored.extend(batch.labels)
+        return original(adapters, role, batch, *arguments, **named)
+
+    monkeypatch.setattr(module, "role_scores", count)
+    cached = {"reference_cache": tmp_path / "cache"}
+    here = {"checkpoint_path": tmp_path / "run", "checkpoint_steps": 8}
+    with pytest.raises(KilledError):
+        train(make_population(**cached), make_env(), **here, fitness=StopAfter(7, die))
+    first = len(scored)
+    train(make_population(**cached), make_env(), **here, fitness=StopAfter(-1, die), resume_from="latest")
+    assert first <= len(scored) <= 24 + 7  # every pair once, over both processes' lives
+
+
+def test_each_agent_in_a_run_is_a_checkpoint_of_its_own(make_env, make_population, tmp_path, tiny_model, lora):
+    population = train(make_population(), make_env(), checkpoint_path=tmp_path / "run")
+    where = tmp_path / "run" / "step_48"
+    fresh = DPO(actor_network=tiny_model(), lora_config=lora)
+    with pytest.raises(CheckpointError, match=re.escape("agents/agent_1")):
+        fresh.load_checkpoint(where)
+    fresh.load_checkpoint(where / "agents" / "agent_1")
+    for mine, theirs in zip(
+        fresh.adapters.parameters("actor"), population[1].adapters.parameters("actor"), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_equal_references_are_on_the_disk_once(make_env, make_population, tmp_path):
+    train(make_population(), make_env(), checkpoint_path=tmp_path / "run")
+    files = list((tmp_path / "run").rglob("reference/adapter_model.safetensors"))
+    assert len(files) == 3
+    assert len({file.stat().st_ino for file in files}) == 1
