@@ -96,7 +96,8 @@ def fold(base: SharedBaseModel, saved: SavedAdapter, dtype: torch.dtype | None =
     base.peft.unload()  # takes the LoRA layers out and puts modules_to_save in
     for key, parameter in model.named_parameters(remove_duplicate=False):
         parameter.data = parameter.data.to(dtypes[key])
-        if not torch.isfinite(parameter).all():
+        # Of the extremes, because asking every element takes the memory of another copy of the largest weight.
+        if parameter.numel() and not torch.stack(parameter.aminmax()).isfinite().all():
             raise AdapterFileError(f"{saved.weights_file} makes {key} infinite in {dtypes[key]}; pass a wider dtype.")
     _settle_ties(model)
     return model

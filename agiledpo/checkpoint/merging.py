@@ -40,8 +40,8 @@ def merge(
     merged. If the adapter changes one of two tied weights (embedding and head) both are written, and
     ``tie_word_embeddings`` is False in the configuration.
 
-    Memory: the base model once, if it is given (its own weights are shared, and only those that the adapter changes are
-    new) and if it is loaded here.
+    Memory: a base model that is given is shared, and only the weights that the adapter changes are new. One that is
+    loaded here is read from mapped files, beside which the changed weights stand.
 
     Args:
         path: An agent's checkpoint, or a directory that PEFT, TRL or AgileRL wrote an adapter to.
