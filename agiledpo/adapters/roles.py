@@ -9,7 +9,6 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
-from agiledpo.adapters.files import SavedAdapter
 from agiledpo.adapters.shared_base import SharedBaseModel
 
 Role = Literal["actor", "reference"]
@@ -126,34 +125,6 @@ class AgentAdapters:
         self.base.copy(theirs, actor)
         if reference is not None and reference != self.name("reference"):
             self._set_reference(self.base.frozen_copy(reference))
-
-    def check(self, role: str, saved: SavedAdapter, *, merge: bool) -> None:
-        """Stand-in."""
-        name = self.name(role)
-        assert name is not None
-        live = self.base.config(name)
-        if (live.r, live.lora_alpha, live.target_modules) != (
-            saved.config.r,
-            saved.config.lora_alpha,
-            saved.config.target_modules,
-        ):
-            raise ValueError("LoRA configurations differ.")
-
-    def load_saved(self, role: str, saved: SavedAdapter, *, merge: bool) -> bool:
-        """Stand-in."""
-        name = self._writable(role)
-        assert name is not None
-        self.base.load_state(name, saved.tensors)
-        return False
-
-    @torch.no_grad()
-    def clear_reference(self) -> None:
-        """Stand-in."""
-        name = self._writable("reference")
-        assert name is not None
-        for key, parameter in self.base.parameters(name).items():
-            if "lora_B" in key:
-                parameter.zero_()
 
     def share_reference(self) -> None:
         """Hold the frozen adapter of another agent instead of an equal one of this agent's own."""

@@ -425,10 +425,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.optimizer.state.clear()
         self.adapters.release()
 
-    def _rebuild_after_merge(self) -> None:
-        """Stand-in."""
-        raise NotImplementedError
-
     # Files ----------------------------------------------------------------------------------------------------------
 
     def plain_arguments(self) -> dict[str, Any]:
