@@ -1,5 +1,6 @@
 """The adapters of one agent, known by role."""
 
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
+from agiledpo.adapters.files import SavedAdapter
+from agiledpo.adapters.reconcile import ConfigDifferences, compare, has_room, merged
 from agiledpo.adapters.shared_base import SharedBaseModel
+from agiledpo.adapters.transplant import Move
 
 Role = Literal["actor", "reference"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -27,6 +31,12 @@ class AgentAdapters:
         separate_reference: Keep a frozen ``reference`` adapter; False makes the bare base the reference.
         seed: Seed of the actor's initialisation.
         start: Physical name of the adapter that the actor starts from; None for a fresh one.
+
+    Attributes:
+        lora_config: LoRA configuration of all adapters of the agent; :meth:`load_saved` may replace it.
+        arrived: What :meth:`load_saved` last multiplied the saved parameters by, by name, where it was not 1.
+        move: How the actor's parameters went into those of the last rebuild; None if there was none, or the optimizer
+            has followed it.
     """
 
     def __init__(
@@ -40,6 +50,9 @@ class AgentAdapters:
     ) -> None:
         self.base = base
         self.lora_config = config
+        self.move: Move | None = None
+        self.arrived: Mapping[str, float] = {}
+        self._seed = seed
         self._held: list[str] = []
         self._used = "actor"
         self._finalizer = weakref.finalize(self, _disown, base, self._held)
@@ -140,6 +153,130 @@ class AgentAdapters:
         mine = set(self.owned.values())
         return mine == set(self.base.adapter_names) and not any(self.base.is_shared(name) for name in mine)
 
+    def clear_reference(self) -> None:
+        """Make the reference add nothing to the base again; agents for which it does hold one adapter.
+
+        Raises:
+            ValueError: The reference is the bare base, which has nothing to clear.
+        """
+        self._set_reference(self.base.shared(self._neutral("reference")))
+
+    # Saved adapters -------------------------------------------------------------------------------------------------
+
+    def check(self, role: str, saved: SavedAdapter, *, merge: bool) -> None:
+        """Check that :meth:`load_saved` would succeed; nothing changes.
+
+        Args:
+            role: Where the adapter would go.
+            saved: The adapter.
+            merge: Whether configurations may be merged.
+
+        Raises:
+            AdapterFileError: The adapter is not of this base model, or damaged.
+            ValueError: The configurations differ and may not or cannot be merged; they are shown side by side. Or the
+                agent has no adapter in that role.
+        """
+        name = self._present(role)
+        with self.base.visitor(saved) as visitor:
+            self._reconciled(name, visitor, saved, merge=merge)
+
+    def load_saved(self, role: str, saved: SavedAdapter, *, merge: bool) -> bool:
+        """Make a role compute exactly what a saved adapter computed.
+
+        Where the saved adapter has no room in this agent's, all of the agent's adapters are first rebuilt with a merged
+        configuration, in which they compute what they did. The optimizer then has to follow the actor's ``move``.
+
+        Args:
+            role: Where the adapter goes.
+            saved: The adapter.
+            merge: Whether the configurations may differ and be merged.
+
+        Returns:
+            Whether the agent's adapters were rebuilt.
+
+        Raises:
+            AdapterFileError: The adapter is damaged or not of this base model.
+            ValueError: As for :meth:`check`. Nothing has changed then.
+        """
+        name = self._present(role)
+        with self.base.visitor(saved) as visitor:
+            differences, config = self._reconciled(name, visitor, saved, merge=merge)
+            if differences.kept:
+                warnings.warn(_kept(differences, saved), stacklevel=2)
+            if config is not None:
+                self._rebuild(config)
+            fresh = self._neutral(role)
+            if differences.blocking:
+                self.arrived = self.base.transplant(visitor, fresh)
+            else:
+                self.arrived = {}
+                self.base.copy(visitor, fresh)
+        if role == "reference":
+            self._set_reference(self.base.shared(fresh))
+        else:
+            self.base.copy(fresh, self.owned[role])
+            self.base.disown(fresh)
+            self.base.sweep()
+        return config is not None
+
+    def _reconciled(
+        self, name: str, visitor: str, saved: SavedAdapter, *, merge: bool
+    ) -> tuple[ConfigDifferences, LoraConfig | None]:
+        """The differences to a saved adapter, and the configuration to rebuild with (None: there is room for it)."""
+        live, theirs = self.base.layout(name), self.base.layout(visitor)
+        differences = compare(live, theirs)
+        if differences.irreconcilable:
+            raise ValueError(
+                f"The LoRA configuration of {saved.config_file} differs from this agent's in "
+                f"{', '.join(differences.irreconcilable)}, which merging cannot reconcile:\n{differences.text}\n"
+                "Make the agent with the lora_config of the saved adapter."
+            )
+        if differences.blocking and not merge:
+            raise ValueError(
+                f"The LoRA configuration of {saved.config_file} differs from this agent's:\n{differences.text}\n"
+                "Pass merge_lora_configs=True to make room for both, or make the agent with the saved lora_config."
+            )
+        if differences.blocking:
+            for adapter in (visitor, *self.owned.values()):
+                self.base.check_transplantable(adapter)
+        if has_room(live, theirs):
+            return differences, None
+        return differences, merged(live, theirs, self.base.module_names)
+
+    def _rebuild(self, config: LoraConfig) -> None:
+        """Give every role an adapter of another configuration that computes what its own does."""
+        old = dict(self.owned)
+        new: dict[str, str] = {}
+        try:
+            for role, name in old.items():
+                new[role] = self.base.add_neutral(role, config, trainable=role == "actor", seed=self._seed)
+                factors = self.base.transplant(name, new[role])
+                if role == "actor":
+                    move = Move(self.base.parameters(name), factors)
+        except BaseException:
+            for name in new.values():
+                self.base.disown(name)
+            self.base.sweep()
+            raise
+        if "reference" in new:
+            self._set_reference(self.base.shared(new["reference"]))
+        self._hold("actor", new["actor"])
+        self.lora_config, self.move = config, move
+
+    def _neutral(self, role: str) -> str:
+        """A new frozen adapter of a role's configuration that adds nothing to the base."""
+        config = self.base.config(self._present(role))
+        return self.base.add_neutral(role, config, trainable=False, seed=self._seed)
+
+    def _present(self, role: str) -> str:
+        name = self.name(role)
+        if name is None:
+            raise ValueError(
+                f"The {role} is the bare base model, which all agents share and nothing can be loaded onto. "
+                "Make the agent with use_separate_reference_adapter=True."
+            )
+        return name
+
     def _writable(self, role: str) -> str | None:
         """Physical name of a role's adapter that no other agent holds."""
         name = self.name(role)
@@ -149,12 +286,16 @@ class AgentAdapters:
         return name
 
     def _set_reference(self, name: str) -> None:
-        held = self._names["reference"]
-        self._names["reference"] = name
+        self._hold("reference", name)
+
+    def _hold(self, role: Role, name: str) -> None:
+        """Hold an adapter in a role instead of the one that is there."""
+        held = self._names[role]
+        self._names[role] = name
         self._held.append(name)
         if held is not None:
             self._held.remove(held)
-            if self._used == "reference" and self.base.active_name == held:
+            if self._used == role and self.base.active_name == held:
                 self.base.activate(name)
             self.base.disown(held)
 
@@ -189,6 +330,13 @@ class AgentAdapters:
         """Remove the adapters now; the agent cannot be used afterwards."""
         self._finalizer()
         self.base.sweep()
+
+
+def _kept(differences: ConfigDifferences, saved: SavedAdapter) -> str:
+    values = ", ".join(
+        f"{name}={differences.live[name]} (saved: {differences.saved[name]})" for name in differences.kept
+    )
+    return f"This agent keeps its own {values} and not that of {saved.config_file}; the function is the saved one's."
 
 
 def _disown(base: SharedBaseModel, names: list[str]) -> None:

@@ -16,13 +16,19 @@ from typing import Any, ClassVar, cast
 
 import torch
 from peft import LoraConfig, LoraModel, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import set_peft_model_state_dict
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, set_peft_model_state_dict
 from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from agiledpo.adapters.contents import NOTHING, WatchedTensors, describe_adapter, describe_model
+from agiledpo.adapters.files import AdapterFileError, SavedAdapter
+from agiledpo.adapters.fitting import fill
+from agiledpo.adapters.layout import AdapterLayout, layout_of, targets
+from agiledpo.adapters.transplant import check_transplantable, transplant
 
 _ADAPTER_NUMBERS = itertools.count()
 
@@ -124,13 +130,132 @@ class SharedBaseModel:
                 # When the last user of this base is gone the caller's model is a plain Transformers model again.
                 weakref.finalize(self, self.peft_model.unload)
             else:
-                self.peft_model.add_adapter(name, deepcopy(config))
+                self._inject(name, deepcopy(config))
         self._trainable[name] = trainable
         self._holders[name] = 1
         parameters = self._parameters[name] = self._find_parameters(name)
         self._adapter_weights[name] = WatchedTensors(lambda: parameters, partial(describe_adapter, self.config(name)))
         self._restore_requires_grad()
         return name
+
+    def _inject(self, name: str, config: LoraConfig) -> None:
+        """Put an adapter's layers into the model; what was active stays active, or nothing does."""
+        self._keep_apart(config)
+        try:
+            self.peft.add_adapter(name, config)
+        except Exception:
+            # PEFT leaves the layers that it had put in place.
+            self.peft.peft_config.pop(name, None)
+            for module in self.model.modules():
+                if isinstance(module, LoraLayer):
+                    module.delete_adapter(name)
+                elif isinstance(module, ModulesToSaveWrapper) and name in module.modules_to_save:
+                    del module.modules_to_save[name]
+            self._unwrap()
+            self._reactivate()
+            raise
+        # Layers that are new to the model do not know that adapters are disabled.
+        if self._active is None:
+            self._activate(None)
+
+    def _keep_apart(self, config: LoraConfig) -> None:
+        """Keep PEFT from adapting another agent's copy of a module, or copying another agent's adapter.
+
+        Raises:
+            ValueError: A module would have LoRA factors for one agent and be copied whole for another.
+        """
+        named = dict(self.model.named_modules())
+        whole = [key for key, module in named.items() if isinstance(module, ModulesToSaveWrapper)]
+        if whole and config.target_modules == "all-linear":
+            # PEFT would find the linear layers inside the copies.
+            head = self.model.get_output_embeddings()
+            config.target_modules = cast(
+                list[str], {key for key in self.module_names if named[key] is not head and _is_linear(named[key])}
+            )
+        torn = [key for key in whole if targets(config, key)]
+        copied = tuple(config.modules_to_save or ())
+        torn += [key for key, module in named.items() if isinstance(module, LoraLayer) and key.endswith(copied)]
+        if torn:
+            raise ValueError(
+                f"{torn[0]} has LoRA factors in one adapter and is saved whole in another (modules_to_save) on this "
+                "base model. Use the same kind for all adapters, or load the base model once more."
+            )
+
+    def add_neutral(self, role: str, config: LoraConfig, *, trainable: bool, seed: int) -> str:
+        """Add an adapter as :meth:`add` does that adds nothing to the base, however the configuration initialises.
+
+        Args:
+            role: Readable part of the name.
+            config: LoRA configuration.
+            trainable: Whether the adapter's parameters require gradients.
+            seed: Seed of the factors that are not zero.
+        """
+        neutral = deepcopy(config)
+        if config.init_lora_weights in (False, "orthogonal"):
+            neutral.init_lora_weights = True
+        name = self.add(role, neutral, trainable=trainable, seed=seed)
+        self.config(name).init_lora_weights = config.init_lora_weights
+        return name
+
+    @contextmanager
+    def visitor(self, saved: SavedAdapter) -> Iterator[str]:
+        """Have a saved adapter on the model for a time, and know it by the physical name that the context gives.
+
+        Args:
+            saved: The adapter. Its initialisation does not count; dropout does not matter.
+
+        Raises:
+            AdapterFileError: It does not fit the base model.
+            ValueError: Its configuration would change the shared base weights.
+        """
+        _check_keeps_base(saved.config)
+        config = deepcopy(saved.config)
+        config.init_lora_weights, config.inference_mode = True, False
+        try:
+            name = self.add("visitor", config, trainable=False, seed=0)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise AdapterFileError(f"{saved.config_file} does not fit the base model: {error}") from error
+        try:
+            fill(self.state(name), saved, self.base_state)
+            yield name
+        finally:
+            self._remove(name)
+            self._unwrap()
+
+    def transplant(self, source: str, target: str) -> dict[str, float]:
+        """Make an adapter that adds nothing compute what another does; see :mod:`agiledpo.adapters.transplant`."""
+        return transplant(self.peft, source, target)
+
+    def check_transplantable(self, name: str) -> None:
+        """Check that :meth:`transplant` can move an adapter.
+
+        Raises:
+            ValueError: It is of a kind that cannot be moved.
+        """
+        check_transplantable(self.peft, name)
+
+    def layout(self, name: str) -> AdapterLayout:
+        """What an adapter's configuration comes to on this model."""
+        return layout_of(self.model, name, self.config(name))
+
+    @property
+    def module_names(self) -> list[str]:
+        """Names of the base model's own modules."""
+        tuners = tuple(
+            f"{key}."
+            for key, module in self.model.named_modules()
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+        )
+        return [key for key, _ in self.model.named_modules() if key and not key.startswith(tuners)]
+
+    def _unwrap(self) -> None:
+        """Put the base's own modules back where no adapter is any more."""
+        for parent in list(self.model.modules()):
+            for key, child in list(parent.named_children()):
+                if isinstance(child, LoraLayer) and not child.r:
+                    setattr(parent, key, child.base_layer)
+                elif isinstance(child, ModulesToSaveWrapper) and not child.modules_to_save:
+                    setattr(parent, key, child.original_module)
 
     def frozen_copy(self, source: str, *, private: bool = False) -> str:
         """A frozen adapter with the configuration and weights of another, and its physical name.
@@ -151,24 +276,33 @@ class SharedBaseModel:
             self._holders[twin] += 1
         return twin
 
-    def hold_equal(self, source: str) -> str | None:
+    def shared(self, name: str) -> str:
+        """Hold an equal frozen adapter instead of this new one, if there is one; return the name of what is held."""
+        twin = self.hold_equal(name)
+        if twin is None:
+            return name
+        self.disown(name)
+        self.sweep()
+        return twin
+
+    def hold_equal(self, name: str) -> str | None:
         """Hold another frozen adapter that equals one; None if there is none.
 
         Args:
-            source: Physical name of the adapter.
+            name: Physical name of the adapter.
         """
         self.sweep()
-        twin = self._find_frozen(source, others=True)
+        twin = self._find_frozen(name, other_than=name)
         if twin is not None:
             self._holders[twin] += 1
         return twin
 
-    def _find_frozen(self, source: str, *, others: bool = False) -> str | None:
+    def _find_frozen(self, source: str, *, other_than: str | None = None) -> str | None:
         config, weights = self.config(source), self.parameters(source)
         for name, trainable in self._trainable.items():
-            if not trainable and self.config(name) == config and not (others and name == source):
-                theirs = self.parameters(name)
-                if theirs.keys() == weights.keys() and all(torch.equal(theirs[key], weights[key]) for key in weights):
+            if not trainable and name != other_than and self.config(name) == config:
+                others = self.parameters(name)
+                if others.keys() == weights.keys() and all(torch.equal(others[key], weights[key]) for key in weights):
                     return name
         return None
 
@@ -204,8 +338,7 @@ class SharedBaseModel:
         if others:
             self.peft.set_adapter(others[0])
         self.peft.delete_adapter(name)
-        current, self._active = self._active, ""
-        self._activate(current)
+        self._reactivate()
 
     @property
     def peft(self) -> PeftModel:
@@ -369,6 +502,11 @@ class SharedBaseModel:
         if name != self._active:
             self._activate(name)
 
+    def _reactivate(self) -> None:
+        """Activate what is active already, after PEFT has chosen for itself."""
+        current, self._active = self._active, ""
+        self._activate(current)
+
     def _activate(self, name: str | None) -> None:
         tuner = cast(LoraModel, self.peft.base_model)
         if name is None:
@@ -445,6 +583,12 @@ def _check_causal_lm(model: PreTrainedModel) -> None:
         raise ValueError(f"{name} has no language-model head. Load it with AutoModelForCausalLM.from_pretrained(...).")
 
 
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D)) or (
+        isinstance(module, LoraLayer) and "Linear" in type(module).__name__
+    )
+
+
 def _check_keeps_base(config: LoraConfig) -> None:
     if not isinstance(config, LoraConfig):
         raise ValueError(f"lora_config is a {type(config).__name__}; only peft.LoraConfig is supported.")
@@ -452,6 +596,9 @@ def _check_keeps_base(config: LoraConfig) -> None:
         raise ValueError(
             f"lora_config.bias={config.bias!r} trains biases of the base model, which all agents share; use 'none'."
         )
+    if config.layer_replication or config.kasa_config:
+        name = "layer_replication" if config.layer_replication else "kasa_config"
+        raise ValueError(f"lora_config.{name} changes the layers of the base model, which all agents share.")
     if config.init_lora_weights not in _INITS_THAT_KEEP_THE_BASE:
         raise ValueError(
             f"lora_config.init_lora_weights={config.init_lora_weights!r} rewrites weights of the base model, which all "

@@ -1,6 +1,7 @@
 """An evolvable algorithm whose network is a set of LoRA adapters on a shared base model."""
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,7 +24,7 @@ from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
 from agiledpo.algorithms.core.arguments import constructor_arguments, plain_arguments
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
-from agiledpo.algorithms.core.optimizers import copy_optimizer_state
+from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
@@ -219,6 +220,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
         return networks if networks_only else {**networks, "optimizer": self.optimizer}
 
+    @abstractmethod
+    def recompile(self) -> None:
+        """Take the model apart anew, after its layers or the settings of how to run them have changed."""
+
     def check_settings(self) -> None:
         """Check that the live hyperparameters make sense together.
 
@@ -272,6 +277,16 @@ class LLMAlgorithm(EvolvableAlgorithm):
         for number, group in enumerate(optimizer.param_groups):
             group["lr"] = group["initial_lr"] = others if number else first
         return accelerator, None if scheduler_config is None else cosine_schedule(optimizer, scheduler_config)
+
+    def _rebuild_after_merge(self) -> None:
+        """Bring what depends on the actor's parameters in line with adapters that were rebuilt by a merge."""
+        move = self.adapters.move
+        if move is not None:
+            new = self.base.parameters(self.adapters.owned["actor"])
+            move_optimizer(self.optimizer, move.parameters, new, move.factors)
+        self.adapters.move = None
+        self.lora_config = self.adapters.lora_config
+        self.recompile()  # the head may have got an adapter
 
     # Copies ---------------------------------------------------------------------------------------------------------
 

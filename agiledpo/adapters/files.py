@@ -1,0 +1,193 @@
+"""Saved LoRA adapters as PEFT, TRL, AgileRL and agiledpo write them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLED_WEIGHTS = "adapter_model.bin"
+
+
+class AdapterFileError(ValueError):
+    """A saved adapter cannot be used; the message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """A LoRA adapter as it was read from a directory.
+
+    Attributes:
+        config: Its LoRA configuration.
+        tensors: Its weights on the CPU, with the keys that PEFT gives them.
+        source: The directory.
+    """
+
+    config: LoraConfig
+    tensors: Mapping[str, Tensor]
+    source: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The file that the configuration is from."""
+        return self.source / CONFIG
+
+    @property
+    def weights_file(self) -> Path:
+        """The file that the weights are from."""
+        return _weights_file(self.source)
+
+
+def read_adapter(directory: str | Path) -> SavedAdapter:
+    """Read a LoRA adapter that PEFT's ``save_pretrained`` wrote, or anything of the same layout.
+
+    Nothing is unpickled: ``adapter_model.bin`` may hold tensors and nothing else.
+
+    Args:
+        directory: Holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
+
+    Raises:
+        AdapterFileError: A file is missing, damaged, or of something else than LoRA.
+    """
+    directory = Path(directory)
+    return SavedAdapter(_read_config(directory / CONFIG), _read_weights(_weights_file(directory)), directory)
+
+
+def find_actor(path: str | Path) -> Path:
+    """Find the directory of the trained policy in what a training library has written.
+
+    PEFT and TRL write the adapter into the directory itself, AgileRL and agiledpo into ``actor/``.
+
+    Args:
+        path: A PEFT directory, TRL's ``output_dir`` or an agent's checkpoint.
+
+    Raises:
+        AdapterFileError: There is no adapter, or there are several of which none is the actor.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise AdapterFileError(f"{path} is not a directory; pass the directory that holds {CONFIG}.")
+    for candidate in (path, path / "actor", path / "actor" / "actor"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    inside = sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        names = ", ".join(directory.name for directory in inside)
+        raise AdapterFileError(f"{path} holds several adapters ({names}) and none is called actor; pass one of them.")
+    raise AdapterFileError(f"There is no {CONFIG} in {path} or its directories. {_why_there_is_none(path)}")
+
+
+def _why_there_is_none(path: Path) -> str:
+    if any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin")):
+        return "It looks like a whole model: load that as the base model."
+    if (path / "attributes.pt").is_file():
+        return "If AgileRL wrote it with lora_only=False, its weights are pickled: save with lora_only=True there."
+    return "Pass what save_pretrained, a trainer or save_checkpoint wrote."
+
+
+def _read_config(file: Path) -> LoraConfig:
+    settings = _read_json(file)
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise AdapterFileError(f"{file} describes a PEFT adapter of type {kind!r}; only LORA can be loaded.")
+    _check_settings(file, settings)
+    settings.pop("runtime_config", None)  # for the process that wrote it
+    if settings.get("init_lora_weights") == "eva":
+        settings.update(init_lora_weights=True, eva_config=None)  # chose the initial weights and is done with
+    try:
+        return cast(LoraConfig, LoraConfig.from_peft_type(**settings))
+    except (TypeError, ValueError, ImportError) as error:
+        raise AdapterFileError(
+            f"{file} is not a LoRA configuration that this version of PEFT reads: {error}"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterFileError(f"{file} is missing; without it nobody knows the adapter's rank and targets.") from None
+    except (OSError, ValueError) as error:
+        raise AdapterFileError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise AdapterFileError(f"{file} holds a JSON {type(settings).__name__}, not the fields of a configuration.")
+    return settings
+
+
+def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse values that PEFT would stumble over later, or that would make it import or read something."""
+
+    def check(name: str, fits: bool, wanted: str) -> None:
+        if not fits:
+            raise AdapterFileError(f"{file} has {name}={settings.get(name)!r}; it must be {wanted}.")
+
+    check("r", _is_whole(settings.get("r", 8)), "a whole number above 0")
+    check("lora_alpha", _is_number(settings.get("lora_alpha", 8)), "a number")
+    check("lora_dropout", _is_number(settings.get("lora_dropout", 0.0)), "a number")
+    for name, fits in (("rank_pattern", _is_whole), ("alpha_pattern", _is_number)):
+        pattern = settings.get(name) or {}
+        check(name, isinstance(pattern, dict) and all(map(fits, pattern.values())), "a table of numbers by module name")
+    for name in ("target_modules", "modules_to_save", "exclude_modules"):
+        value = settings.get(name)
+        listed = isinstance(value, list) and all(isinstance(module, str) for module in value)
+        check(name, value is None or isinstance(value, str) or listed, "module names")
+    # PEFT imports the module that megatron_core names.
+    check("megatron_config", settings.get("megatron_config") is None, "null: Megatron's layers are not supported")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _weights_file(directory: Path) -> Path:
+    pickled = directory / PICKLED_WEIGHTS
+    return pickled if pickled.is_file() and not (directory / WEIGHTS).is_file() else directory / WEIGHTS
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise AdapterFileError(f"{file} is missing (and so is {PICKLED_WEIGHTS}); the configuration has no weights.")
+    tensors = _read_pickled(file) if file.name == PICKLED_WEIGHTS else _read_safetensors(file)
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise AdapterFileError(f"{file} has {key} in {tensor.dtype}; an adapter's weights are floating-point.")
+    # Trainers that compile the model leave the wrapper's name in the keys.
+    return {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterFileError(f"{file} is damaged or not a safetensors file: {error}. Copy it again.") from error
+
+
+def _read_pickled(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a stranger's file can make torch's reader raise almost anything
+        raise AdapterFileError(
+            f"{file} holds something else than tensors, or is damaged, and is not unpickled: {_first_line(error)} "
+            f"Save the adapter as {WEIGHTS} (save_pretrained does by default)."
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise AdapterFileError(f"{file} does not hold tensors by name. Save the adapter as {WEIGHTS}.")
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
