@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.optim import AdamW
 
-from agiledpo.checkpoint.moments import check_moments, load_moments, moments_by_name, scale_factors
+from agiledpo.checkpoint.moments import check_moments, load_moments, moments_by_name
 
 
 def adam_after(weights, gradients):
@@ -71,34 +69,3 @@ def test_state_that_does_not_belong_is_refused():
         check_moments(moments, {"a": torch.Size([2])})
     with pytest.raises(ValueError, match=r"of b does not have its shape, \(2,\)"):
         check_moments(moments, {"a": torch.Size([2]), "b": torch.Size([2])})
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"),
-        LoraConfig(r=8, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "embed_tokens"]),
-        LoraConfig(
-            r=4,
-            lora_alpha=8,
-            target_modules=["q_proj", "v_proj"],
-            rank_pattern={"layers.0.self_attn.q_proj": 2},
-            alpha_pattern={"v_proj": 5},
-        ),
-    ],
-)
-def test_factors_are_the_ratios_of_the_scalings_that_peft_computes(tiny_model, config):
-    live = LoraConfig(r=16, lora_alpha=32, target_modules=config.target_modules)
-    scalings = []
-    for each in (config, live):
-        layers = PeftModel(tiny_model(), each).named_modules()
-        scalings.append({name: m.scaling["default"] for name, m in layers if isinstance(m, LoraLayer)})
-    model = PeftModel(tiny_model(), live)
-    parameters = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
-    factors = scale_factors(parameters, config, live)
-    expected = {}
-    for module, scaling in scalings[0].items():
-        name = next(n for n in parameters if n.startswith(f"{module}.lora_") and "_B" in n)
-        if scaling != scalings[1][module]:
-            expected[name] = scaling / scalings[1][module]
-    assert factors == pytest.approx(expected)
