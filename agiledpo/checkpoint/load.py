@@ -122,7 +122,6 @@ def load_into(
         agent.adapters.clear_reference()
     elif moves and reference is not None:
         _put(agent, "reference", reference, merge=merge_lora_configs)
-    agent.adapters.share_reference()
     if load_optimizer:
         _put_moments(agent, path, moments, factors)
         agent.optimizer_steps = 0 if saved is None or moments is None else saved.attributes["optimizer_steps"]
