@@ -107,7 +107,8 @@ def write_agent(
         versions=manifest.versions,
     )
     if tokenizer is not None:
-        tokenizer.save_pretrained(draft / "tokenizer")
+        with disk_errors(draft / "tokenizer"):
+            tokenizer.save_pretrained(draft / "tokenizer")
     with disk_errors(draft / ATTRIBUTES), (draft / ATTRIBUTES).open("wb") as file:
         torch.save(_attributes(agent, lora_only, save_optimizer), file)
     return manifest.write(draft)
