@@ -20,7 +20,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
-    """Let a full or failing disk raise OSError, whoever writes: safetensors, tokenizers and torch have their own errors for it.
+    """Let a full or failing disk raise OSError: safetensors, tokenizers and torch have their own errors for it.
 
     Args:
         file: What is written, for the message.

@@ -9,6 +9,7 @@ that. Held-out rows are about topics that neither stage has seen.
 """
 
 import argparse
+import copy
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -82,11 +83,7 @@ def chain(options: argparse.Namespace) -> dict[str, Any]:
         dpo = DPO(lora_config=_lora(16), lr=options.dpo_lr, beta=0.3, nll_alpha=0.0, **common)
         dpo.load_checkpoint(Path(directory) / "sft", merge_lora_configs=True)
     ids = torch.tensor([tokenizer("Why is the sky blue? Because air scatters blue light more than red.")["input_ids"]])
-    before = _logits(sft, "actor", ids)
-    figures["logits"] = {
-        role: float((_logits(dpo, role, ids) - before).abs().max() / before.abs().max())
-        for role in ("actor", "reference")
-    }
+    figures["logits"] = _differences(sft, dpo, ids)
     figures["rank"] = dpo.lora_config.r
     sft.clean_up()
     figures["dpo before"] = {**dpo.evaluate(dpo_env), **judged(dpo)}
@@ -106,9 +103,24 @@ def _lora(rank: int) -> LoraConfig:
 
 
 @torch.inference_mode()
-def _logits(agent: DPO | SFT, role: str, ids: Tensor) -> Tensor:
-    with agent.select_adapter(role) as model:
-        return model(ids).logits.double()
+def _differences(sft: SFT, dpo: DPO, ids: Tensor) -> dict[str, dict[str, float]]:
+    """Largest difference of a logit between the SFT stage's actor and each role of the next, over the largest logit.
+
+    In the model's own precision, where another rank is another rounding, and in float64, where it is not.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for model in (sft.base.peft, copy.deepcopy(sft.base.peft).double()):
+        logits = {}
+        for name in (sft.adapters.name("actor"), dpo.adapters.name("actor"), dpo.adapters.name("reference")):
+            assert name is not None
+            model.set_adapter(name)
+            logits[name] = model(ids).logits.double()
+        before, *after = logits.values()
+        found[str(next(model.parameters()).dtype).removeprefix("torch.")] = {
+            role: float((each - before).abs().max() / before.abs().max())
+            for role, each in zip(("actor", "reference"), after, strict=True)
+        }
+    return found
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -131,15 +143,19 @@ def page(data: Mapping[str, Any]) -> str:
         "",
         markdown_table(
             ["held out", "before", "after"],
-            [row("loss, nats per token", sft, "loss", ".3f"), row("token accuracy", sft, "token_accuracy", ".3f")],
+            [row("loss, nats per token", sft, "loss", ".3f"), row("token accuracy", sft, "mean_token_accuracy", ".3f")],
         ),
         "",
         f"{run['sft seconds']:.0f} s.",
         "",
         f"## DPO from there, rank {run['rank']}",
         "",
-        "Largest difference of a logit after the checkpoint was loaded into the larger adapters, relative to the "
-        f"largest logit: actor {run['logits']['actor']:.1e}, reference {run['logits']['reference']:.1e}.",
+        "Largest difference of a logit once the checkpoint is in the larger adapters, over the largest logit: "
+        + "; ".join(
+            f"{dtype}: actor {roles['actor']:.1e}, reference {roles['reference']:.1e}"
+            for dtype, roles in run["logits"].items()
+        )
+        + ".",
         "",
         markdown_table(
             ["held out", "before", "after"],
@@ -168,12 +184,12 @@ def page(data: Mapping[str, Any]) -> str:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--rows", type=int, default=64, help="training rows of each stage")
+    add("--rows", type=int, default=96, help="training rows of each stage")
     add("--test-rows", type=int, default=48, help="held-out rows")
     add("--prompts", type=int, default=32, help="held-out prompts to answer")
-    add("--sft-lr", type=float, default=1e-4)
+    add("--sft-lr", type=float, default=2e-4)
     add("--sft-epochs", type=int, default=1)
-    add("--dpo-lr", type=float, default=5e-5)
+    add("--dpo-lr", type=float, default=1e-4)
     add(
         "--dtype",
         choices=("bfloat16", "float32"),
