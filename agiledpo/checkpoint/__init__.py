@@ -4,6 +4,7 @@ from agiledpo.checkpoint.directory import check_destination, check_writable, set
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.load import load_agent, load_into, restore
 from agiledpo.checkpoint.manifest import Manifest
+from agiledpo.checkpoint.merging import merge
 from agiledpo.checkpoint.save import save_agent, write_agent
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "check_writable",
     "load_agent",
     "load_into",
+    "merge",
     "restore",
     "save_agent",
     "settle",

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,14 @@ def write_card(
     """
     text = "\n".join(
         [
-            *_header(base, algorithm),
+            *card_header(base.name, "peft", (*_TAGS, algorithm.lower())),
             "",
             f"# LoRA adapter trained with {algorithm}",
             "",
             f"An adapter for `{base.name or base.model_class}` ({base.model_class}, {base.dtype}), trained with "
             f"agiledpo's {algorithm} in {optimizer_steps} optimizer steps on {rows} rows.",
             "",
-            *_figures(metrics),
+            *card_table("Figures", ("metric", "value"), figures(metrics)),
             "## How to load it",
             "",
             "```python",
@@ -56,41 +56,53 @@ def write_card(
             'model = PeftModel.from_pretrained(base, "path/to/this/directory")',
             "```",
             "",
-            "## Hyperparameters",
-            "",
-            *_table(("hyperparameter", "value"), {name: f"`{value!r}`" for name, value in hyperparameters.items()}),
-            "## Versions",
-            "",
-            *_table(("library", "version"), versions),
+            *card_table(
+                "Hyperparameters",
+                ("hyperparameter", "value"),
+                {name: f"`{value!r}`" for name, value in hyperparameters.items()},
+            ),
+            *card_table("Versions", ("library", "version"), versions),
         ]
     )
     (directory / CARD).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
-def _header(base: BaseModelIdentity, algorithm: str) -> list[str]:
+def card_header(base_name: str, library: str, tags: Sequence[str]) -> list[str]:
+    """The block of metadata that hubs read.
+
+    Args:
+        base_name: Name or path of the base model; empty for none.
+        library: What loads the model.
+        tags: What it can be found by.
+    """
     # A string in JSON is one in YAML. A directory on this machine means nothing to others, and hubs refuse it.
-    named = base.name and not Path(base.name).is_absolute() and not base.name.startswith((".", "~"))
+    named = base_name and not Path(base_name).is_absolute() and not base_name.startswith((".", "~"))
     return [
         "---",
-        *([f"base_model: {json.dumps(base.name)}"] if named else []),
-        "library_name: peft",
+        *([f"base_model: {json.dumps(base_name)}"] if named else []),
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags:",
-        *(f"- {tag}" for tag in (*_TAGS, algorithm.lower())),
+        *(f"- {tag}" for tag in tags),
         "---",
     ]
 
 
-def _figures(metrics: Mapping[str, float]) -> list[str]:
-    finite = {name: f"{value:.6g}" for name, value in metrics.items() if math.isfinite(value)}
-    return ["## Figures", "", *_table(("metric", "value"), finite)] if finite else []
+def card_table(title: str, heads: tuple[str, str], rows: Mapping[str, str]) -> list[str]:
+    """A section with a table of two columns; nothing without rows.
+
+    Args:
+        title: Of the section.
+        heads: Of the columns.
+        rows: First and second column.
+    """
+    if not rows:
+        return []
+    cells = [tuple(text.replace("|", "\\|").replace("\n", " ") for text in row) for row in rows.items()]
+    lines = [f"| {heads[0]} | {heads[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)]
+    return [f"## {title}", "", *lines, ""]
 
 
-def _table(titles: tuple[str, str], rows: Mapping[str, str]) -> list[str]:
-    lines = [f"| {titles[0]} | {titles[1]} |", "|---|---|"]
-    cells = [(_cell(name), _cell(value)) for name, value in rows.items()]
-    return [*lines, *(f"| {name} | {value} |" for name, value in cells), ""]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def figures(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Metrics to show: those that are finite."""
+    return {name: f"{value:.6g}" for name, value in metrics.items() if math.isfinite(value)}

@@ -228,3 +228,8 @@ def _version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return "not installed"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that write checkpoints, by name."""
+    return {name: _version(name) for name in _LIBRARIES}

@@ -16,6 +16,7 @@ from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.save import write_agent
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
+from agiledpo.disk import disk_errors
 
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
@@ -52,9 +53,10 @@ def save_run(
             place = _place(draft, agent.index)
             place.mkdir(parents=True)
             write_agent(agent, place, metrics=agent.held_out, linked=linked)
-        with (draft / _STATE).open("wb") as file:
+        with disk_errors(draft / _STATE), (draft / _STATE).open("wb") as file:
             torch.save({**state, "agents": [agent.index for agent in agents]}, file)
-        tokenizer.save_pretrained(str(draft / "tokenizer"))
+        with disk_errors(draft / "tokenizer"):
+            tokenizer.save_pretrained(str(draft / "tokenizer"))
         Manifest(
             kind="run",
             algorithm=type(agents[0]).__name__,

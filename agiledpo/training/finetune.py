@@ -44,11 +44,7 @@ def finetune(
     verbose: bool,
     accelerator: Accelerator | None,
 ) -> tuple[Population[Agent], list[float]]:
-    """Train agents of one algorithm; the arguments are those of :mod:`agiledpo.training.train_llm`.
-
-    Args:
-        algorithm: What the agents must be; the other arguments are documented there.
-    """
+    """Train agents of one algorithm: what the functions of :mod:`agiledpo.training.train_llm` do, and document."""
     agents = list(pop)
     _check_agents(agents, algorithm)
     _check_evolution(agents, tournament, mutation, evo_steps)

@@ -51,8 +51,8 @@ def finetune_llm_preference(
     An agent whose loss becomes NaN or infinite is set aside and is replaced at the next selection; a run of one agent
     ends there.
 
-    With checkpoints, Ctrl-C and SIGTERM end the run after the batch in hand: it is saved, and the message says how to go
-    on. A checkpoint that cannot be written (a full disk) is a warning; the run goes on and earlier ones are intact.
+    With checkpoints, Ctrl-C and SIGTERM end the run after the batch in hand: it is saved, and the message says how to
+    go on. A checkpoint that cannot be written (a full disk) is a warning; the run goes on and earlier ones are intact.
 
     Args:
         pop: The agents. Evolution overwrites losers in place; use the population that is returned.

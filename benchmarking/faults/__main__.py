@@ -3,7 +3,7 @@
     python -m benchmarking.faults                # 60 kills; about 10 minutes
     python -m benchmarking.faults --kills 6      # a look
 
-A run of four agents saves itself after every batch, so that about half of its time is spent in writes. Every outcome
+A run of four agents saves itself after every batch, so that a good part of its time is spent in writes. Every outcome
 is compared, bit for bit, with a run that nothing happened to: weights, moments, histories, random streams and lineage.
 """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from agiledpo.checkpoint.errors import CheckpointError
 
+from agiledpo.checkpoint.errors import CheckpointError
 from benchmarking.faults.job import Job, fingerprint
 
 

@@ -82,6 +82,7 @@ class Job:
             "retention": Retention(keep_last=2, keep_best=1),
             "verbose": False,
         }
+        torch.manual_seed(3)  # where a process begins; a run that is taken up brings its own state
         population, _ = finetune_llm_preference(self.agents(), self.env(), **{**settings, **arguments})
         return population
 

@@ -5,15 +5,17 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 import torch
-from agiledpo.checkpoint.errors import CheckpointError
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.tournament import TournamentSelection
 from agiledpo.llm_envs import PreferenceGym
@@ -94,12 +96,12 @@ class StopAfter:
         return float(agent.measure(env).fitness("accuracy").value) + 0.0 * torch.rand(()).item()
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
 def die():
-    raise Killed
+    raise KilledError
 
 
 @pytest.mark.parametrize("evolves", [False, True])
@@ -111,7 +113,7 @@ def test_resumed_equals_never_killed(make_env, make_population, tmp_path, evolve
     whole = train(make_population(), make_env(), fitness=StopAfter(-1, die), **settings(),
                   checkpoint_path=tmp_path / "whole", lineage_path=tmp_path / "whole.jsonl")  # fmt: skip
     here = {"checkpoint_path": tmp_path / "run", "lineage_path": tmp_path / "run.jsonl"}
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(make_population(), make_env(), fitness=StopAfter(evaluation, die), **settings(), **here)
     resumed = train(
         make_population(), make_env(), fitness=StopAfter(-1, die), **settings(), **here, resume_from="latest"
@@ -214,7 +216,7 @@ def test_latest_refuses_where_everything_is_damaged(make_env, make_population, t
 
 def test_latest_begins_at_the_beginning_where_nothing_was_saved(make_env, make_population, tmp_path):
     lineage = tmp_path / "lineage.jsonl"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(
             make_population(),
             make_env(),
@@ -230,6 +232,20 @@ def test_latest_begins_at_the_beginning_where_nothing_was_saved(make_env, make_p
     assert (tmp_path / "lineage.jsonl.1").read_bytes() == written  # of the attempt that was lost
 
 
+def test_what_a_killed_process_left_is_cleared_up(make_env, make_population, tmp_path):
+    train(make_population(1), make_env(), checkpoint_steps=24, checkpoint_path=tmp_path / "run")
+    gone = subprocess.Popen(["true"])  # the number of a process that is no more
+    gone.wait()
+    host = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
+    for number, kind in ((36, "draft"), (48, "aside")):
+        left = tmp_path / "run" / f".step_{number}.{kind}.{host}.{gone.pid}.1.00ff"
+        left.mkdir()
+        if kind == "aside":  # it had stepped aside for a new one that never came
+            (tmp_path / "run" / "step_48").rename(left / "checkpoint")
+    train(make_population(1), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step_24", "step_48"]
+
+
 def test_what_is_resumed_from_is_never_removed(make_env, make_population, tmp_path):
     train(make_population(1), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run",
           retention=Retention(keep_last=None))  # fmt: skip
@@ -242,7 +258,7 @@ def test_what_is_resumed_from_is_never_removed(make_env, make_population, tmp_pa
 def test_latest_is_the_latest_that_was_written_not_the_largest_number(make_env, make_population, tmp_path):
     here = {"checkpoint_steps": 8, "checkpoint_path": tmp_path / "run"}
     train(make_population(), make_env(), **here, retention=Retention(keep_last=None))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(make_population(), make_env(seed=42), **here, retention=Retention(keep_last=None),
               fitness=StopAfter(4, die), resume_from=tmp_path / "run" / "step_16")  # fmt: skip
     with pytest.warns(UserWarning, match="fitness was a function"):
@@ -251,8 +267,10 @@ def test_latest_is_the_latest_that_was_written_not_the_largest_number(make_env, 
 
 
 def test_the_best_by_a_metric_are_kept(make_env, make_population, tmp_path):
-    population = train(make_population(), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run",
-                       retention=Retention(keep_last=1, keep_best=2, metric_name="loss", higher_is_better=False))  # fmt: skip
+    retention = Retention(keep_last=1, keep_best=2, metric_name="loss", higher_is_better=False)
+    population = train(
+        make_population(), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run", retention=retention
+    )
     kept = {path.name: json.loads((path / "manifest.json").read_text())["metrics"]["loss"]
             for path in (tmp_path / "run").iterdir()}  # fmt: skip
     assert "step_48" in kept
@@ -275,7 +293,7 @@ def test_other_agents_and_other_data_do_not_take_a_run_up(make_env, make_populat
         train(make_population(2), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
     with pytest.raises(ValueError, match="other training rows"):
         train(make_population(), make_env(train=20), checkpoint_path=tmp_path / "run", resume_from="latest")
-    with pytest.raises(ValueError, match="with evolution and this run has none|or the other way round"):
+    with pytest.raises(ValueError, match="or the other way round"):
         train(make_population(), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest", **evolution())
     elsewhere = DPO.population(3, actor_network=tiny_model(seed=9), lora_config=lora, batch_size=3, lr=1e-3)
     with pytest.raises(ValueError, match="base model"):
@@ -324,7 +342,7 @@ def test_the_reference_cache_on_disk_is_found_again(make_env, make_population, t
     monkeypatch.setattr(module, "role_scores", count)
     cached = {"reference_cache": tmp_path / "cache"}
     here = {"checkpoint_path": tmp_path / "run", "checkpoint_steps": 8}
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(make_population(**cached), make_env(), **here, fitness=StopAfter(7, die))
     first = len(scored)
     train(make_population(**cached), make_env(), **here, fitness=StopAfter(-1, die), resume_from="latest")
