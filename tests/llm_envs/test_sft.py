@@ -86,11 +86,12 @@ def test_lengths_and_batches_of_like_length(make_sft: Callable[..., SFTGym]) -> 
     assert first["attention_mask"].sum(1).tolist() == lengths.sum(1)[first["row"]].tolist()
 
 
+@pytest.mark.parametrize("steps", [0, 3, 4])  # three make an epoch
 def test_resumed_run_gets_the_batches_of_the_original(
-    make_sft: Callable[..., SFTGym], assert_same_batch: Callable[..., None]
+    steps: int, make_sft: Callable[..., SFTGym], assert_same_batch: Callable[..., None]
 ) -> None:
     env = make_sft(train=11)
-    for _ in range(4):
+    for _ in range(steps):
         env.step()
     resumed = make_sft(train=11, seed=9)
     resumed.load_state_dict(json.loads(json.dumps(env.state_dict())))

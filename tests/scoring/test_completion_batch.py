@@ -89,6 +89,10 @@ class Group(PromptBatch):
     def sides(self):
         return self.first, self.second, self.third
 
+    @classmethod
+    def from_experiences(cls, experiences):
+        raise NotImplementedError
+
 
 def test_any_number_of_completions_scores_as_each_alone(tiny_model, demonstrations):
     """With layouts of three completions per prompt each scores to what it scores by itself."""
