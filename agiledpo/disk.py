@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+# How safetensors, tokenizers and torch say what the system told them, in exceptions of their own.
+_SIGNS = ("os error", "PytorchStreamWriter", "unexpected pos")
 
 
 def flush(path: Path) -> None:
@@ -19,7 +20,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
-    """Let a full or failing disk raise OSError, whoever writes: safetensors and torch have errors of their own for it.
+    """Let a full or failing disk raise OSError, whoever writes: safetensors, tokenizers and torch have their own errors for it.
 
     Args:
         file: What is written, for the message.
@@ -29,10 +30,8 @@ def disk_errors(file: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SafetensorError as error:
-        raise OSError(f"{file} could not be written: {error}") from error
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+    except Exception as error:
+        if not any(sign in str(error) for sign in _SIGNS) or isinstance(error, OSError):
             raise
-        # What the file said is the context in which torch noticed that its archive was cut off.
+        # What the system said is the context in which torch notices that its archive was cut off.
         raise OSError(f"{file} could not be written: {error.__context__ or error}") from error

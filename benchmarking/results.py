@@ -97,5 +97,5 @@ def now() -> str:
 def command_line() -> str:
     """How this process was called."""
     spec = sys.modules["__main__"].__spec__
-    program = f"-m {spec.name}" if spec is not None else shlex.quote(sys.argv[0])
+    program = f"-m {spec.name.removesuffix('.__main__')}" if spec is not None else shlex.quote(sys.argv[0])
     return f"python {program} {shlex.join(sys.argv[1:])}".rstrip()

@@ -139,7 +139,7 @@ class SharedBaseModel:
         return name
 
     def _inject(self, name: str, config: LoraConfig) -> None:
-        """Put an adapter's layers into the model; what was active stays active, or nothing does."""
+        """Put an adapter's layers into the model, or leave it as it was."""
         self._keep_apart(config)
         try:
             self.peft.add_adapter(name, config)
@@ -154,9 +154,6 @@ class SharedBaseModel:
             self._unwrap()
             self._reactivate()
             raise
-        # Layers that are new to the model do not know that adapters are disabled.
-        if self._active is None:
-            self._activate(None)
 
     def _keep_apart(self, config: LoraConfig) -> None:
         """Keep PEFT from adapting another agent's copy of a module, or copying another agent's adapter.
@@ -276,18 +273,6 @@ class SharedBaseModel:
             self._holders[twin] += 1
         return twin
 
-    def hold_equal(self, source: str) -> str | None:
-        """Hold another frozen adapter that equals one; None if there is none.
-
-        Args:
-            source: Physical name of the adapter.
-        """
-        self.sweep()
-        twin = self._find_frozen(source, other_than=source)
-        if twin is not None:
-            self._holders[twin] += 1
-        return twin
-
     def shared(self, name: str) -> str:
         """Hold an equal frozen adapter instead of this new one, if there is one; return the name of what is held."""
         twin = self.hold_equal(name)
@@ -295,6 +280,18 @@ class SharedBaseModel:
             return name
         self.disown(name)
         self.sweep()
+        return twin
+
+    def hold_equal(self, name: str) -> str | None:
+        """Hold another frozen adapter that equals one; None if there is none.
+
+        Args:
+            name: Physical name of the adapter.
+        """
+        self.sweep()
+        twin = self._find_frozen(name, other_than=name)
+        if twin is not None:
+            self._holders[twin] += 1
         return twin
 
     def _find_frozen(self, source: str, *, other_than: str | None = None) -> str | None:

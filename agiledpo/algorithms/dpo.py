@@ -256,8 +256,6 @@ class DPO(LLMAlgorithm):
             self.check_hyperparameters()
         self._reference = ReferencePolicy(self.adapters, cache=reference_cache, cache_bytes=reference_cache_bytes)
         self._scorer()  # refuses settings that do not suit the model
-        if self.use_liger_loss:
-            check_liger_model(self._lm)
 
     @property
     def objective(self) -> PreferenceObjective:
@@ -384,6 +382,16 @@ class DPO(LLMAlgorithm):
         self._check_settings(self.use_separate_reference_adapter)
         if self.use_liger_loss:
             resolve_liger(self.objective)
+
+    def recompile(self) -> None:
+        """Take the model apart anew, after settings of how to run it or the adapters have changed.
+
+        Raises:
+            ValueError: With ``use_liger_loss``: the head has got an adapter, which Liger would not read.
+        """
+        super().recompile()
+        if self.use_liger_loss:
+            check_liger_model(self._lm)
 
     # The steps of learn ---------------------------------------------------------------------------------------------
 

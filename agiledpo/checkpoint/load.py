@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,17 +20,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
 from agiledpo.adapters.files import SavedAdapter, find_actor, read_adapter
+from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest
-from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name, scale_factors
+from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
 
-if TYPE_CHECKING:
-    from agiledpo.algorithms.core.llm import LLMAlgorithm
-
-Agent = TypeVar("Agent", bound="LLMAlgorithm")
+Agent = TypeVar("Agent", bound=LLMAlgorithm)
 
 # What ``attributes.pt`` holds at least.
 _REQUIRED = (
@@ -69,7 +67,7 @@ class _Saved:
 
 
 def load_into(
-    agent: "LLMAlgorithm",
+    agent: LLMAlgorithm,
     path: Path,
     *,
     load_optimizer: bool = False,
@@ -119,20 +117,20 @@ def load_into(
     if weights is not None:
         agent.base.load_base_state(weights)
     _put(agent, "actor", actor, merge=merge_lora_configs)
+    factors = agent.adapters.arrived
     if moves and reference is None:
         agent.adapters.clear_reference()
     elif moves and reference is not None:
         _put(agent, "reference", reference, merge=merge_lora_configs)
-    agent.adapters.share_reference()
     if load_optimizer:
-        _put_moments(agent, path, moments, actor.config)
+        _put_moments(agent, path, moments, factors)
         agent.optimizer_steps = 0 if saved is None or moments is None else saved.attributes["optimizer_steps"]
     if hyperparameters:
         vars(agent).update(hyperparameters)
         agent.reinit_optimizers()
 
 
-def restore(agent: "LLMAlgorithm", path: Path) -> None:
+def restore(agent: LLMAlgorithm, path: Path) -> None:
     """Put back everything that :meth:`LLMAlgorithm.state_dict` held when an agent was saved, to the bit.
 
     Args:
@@ -241,7 +239,7 @@ def _read(path: Path) -> _Saved | None:
     return _Saved(path, manifest, manifest.base_model, adapters, attributes)
 
 
-def _required(path: Path, cls: "type[LLMAlgorithm]") -> _Saved:
+def _required(path: Path, cls: type[LLMAlgorithm]) -> _Saved:
     """A checkpoint of an agent of this class."""
     saved = _read(path)
     if saved is None:
@@ -269,7 +267,7 @@ def _check_not_ours(path: Path) -> None:
         )
 
 
-def _read_foreign(path: Path, agent: "LLMAlgorithm") -> tuple[SavedAdapter, SavedAdapter | None]:
+def _read_foreign(path: Path, agent: LLMAlgorithm) -> tuple[SavedAdapter, SavedAdapter | None]:
     """Actor, and reference if there is one, of what another library wrote."""
     actor = read_adapter(find_actor(path))
     name, live = actor.config.base_model_name_or_path, agent.base.model.name_or_path
@@ -286,7 +284,7 @@ def _read_foreign(path: Path, agent: "LLMAlgorithm") -> tuple[SavedAdapter, Save
 # Comparing ----------------------------------------------------------------------------------------------------------
 
 
-def _base_weights(agent: "LLMAlgorithm", saved: _Saved) -> Mapping[str, Tensor] | None:
+def _base_weights(agent: LLMAlgorithm, saved: _Saved) -> Mapping[str, Tensor] | None:
     """Weights to write into the base model, or None; the wrong base model is an error."""
     live, source = identity_of(agent.base), str(saved.path / MANIFEST)
     weights = saved.attributes.get("base_model")
@@ -312,7 +310,7 @@ def _same_weights(base: SharedBaseModel, weights: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _moments(agent: "LLMAlgorithm", saved: _Saved) -> Moments | None:
+def _moments(agent: LLMAlgorithm, saved: _Saved) -> Moments | None:
     """The optimizer's saved state by parameter name; None if there is none."""
     attributes = saved.attributes
     if "optimizer" not in attributes:
@@ -330,7 +328,7 @@ def _moments(agent: "LLMAlgorithm", saved: _Saved) -> Moments | None:
     return moments
 
 
-def _hyperparameters(agent: "LLMAlgorithm", saved: _Saved) -> dict[str, Any]:
+def _hyperparameters(agent: LLMAlgorithm, saved: _Saved) -> dict[str, Any]:
     """Saved values of the agent's hyperparameters, tried on it."""
     live, theirs = agent.hyperparameters, saved.attributes["hyperparameters"]
     try:
@@ -348,7 +346,7 @@ def _hyperparameters(agent: "LLMAlgorithm", saved: _Saved) -> dict[str, Any]:
     return values
 
 
-def _check_bare(agent: "LLMAlgorithm", path: Path, reference: SavedAdapter | None) -> None:
+def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None) -> None:
     """Refuse to let the objective change for an agent whose reference cannot be anything but the bare base."""
     if reference is None or describe_adapter(reference.config, reference.tensors) == NOTHING:
         return
@@ -371,25 +369,23 @@ def _unfit(saved: _Saved, error: Exception) -> CheckpointError:
 # Putting back -------------------------------------------------------------------------------------------------------
 
 
-def _put(agent: "LLMAlgorithm", role: str, adapter: SavedAdapter, *, merge: bool) -> None:
+def _put(agent: LLMAlgorithm, role: str, adapter: SavedAdapter, *, merge: bool) -> None:
     if agent.adapters.load_saved(role, adapter, merge=merge):
         agent._rebuild_after_merge()
 
 
-def _put_moments(agent: "LLMAlgorithm", path: Path, moments: Moments | None, saved: LoraConfig) -> None:
+def _put_moments(agent: LLMAlgorithm, path: Path, moments: Moments | None, factors: Mapping[str, float]) -> None:
     if moments is None:
         warnings.warn(
             f"{path} holds no optimizer state (it was saved with save_optimizer=False, or by another library); the "
             "optimizer starts afresh.",
             stacklevel=4,
         )
-    name = agent.adapters.owned["actor"]
-    parameters = agent.base.parameters(name)
-    factors = scale_factors(parameters, saved, agent.base.config(name))
+    parameters = agent.base.parameters(agent.adapters.owned["actor"])
     load_moments(agent.optimizer, parameters, moments or {}, factors)
 
 
-def _restore(agent: "LLMAlgorithm", saved: _Saved, state: Mapping[str, Any]) -> None:
+def _restore(agent: LLMAlgorithm, saved: _Saved, state: Mapping[str, Any]) -> None:
     """Put back a whole state; everything that could be refused is compared first."""
     weights = _base_weights(agent, saved)
     adapters = {role: _parameters(agent, role, adapter) for role, adapter in saved.adapters.items()}
@@ -416,7 +412,7 @@ def _restore(agent: "LLMAlgorithm", saved: _Saved, state: Mapping[str, Any]) -> 
     agent.adapters.share_reference()
 
 
-def _parameters(agent: "LLMAlgorithm", role: str, saved: SavedAdapter) -> dict[str, Tensor]:
+def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str, Tensor]:
     """A saved adapter by the names of the live adapter's parameters, which it must have exactly."""
     name = agent.adapters.owned.get(role)
     if name is None:

@@ -55,7 +55,8 @@ def save_run(
             write_agent(agent, place, metrics=agent.held_out, linked=linked)
         with disk_errors(draft / _STATE), (draft / _STATE).open("wb") as file:
             torch.save({**state, "agents": [agent.index for agent in agents]}, file)
-        tokenizer.save_pretrained(str(draft / "tokenizer"))
+        with disk_errors(draft / "tokenizer"):
+            tokenizer.save_pretrained(str(draft / "tokenizer"))
         Manifest(
             kind="run",
             algorithm=type(agents[0]).__name__,

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.card import write_card
 from agiledpo.checkpoint.directory import ATTRIBUTES, written_atomically
 from agiledpo.checkpoint.identity import identity_of
@@ -17,22 +19,17 @@ from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from agiledpo.algorithms.core.llm import LLMAlgorithm
-
 WEIGHTS = "adapter_model.safetensors"
 
 
 def save_agent(
-    agent: "LLMAlgorithm",
+    agent: LLMAlgorithm,
     path: Path,
     *,
     lora_only: bool = True,
     save_optimizer: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    metrics: "Mapping[str, float] | None" = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Save an agent.
 
@@ -64,13 +61,13 @@ def save_agent(
 
 
 def write_agent(
-    agent: "LLMAlgorithm",
+    agent: LLMAlgorithm,
     draft: Path,
     *,
     lora_only: bool = True,
     save_optimizer: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    metrics: "Mapping[str, float] | None" = None,
+    metrics: Mapping[str, float] | None = None,
     linked: dict[str, Path] | None = None,
 ) -> Manifest:
     """Write an agent into a directory that somebody else makes complete or absent; see :func:`save_agent`.
@@ -110,17 +107,18 @@ def write_agent(
         versions=manifest.versions,
     )
     if tokenizer is not None:
-        tokenizer.save_pretrained(draft / "tokenizer")
+        with disk_errors(draft / "tokenizer"):
+            tokenizer.save_pretrained(draft / "tokenizer")
     with disk_errors(draft / ATTRIBUTES), (draft / ATTRIBUTES).open("wb") as file:
         torch.save(_attributes(agent, lora_only, save_optimizer), file)
     return manifest.write(draft)
 
 
-def _figures(agent: "LLMAlgorithm") -> dict[str, float]:
+def _figures(agent: LLMAlgorithm) -> dict[str, float]:
     return {"fitness": agent.fitness[-1]} if agent.fitness else {}
 
 
-def _save_adapter(agent: "LLMAlgorithm", name: str, directory: Path, linked: dict[str, Path]) -> None:
+def _save_adapter(agent: LLMAlgorithm, name: str, directory: Path, linked: dict[str, Path]) -> None:
     directory.mkdir()
     file = directory / WEIGHTS
     if name in linked:
@@ -140,7 +138,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _attributes(agent: "LLMAlgorithm", lora_only: bool, save_optimizer: bool) -> dict[str, Any]:
+def _attributes(agent: LLMAlgorithm, lora_only: bool, save_optimizer: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "algorithm": type(agent).__name__,

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agiledpo.checkpoint.directory import check_writable
+from agiledpo.checkpoint.directory import check_writable, settle
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.run import read_run, restore_agents, save_run
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agiledpo.training.run import TrainingRun
 
 _STEP = re.compile(r"step_(\d+)")
+_LEFT = re.compile(r"\.(step_\d+)\.")
 
 
 class RunCheckpoints:
@@ -82,6 +83,7 @@ class RunCheckpoints:
             OSError: Nothing can be written to the directory, so that the run could not be saved again.
         """
         check_writable(self.directory)
+        self._settle()
         if resume_from != "latest":
             path = Path(resume_from)
             state = read_run(path)
@@ -154,6 +156,12 @@ class RunCheckpoints:
         self._current = path
         self._prune()
         return path
+
+    def _settle(self) -> None:
+        """Finish what processes that were killed left undone, whichever step they were at."""
+        left = {match[1] for path in self.directory.iterdir() if (match := _LEFT.match(path.name))}
+        for name in left:
+            settle(self.directory / name)
 
     def _prune(self) -> None:
         saved = self._saved()

@@ -15,6 +15,10 @@ from agiledpo.adapters.contents import content_digest
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter, read_adapter
 from agiledpo.adapters.reconcile import compare, merged
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This agent keeps its own"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
+]
 IDS = torch.arange(3, 12)[None]
 ATTENTION = ["q_proj", "v_proj"]
 LIVE = {"r": 8, "lora_alpha": 16, "target_modules": ATTENTION}
@@ -33,7 +37,7 @@ def fill(agent, role="actor", *, seed=1, scale=0.2):
 
 def logits(agent, role="actor"):
     with agent.select(role) as model, torch.no_grad():
-        return model(IDS).logits.clone()
+        return model.eval()(IDS).logits.clone()
 
 
 def everything(base):
@@ -88,7 +92,6 @@ def test_all_functions_are_kept_and_other_agents_are_left_alone(tiny_model, save
     assert (logits(agent) - expected).abs().max() <= tolerance * max(1, size)
     assert (logits(agent, "reference") - reference).abs().max() <= tolerance * max(1, size)
     assert (expected - reference).abs().max() > 0.1
-    assert [torch.equal(logits(other, role), was) for role, was in zip(("actor", "reference"), others, strict=True)]
     assert all(torch.equal(logits(other, role), was) for role, was in zip(("actor", "reference"), others, strict=True))
     assert torch.equal(logits(agent_on(base, separate=False, **LIVE), "reference"), bare)
 
@@ -163,7 +166,6 @@ def test_a_value_that_merging_keeps_is_warned_of(base, save_with_peft):
     assert agent.move is None
 
 
-@pytest.mark.filterwarnings("ignore:This agent keeps")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ranks=st.tuples(st.integers(1, 20), st.integers(1, 20)),
@@ -212,9 +214,9 @@ def test_new_slots_have_fresh_rows_in_a_and_nothing_in_b(base, save_with_peft):
             assert not parameter[:, 8:].any()
     assert agent.move.factors == {key: 2.0 for key in before if "lora_B" in key}
     fresh = agent_on(base, seed=7, r=16, lora_alpha=16, target_modules=ATTENTION)
-    for mine, drawn in zip(agent.parameters("actor"), fresh.parameters("actor"), strict=True):
-        if mine.shape[0] == 16:
-            assert torch.equal(mine[8:], drawn[8:])  # by the agent's seed
+    for key, drawn in base.parameters(fresh.name("actor")).items():
+        if "lora_A" in key:
+            assert torch.equal(base.parameters(agent.name("actor"))[key][8:], drawn[8:])  # by the agent's seed
 
 
 def test_new_slots_learn(base, save_with_peft):
@@ -454,8 +456,8 @@ def test_dora_and_bias_are_kept_through_another_rank(tiny_model, save_with_peft,
     assert (logits(agent, "reference") - reference).abs().max() < 2e-6
 
 
-def test_an_adapter_of_peft_own_making_is_reconciled_on_gpt2(tiny_model, save_with_peft):
-    # Conv1D: weights lie the other way round.
+def test_layers_with_transposed_weights_are_reconciled(tiny_model, save_with_peft):
+    # GPT-2's Conv1D.
     directory, expected = save_with_peft(base={"architecture": "gpt2"}, r=6, target_modules=["c_fc", "c_attn"])
     agent = agent_on(SharedBaseModel.of(tiny_model("gpt2")), r=2, target_modules=["c_attn"], fan_in_fan_out=True)
     agent.load_saved("actor", read_adapter(directory), merge=True)

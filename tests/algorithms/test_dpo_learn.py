@@ -302,7 +302,7 @@ def test_offloaded_activations_and_fast_layers_change_no_step(make_agent, experi
         weights_that_stay.append(list(parameters))
         return activations_offloaded(weights_that_stay[-1], smallest=1)
 
-    monkeypatch.setattr("agiledpo.algorithms.dpo.activations_offloaded", from_one_element_on)
+    monkeypatch.setattr("agiledpo.algorithms.core.steps.activations_offloaded", from_one_element_on)
     losses = [agent.learn(experiences)["loss"] for agent in (plain, fast, offloaded)]
     assert [len(parameters) for parameters in weights_that_stay] == [len(list(offloaded.base.model.parameters()))]
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)

@@ -313,7 +313,10 @@ def test_environments_are_checked(make_sft, make_env, make_pairs, tiny_tokenizer
     agent = make_sft()
     agent.check_environment(make_env())
     pairs: Dataset = make_pairs(3)
-    with pytest.raises(ValueError, match=r"PreferenceGym does not hand out prompts with one completion.*'chosen'"):
+    with pytest.raises(
+        ValueError,
+        match=r"SFT learns from prompts with one completion, .*'chosen'.*the batches of PreferenceGym lack input_ids",
+    ):
         agent.check_environment(PreferenceGym(pairs, pairs, tiny_tokenizer))
     tiny_tokenizer.add_tokens(["w97"])
     with pytest.raises(ValueError, match="98 tokens"):

@@ -23,16 +23,16 @@ def size_limit():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_wherever_it_is_full_the_old_checkpoint_is_intact(tiny_model, lora, tmp_path, size_limit):
+def test_wherever_it_is_full_the_old_checkpoint_is_intact(tiny_model, tiny_tokenizer, lora, tmp_path, size_limit):
     agent = DPO(actor_network=tiny_model(), lora_config=lora)
-    agent.save_checkpoint(tmp_path / "saved")
+    agent.save_checkpoint(tmp_path / "saved", tokenizer=tiny_tokenizer)
     files = {file: file.read_bytes() for file in (tmp_path / "saved").rglob("*") if file.is_file()}
     sizes = sorted(map(len, files.values()))
     agent.lr = 3e-4
     for size in (0, sizes[0] // 2, *(size - 1 for size in sizes)):
         size_limit(size)
         with pytest.raises(OSError):  # noqa: PT011 (whose message is the system's or a library's)
-            agent.save_checkpoint(tmp_path / "saved")
+            agent.save_checkpoint(tmp_path / "saved", tokenizer=tiny_tokenizer)
         size_limit(resource.RLIM_INFINITY)
         assert [path.name for path in tmp_path.iterdir()] == ["saved"]
         assert {file: file.read_bytes() for file in (tmp_path / "saved").rglob("*") if file.is_file()} == files

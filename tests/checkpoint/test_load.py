@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
-from agiledpo.checkpoint import CheckpointError, written_atomically
+from agiledpo.checkpoint import CheckpointError, restore, written_atomically
 from agiledpo.checkpoint.manifest import Manifest
 from tests.checkpoint.conftest import everything, logits, same
 
@@ -186,6 +186,21 @@ def test_an_adapter_that_peft_saved_becomes_actor_and_reference(make_trained, ti
     assert torch.equal(logits(bare), expected)
 
 
+def test_an_adapter_of_another_base_model_is_told_by_name_and_shape(make_trained, tiny_model, lora, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    agent = make_trained(model_name=str(tmp_path / "base"))
+    peft = PeftModel(tiny_model(), lora)
+    peft.peft_config["default"].base_model_name_or_path = "somebody/else"
+    peft.save_pretrained(tmp_path / "p")
+    with pytest.warns(UserWarning, match=r"adapter_config\.json names the base model 'somebody/else'"):
+        agent.load_checkpoint(tmp_path / "p")
+    before = everything(agent)
+    PeftModel(tiny_model(hidden_size=64), lora).save_pretrained(tmp_path / "q")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
+        agent.load_checkpoint(tmp_path / "q")
+    assert same(everything(agent), before)
+
+
 # Hyperparameters ----------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +225,69 @@ def test_hyperparameters_that_the_agent_cannot_have_are_refused(make_trained, tm
     with pytest.raises(CheckpointError, match=r"attributes\.pt.*beta=0\.9"):
         reader.load_checkpoint(tmp_path / "c", load_hyperparameters=True)
     assert same(everything(reader), before)
+
+
+# Other configurations -----------------------------------------------------------------------------------------------
+
+
+def lora_of(rank, alpha, targets="all-linear"):
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+
+
+@pytest.mark.parametrize(
+    ("saved", "live", "rank"),
+    [
+        (lora_of(6, 6), lora_of(4, 8), 6),
+        (lora_of(2, 6), lora_of(4, 8), 4),
+        (lora_of(3, 6, ["q_proj", "lm_head"]), lora_of(4, 8, ["q_proj", "v_proj"]), 4),
+    ],
+    ids=["grows", "has room", "other modules"],
+)
+def test_moments_follow_into_another_configuration(make_trained, make_experiences, tmp_path, saved, live, rank):
+    writer = make_trained(lora_config=saved)
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_trained(lora_config=live, seed=50)
+    kept_moments = everything(make_trained(lora_config=live, seed=50))["moments"]
+    with pytest.raises(ValueError, match="merge_lora_configs=True"):
+        reader.load_checkpoint(tmp_path / "c", load_optimizer=True)
+    assert same(everything(reader)["moments"], kept_moments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader.load_checkpoint(tmp_path / "c", load_optimizer=True, merge_lora_configs=True)
+    for role in ("actor", "reference"):
+        torch.testing.assert_close(logits(reader, role), logits(writer, role), rtol=0, atol=1e-5)
+    theirs, mine = everything(writer)["moments"], everything(reader)["moments"]
+    parameters = reader.base.parameters(reader.adapters.owned["actor"])
+    assert mine.keys() == theirs.keys() <= parameters.keys()
+    for name, state in theirs.items():
+        # B became c times what it was, so its gradient 1 / c times.
+        c = (saved.lora_alpha / saved.r) / (live.lora_alpha / rank) if "lora_B" in name else 1.0
+        corner = tuple(slice(0, size) for size in state["exp_avg"].shape)
+        torch.testing.assert_close(mine[name]["exp_avg"][corner], state["exp_avg"] / c)
+        torch.testing.assert_close(mine[name]["exp_avg_sq"][corner], state["exp_avg_sq"] / c**2)
+        assert mine[name]["exp_avg"].shape == parameters[name].shape
+        assert mine[name]["exp_avg"].count_nonzero() == state["exp_avg"].count_nonzero()
+        assert mine[name]["step"] == state["step"]
+    reader.learn(make_experiences([(3, 4, 2), (5, 2, 3)], seed=99))
+    reader.save_checkpoint(tmp_path / "d")
+    again = make_trained(lora_config=reader.lora_config, seed=60)
+    restore(again, tmp_path / "d")
+    assert same(again.adapters.state_dict(), reader.adapters.state_dict())
+
+
+def test_an_optimizer_that_is_left_alone_follows_an_adapter_that_was_rebuilt(make_trained, tmp_path):
+    make_trained(lora_config=lora_of(6, 12)).save_checkpoint(tmp_path / "c")
+    reader = make_trained(lora_config=lora_of(4, 8), seed=50)
+    before = everything(reader)["moments"]
+    reader.load_checkpoint(tmp_path / "c", merge_lora_configs=True)
+    after = everything(reader)["moments"]
+    assert after.keys() == before.keys()
+    for name, state in before.items():
+        c = 1.5 if "lora_B" in name else 1.0  # alpha / r went from 8 / 4 to 8 / 6
+        corner = tuple(slice(0, size) for size in state["exp_avg"].shape)
+        torch.testing.assert_close(after[name]["exp_avg"][corner], state["exp_avg"] / c)
+        assert after[name]["exp_avg"].count_nonzero() == state["exp_avg"].count_nonzero()
+    assert reader.optimizer_steps == 2
 
 
 # Refused ------------------------------------------------------------------------------------------------------------

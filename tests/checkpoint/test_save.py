@@ -1,6 +1,8 @@
 """Checkpoints: PEFT directories that give the same logits, safe to load, complete or absent."""
 
 import os
+import resource
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -102,6 +104,33 @@ def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_rubbish(agent, tmp_
         agent.save_checkpoint(path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert sorted(os.listdir(tmp_path)) == ["checkpoint"]
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[int], None]]:
+    """Let no file grow beyond so many bytes, as a disk that is full does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_without_room_is_an_os_error_and_leaves_the_old_checkpoint(agent, tmp_path, limited):
+    path = tmp_path / "checkpoint"
+    agent.save_checkpoint(path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    largest = max(len(content) for content in before.values())
+    failures = 0
+    for size in [1, 100, 1000, *range(1500, largest + 1, 1500)]:
+        limited(size)
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                agent.save_checkpoint(path)
+        finally:
+            limited(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        failures += 1
+        assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+        assert os.listdir(tmp_path) == ["checkpoint"]
+    assert failures > 5
 
 
 def test_the_default_path(agent, tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -228,6 +230,20 @@ def test_latest_begins_at_the_beginning_where_nothing_was_saved(make_env, make_p
     )
     assert_same(fingerprint(ended), fingerprint(train(make_population(), make_env())))
     assert (tmp_path / "lineage.jsonl.1").read_bytes() == written  # of the attempt that was lost
+
+
+def test_what_a_killed_process_left_is_cleared_up(make_env, make_population, tmp_path):
+    train(make_population(1), make_env(), checkpoint_steps=24, checkpoint_path=tmp_path / "run")
+    gone = subprocess.Popen(["true"])  # the number of a process that is no more
+    gone.wait()
+    host = re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
+    for number, kind in ((36, "draft"), (48, "aside")):
+        left = tmp_path / "run" / f".step_{number}.{kind}.{host}.{gone.pid}.1.00ff"
+        left.mkdir()
+        if kind == "aside":  # it had stepped aside for a new one that never came
+            (tmp_path / "run" / "step_48").rename(left / "checkpoint")
+    train(make_population(1), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step_24", "step_48"]
 
 
 def test_what_is_resumed_from_is_never_removed(make_env, make_population, tmp_path):

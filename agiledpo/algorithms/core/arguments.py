@@ -56,7 +56,7 @@ def constructor_arguments(algorithm: "type[EvolvableAlgorithm]", saved: object) 
     Raises:
         ValueError: It is not what this version's constructor takes.
     """
-    known = inspect.signature(algorithm.__init__).parameters.keys() - _NOT_CARRIED
+    known = inspect.signature(algorithm).parameters.keys() - _NOT_CARRIED
     unknown = sorted(map(str, saved.keys() - known)) if isinstance(saved, dict) else [type(saved).__name__]
     if not isinstance(saved, dict) or unknown:
         raise ValueError(f"this version of {algorithm.__name__} has no arguments {', '.join(unknown)}")

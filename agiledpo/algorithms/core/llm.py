@@ -29,7 +29,6 @@ from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optim
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
-from agiledpo.checkpoint import load_agent, load_into, save_agent
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
@@ -618,6 +617,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         Raises:
             FileExistsError: Something is at ``path`` that is not a checkpoint.
         """
+        from agiledpo.checkpoint import save_agent  # a layer above, which only these three methods reach up to
+
         save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer, tokenizer=tokenizer)
 
     def load_checkpoint(
@@ -650,6 +651,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             ValueError: It does not suit the agent: the LoRA configurations differ, or the reference would have to
                 become something else than the bare base with ``use_separate_reference_adapter=False``.
         """
+        from agiledpo.checkpoint import load_into
+
         load_into(
             self,
             Path(path),
@@ -684,6 +687,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             CheckpointError: The checkpoint is damaged, of another algorithm, or its base model is another one or cannot
                 be found.
         """
+        from agiledpo.checkpoint import load_agent
+
         return load_agent(cls, Path(path), device, accelerator, actor_network=actor_network, model_config=model_config)
 
 
