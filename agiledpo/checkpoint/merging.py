@@ -152,7 +152,9 @@ def _tokenizer(
         return tokenizer
     if tokenizer is not None:
         return _load_tokenizer(os.fspath(tokenizer), "tokenizer")
-    for directory in (source.path / "tokenizer", source.path, source.adapter.source):
+    of_the_run = source.path.parent.parent / "tokenizer"  # one for all agents
+    nested = () if source.manifest is None or source.path.parent.name != "agents" else (of_the_run,)
+    for directory in (source.path / "tokenizer", source.path, source.adapter.source, *nested):
         if (directory / "tokenizer_config.json").is_file():
             return _load_tokenizer(os.fspath(directory), "path")
     if not base_name:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from agiledpo.adapters.files import AdapterFileError
 from agiledpo.algorithms import DPO
 from agiledpo.checkpoint import CheckpointError, merge
+from agiledpo.checkpoint.run import save_run
 
 IDS = torch.arange(1, 33).reshape(2, 16)
 
@@ -196,6 +197,19 @@ def test_a_plain_peft_directory_and_what_trl_writes(trained, tiny_model, tmp_pat
     for name in ("from_peft", "from_trl"):
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / name)
         torch.testing.assert_close(logits(merged), actor_logits(agent), rtol=1e-5, atol=1e-5)
+
+
+def test_an_agent_of_a_run_takes_the_runs_tokenizer(trained, tiny_model, tmp_path, tokenizer):
+    agent = trained()
+    agent.held_out = {"accuracy": 0.625}
+    save_run(tmp_path / "run", {}, [agent], metrics={}, tokenizer=tokenizer)
+    with pytest.raises(CheckpointError, match=r"agents/agent_0"):
+        merge(tmp_path / "run", tmp_path / "out")
+    merge(tmp_path / "run" / "agents" / "agent_0", tmp_path / "out", base_model=tiny_model())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits(merged), actor_logits(agent), rtol=1e-5, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
+    assert "| accuracy | 0.625 |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_live_model_keeps_what_users_set(tiny_model, trained, tmp_path, tokenizer):
