@@ -62,6 +62,7 @@ class SharedBaseModel:
         self._weights = WatchedTensors(_base_tensors(self.model, self.peft_model), partial(describe_model, self.model))
         self._adapter_weights: dict[str, WatchedTensors] = {}
         self._orphans: list[str] = []
+        self._file_keys: dict[tuple[str, ...], dict[str, str]] = {}
         # What is active when no agent is: the adapter of a PeftModel that was handed over, or the bare base.
         self._idle: str | None = None
         if self.peft_model is not None:
@@ -375,13 +376,16 @@ class SharedBaseModel:
 
     def state(self, name: str) -> dict[str, Tensor]:
         """State of one adapter with the keys that PEFT writes to ``adapter_model.safetensors``."""
-        return get_peft_model_state_dict(self.peft, adapter_name=name, save_embedding_layers=False)
+        parameters = self.parameters(name)
+        return {key: parameters[parameter].detach() for key, parameter in self.file_keys(name).items()}
 
     def saved_config(self, name: str) -> LoraConfig:
         """Configuration to save beside an adapter's state: for inference, naming its base model."""
         config = deepcopy(self.config(name))
         config.inference_mode = True
         config.base_model_name_or_path = self.model.name_or_path or None
+        if isinstance(config.target_modules, set):  # an order that is the same in every process
+            config.target_modules = sorted(config.target_modules)
         return config
 
     def base_state(self) -> dict[str, Tensor]:
@@ -418,9 +422,14 @@ class SharedBaseModel:
             tensor.copy_(state[key])
 
     def file_keys(self, name: str) -> dict[str, str]:
-        """Under which key PEFT's file of an adapter holds each of its parameters, by the parameter's name."""
-        keys = {tensor.data_ptr(): key for key, tensor in self.state(name).items()}
-        return {parameter: keys[tensor.data_ptr()] for parameter, tensor in self.parameters(name).items()}
+        """Name of the parameter that each key of PEFT's file of an adapter holds."""
+        parameters = self.parameters(name)
+        known = tuple(parameters)
+        if known not in self._file_keys:  # PEFT walks the whole model
+            state = get_peft_model_state_dict(self.peft, adapter_name=name, save_embedding_layers=False)
+            names = {_place(tensor): parameter for parameter, tensor in parameters.items()}
+            self._file_keys[known] = {key: names[_place(tensor)] for key, tensor in state.items()}
+        return self._file_keys[known]
 
     def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Load a state that :meth:`state` or PEFT wrote onto an adapter.
@@ -534,6 +543,11 @@ def _base_tensors(model: PreTrainedModel, peft_model: PeftModel | None) -> Calla
         if (key := f"{prefix}.{name}".lstrip(".")) in saved and not adapters & set(key.split("."))
     }
     return lambda: {key: tensor for key, (tensors, name) in slots.items() if (tensor := tensors.get(name)) is not None}
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    """Where a tensor's elements lie; those of a tied head may be an embedding's, transposed."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _base_key(key: str) -> str:

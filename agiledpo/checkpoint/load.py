@@ -27,6 +27,7 @@ from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
+from agiledpo.checkpoint.packing import unpacked
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
 
@@ -231,6 +232,14 @@ def _read(path: Path) -> _Saved | None:
     if manifest.base_model is None:
         raise CheckpointError(f"{path / MANIFEST} does not name the base model. Take another checkpoint.")
     attributes = read_attributes(path, required=_REQUIRED)
+    if "optimizer" in attributes:
+        try:
+            attributes["optimizer"] = unpacked(attributes["optimizer"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path / ATTRIBUTES}: the optimizer's state is not as agiledpo writes it: {error}. Take another "
+                "checkpoint."
+            ) from error
     listed = [PurePosixPath(name) for name in manifest.files]
     roles = [file.parent.name for file in listed if len(file.parts) == 2 and file.name == "adapter_config.json"]
     if "actor" not in roles:
@@ -425,12 +434,12 @@ def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str
         )
     keys = agent.base.file_keys(name)
     live = agent.base.parameters(name)
-    unfit = sorted(saved.tensors.keys() ^ set(keys.values())) or sorted(
-        key for parameter, key in keys.items() if saved.tensors[key].shape != live[parameter].shape
+    unfit = sorted(saved.tensors.keys() ^ keys.keys()) or sorted(
+        key for key, parameter in keys.items() if saved.tensors[key].shape != live[parameter].shape
     )
     if unfit:
         raise CheckpointError(f"{saved.source}: {unfit[0]} is missing, unexpected or of another shape.")
-    return {parameter: saved.tensors[key] for parameter, key in keys.items()}
+    return {parameter: saved.tensors[key] for key, parameter in keys.items()}
 
 
 def _differences(live: LoraConfig, saved: LoraConfig) -> list[str]:

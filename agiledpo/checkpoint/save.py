@@ -15,6 +15,7 @@ from agiledpo.checkpoint.card import write_card
 from agiledpo.checkpoint.directory import ATTRIBUTES, written_atomically
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
+from agiledpo.checkpoint.packing import packed
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
@@ -94,13 +95,14 @@ def write_agent(
         tokenizer=None if tokenizer is None else tokenizer_sha256(isolated_copy(tokenizer)),
         metrics=figures,
     )
+    attributes = _attributes(agent, lora_only, save_optimizer)
     for role, name in agent.adapters.owned.items():
         _save_adapter(agent, name, draft / role, {} if linked is None else linked)
     write_card(
         draft / "actor",
         base=identity_of(agent.base),
         algorithm=type(agent).__name__,
-        hyperparameters=agent.state_dict()["hyperparameters"],
+        hyperparameters=attributes["hyperparameters"],
         metrics=figures,
         optimizer_steps=agent.optimizer_steps,
         rows=agent.steps[-1],
@@ -110,7 +112,7 @@ def write_agent(
         with disk_errors(draft / "tokenizer"):
             tokenizer.save_pretrained(draft / "tokenizer")
     with disk_errors(draft / ATTRIBUTES), (draft / ATTRIBUTES).open("wb") as file:
-        torch.save(_attributes(agent, lora_only, save_optimizer), file)
+        torch.save(attributes, file)
     return manifest.write(draft)
 
 
@@ -149,6 +151,7 @@ def _attributes(agent: LLMAlgorithm, lora_only: bool, save_optimizer: bool) -> d
         **agent.state_dict(),
     }
     del attributes["adapters"]  # they have directories of their own
+    attributes["optimizer"] = packed(attributes["optimizer"])
     if not save_optimizer:
         del attributes["optimizer"]
     if not lora_only:

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel
 
 from agiledpo.algorithms import DPO
+from agiledpo.checkpoint.packing import unpacked
 from agiledpo.utils.utils import save_llm_checkpoint
 
 IDS = torch.arange(1, 9)[None]
@@ -58,7 +59,7 @@ def test_the_files_and_what_they_hold(agent, tmp_path):
     attributes = torch.load(tmp_path / "full" / "attributes.pt", weights_only=True)
     assert attributes["hyperparameters"] == agent.hyperparameters
     assert (attributes["algorithm"], attributes["index"], attributes["fitness"]) == ("DPO", 3, [0.75])
-    saved = attributes["optimizer"]["state"]
+    saved = unpacked(attributes["optimizer"])["state"]
     assert all(
         torch.equal(saved[i]["exp_avg"], agent.optimizer.state[p]["exp_avg"])
         for i, p in enumerate(agent.adapters.parameters("actor"))

@@ -14,6 +14,7 @@ from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError, PopulationDivergedError
 from agiledpo.algorithms.core.registry import Choice, HyperparameterConfig, LogUniform, RLParameter
 from agiledpo.algorithms.role_scores import role_scores
+from agiledpo.checkpoint.packing import unpacked
 from agiledpo.hpo import Lineage, Mutations, TournamentSelection, TruncationSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final, Mutated, Selected
 from agiledpo.hpo.selection import rank
@@ -495,7 +496,7 @@ def test_if_all_diverge_the_elite_that_was_saved_is_intact(make_env, make_popula
     assert "Nothing had been saved" not in str(caught.value)
     saved = torch.load(tmp_path / "elite" / "attributes.pt", weights_only=True)
     assert saved["steps"] == [16]
-    moments = [value for state in saved["optimizer"]["state"].values() for value in state.values()]
+    moments = [value for state in unpacked(saved["optimizer"])["state"].values() for value in state.values()]
     assert all(torch.isfinite(value).all() for value in moments)
 
 
