@@ -65,6 +65,27 @@ class ConfigDifferences:
         return "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
 
 
+def config_differences(live: LoraConfig, saved: LoraConfig) -> list[str]:
+    """Fields in which two configurations differ as they are written, without labels.
+
+    How the weights began counts: some ways of beginning change the base model, which then is another one.
+
+    Args:
+        live: An agent's configuration.
+        saved: Another one.
+    """
+    mine, theirs = live.to_dict(), saved.to_dict()
+    return [
+        f"{name}={theirs[name]!r} instead of {mine[name]!r}"
+        for name in sorted(mine.keys() & theirs.keys() - (_LABELS - {"init_lora_weights"}))
+        if _listed(mine[name]) != _listed(theirs[name])
+    ]
+
+
+def _listed(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, list, tuple)) else value
+
+
 def compare(live: AdapterLayout, saved: AdapterLayout) -> ConfigDifferences:
     """Compare two configurations by what they come to on the model, not by how they say it.
 

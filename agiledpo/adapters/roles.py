@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from agiledpo.adapters.files import SavedAdapter
-from agiledpo.adapters.reconcile import ConfigDifferences, compare, has_room, merged
+from agiledpo.adapters.reconcile import ConfigDifferences, compare, config_differences, has_room, merged
 from agiledpo.adapters.shared_base import SharedBaseModel
 from agiledpo.adapters.transplant import Move
 
@@ -177,6 +177,8 @@ class AgentAdapters:
                 agent has no adapter in that role.
         """
         name = self._present(role)
+        if self._matches(name, saved):
+            return
         with self.base.visitor(saved) as visitor:
             self._reconciled(name, visitor, saved, merge=merge)
 
@@ -199,6 +201,13 @@ class AgentAdapters:
             ValueError: As for :meth:`check`. Nothing has changed then.
         """
         name = self._present(role)
+        self.arrived = {}
+        if self._matches(name, saved):
+            keys = self.base.file_keys(name)
+            self._write(role, {parameter: saved.tensors[key] for key, parameter in keys.items()})
+            if role == "reference":
+                self.share_reference()
+            return False
         with self.base.visitor(saved) as visitor:
             differences, config = self._reconciled(name, visitor, saved, merge=merge)
             if differences.kept:
@@ -209,7 +218,6 @@ class AgentAdapters:
             if differences.blocking:
                 self.arrived = self.base.transplant(visitor, fresh)
             else:
-                self.arrived = {}
                 self.base.copy(visitor, fresh)
         if role == "reference":
             self._set_reference(self.base.shared(fresh))
@@ -218,6 +226,14 @@ class AgentAdapters:
             self.base.disown(fresh)
             self.base.sweep()
         return config is not None
+
+    def _matches(self, name: str, saved: SavedAdapter) -> bool:
+        """Whether a saved adapter is of the very configuration of a live one, so that there is nothing to reconcile."""
+        live = self.base.parameters(name)
+        shapes = {key: live[parameter].shape for key, parameter in self.base.file_keys(name).items()}
+        return shapes == {key: tensor.shape for key, tensor in saved.tensors.items()} and not config_differences(
+            self.base.config(name), saved.config
+        )
 
     def _reconciled(
         self, name: str, visitor: str, saved: SavedAdapter, *, merge: bool
@@ -321,10 +337,17 @@ class AgentAdapters:
                 key: parameter.shape for key, parameter in parameters.items()
             }:
                 raise ValueError(f"The state's {role!r} adapter has other parameters; is its lora_config this agent's?")
-            if all(torch.equal(parameter, state[role][key]) for key, parameter in parameters.items()):
-                continue  # a reference that is right already stays shared
-            for key, parameter in self.base.parameters(cast(str, self._writable(role))).items():
-                parameter.copy_(state[role][key])
+            self._write(role, state[role])
+
+    @torch.no_grad()
+    def _write(self, role: str, tensors: Mapping[str, Tensor]) -> None:
+        """Give a role's adapter other weights, by parameter name; a reference that is right already stays shared."""
+        parameters = self.base.parameters(self.owned[role])
+        arrived = {key: tensors[key].to(parameter) for key, parameter in parameters.items()}
+        if all(torch.equal(parameter, arrived[key]) for key, parameter in parameters.items()):
+            return
+        for key, parameter in self.base.parameters(cast(str, self._writable(role))).items():
+            parameter.copy_(arrived[key])
 
     def release(self) -> None:
         """Remove the adapters now; the agent cannot be used afterwards."""

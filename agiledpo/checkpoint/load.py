@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
 from agiledpo.adapters.files import SavedAdapter, find_actor, read_adapter
+from agiledpo.adapters.reconcile import config_differences
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
@@ -44,11 +44,6 @@ _REQUIRED = (
     "random_stream",
     "reference_update_tracker",
     "seed",
-)
-
-# Fields of a LoRA configuration that change nothing for an adapter that is there.
-_LABELS = frozenset(
-    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 )
 
 
@@ -426,7 +421,7 @@ def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str
     name = agent.adapters.owned.get(role)
     if name is None:
         return {}  # the roles are compared afterwards
-    differing = _differences(agent.base.config(name), saved.config)
+    differing = config_differences(agent.base.config(name), saved.config)
     if differing:
         raise CheckpointError(
             f"{saved.source / 'adapter_config.json'}: the adapter's configuration is not the agent's: "
@@ -440,19 +435,6 @@ def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str
     if unfit:
         raise CheckpointError(f"{saved.source}: {unfit[0]} is missing, unexpected or of another shape.")
     return {parameter: saved.tensors[key] for key, parameter in keys.items()}
-
-
-def _differences(live: LoraConfig, saved: LoraConfig) -> list[str]:
-    mine, theirs = live.to_dict(), saved.to_dict()
-    return [
-        f"{name}={theirs[name]!r} instead of {mine[name]!r}"
-        for name in mine.keys() & theirs.keys() - _LABELS
-        if _plain(mine[name]) != _plain(theirs[name])
-    ]
-
-
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, (set, list, tuple)) else value
 
 
 def _base(
