@@ -48,6 +48,7 @@ setup(
         "datasets>=5.0",
         "gymnasium>=1.0",
         "safetensors>=0.4",
+        "filelock>=3.12",
         "numpy>=1.26",
         "tqdm>=4.66",
     ],

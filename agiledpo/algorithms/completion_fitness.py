@@ -19,6 +19,8 @@ FITNESS: dict[str, Callable[[CompletionTerms], Tensor]] = {
     "accuracy": lambda terms: terms.hits,  # share of tokens that the model would have chosen itself
 }
 
+METRICS = ("loss", "mean_loss", "perplexity", "mean_token_accuracy", "num_tokens", "rows")
+
 
 def ratio_estimate(sums: Tensor, counts: Tensor) -> Estimate:
     """Estimate a mean over tokens from rows of several tokens.

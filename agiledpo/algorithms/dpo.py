@@ -17,7 +17,7 @@ from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.fitness import FITNESS, HeldOut
-from agiledpo.algorithms.metrics import PreferenceMeter
+from agiledpo.algorithms.metrics import METRICS, PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
 from agiledpo.algorithms.role_scores import role_scores
 from agiledpo.llm_envs import PreferenceGym
@@ -120,6 +120,7 @@ class DPO(LLMAlgorithm):
 
     BATCH = PreferenceBatch
     FITNESS = tuple(FITNESS)
+    METRICS = METRICS
     LEARNS_FROM = "preference pairs, from PreferenceGym"
     UNIT = "pair"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {

@@ -4,6 +4,23 @@ from collections import defaultdict
 
 from agiledpo.losses import ObjectiveTerms, preference_accuracy
 
+METRICS = (
+    "loss",
+    "preference_loss",
+    "sft_loss",
+    "nll_loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "mean_loss",
+    "mean_chosen_reward",
+    "mean_rejected_reward",
+    "pairs",
+)
+
 
 class PreferenceMeter:
     """Collects loss terms over any number of batches.

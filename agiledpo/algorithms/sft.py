@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from agiledpo.algorithms.completion_fitness import (
     FITNESS,
+    METRICS,
     HeldOutCompletions,
     completion_metrics,
 )
@@ -87,6 +88,7 @@ class SFT(LLMAlgorithm):
     BATCH = CompletionBatch
     FITNESS = tuple(FITNESS)
     USES_REFERENCE = False
+    METRICS = METRICS
     LEARNS_FROM = "prompts with one completion, from SFTGym (response_column='chosen' takes those of preference pairs)"
     UNIT = "row"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {

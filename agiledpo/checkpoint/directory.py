@@ -24,6 +24,7 @@ from agiledpo.disk import flush
 
 MANIFEST = "manifest.json"
 ATTRIBUTES = "attributes.pt"
+RUN_STATE = "run.pt"
 FORMAT = "agiledpo-checkpoint"
 
 # Whether a process on another machine still writes cannot be asked; one that has not for so long does not.
@@ -34,21 +35,23 @@ _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
+def written_atomically(path: Path, kind: str = "agent") -> Iterator[Path]:
     """Write a directory that is complete or absent.
 
     Args:
-        path: Where it shall be. A checkpoint that is there is replaced when the block ends without an error.
+        path: Where it shall be. A checkpoint of the same kind that is there is replaced when the block ends without an
+            error.
+        kind: What it will be: ``"agent"`` or ``"run"``.
 
     Yields:
         An empty directory beside ``path``, to be filled.
 
     Raises:
-        FileExistsError: Something is at ``path`` that is not a checkpoint.
+        FileExistsError: Something is at ``path`` that is not such a checkpoint.
     """
     path = Path(path).resolve()
     settle(path)
-    check_destination(path)
+    check_destination(path, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.parent / f"{_prefix(path, 'draft')}{_owner()}.{secrets.token_hex(4)}"
     draft.mkdir()
@@ -60,14 +63,19 @@ def written_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def check_destination(path: Path) -> None:
+def check_destination(path: Path, kind: str = "agent") -> None:
     """Check that a checkpoint may be written to ``path``.
 
+    Args:
+        path: The place.
+        kind: What will be written: ``"agent"`` or ``"run"``.
+
     Raises:
-        FileExistsError: Something is there that is not a checkpoint.
+        FileExistsError: Something is there that is not such a checkpoint.
     """
-    if path.exists() and not _is_replaceable(path):
-        raise FileExistsError(f"{path} exists and is not a checkpoint; choose another path or remove it.")
+    if path.exists() and not _is_replaceable(path, kind):
+        what = "a whole run's checkpoint" if _kind_of(path) == "run" else "not a checkpoint"
+        raise FileExistsError(f"{path} exists and is {what}; choose another path or remove it.")
 
 
 def check_writable(directory: Path) -> None:
@@ -114,18 +122,26 @@ def settle(path: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _is_replaceable(path: Path) -> bool:
+def _is_replaceable(path: Path, kind: str) -> bool:
     if not path.is_dir():
         return False
-    return (path / ATTRIBUTES).exists() or _has_manifest(path) or not any(path.iterdir())
+    # Checkpoints of agents had no manifest once.
+    found = _kind_of(path) or ("agent" if (path / ATTRIBUTES).exists() else None)
+    return found == kind if found is not None else _is_damaged_run(path, kind) or not any(path.iterdir())
 
 
-def _has_manifest(path: Path) -> bool:
+def _kind_of(path: Path) -> str | None:
+    """Kind of the checkpoint in a directory; None if its manifest does not say."""
     try:
         found = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found.get("kind") if isinstance(found, dict) and found.get("format") == FORMAT else None
+
+
+def _is_damaged_run(path: Path, kind: str) -> bool:
+    """Whether this was a run's checkpoint, whose manifest is gone: the run that goes on from before writes it anew."""
+    return kind == "run" and (path / RUN_STATE).exists()
 
 
 def _prefix(path: Path, kind: str) -> str:

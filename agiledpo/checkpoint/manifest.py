@@ -50,6 +50,7 @@ class Manifest:
         metrics: Figures of the run when it was written, by name; finite.
         versions: Libraries that wrote it.
         created: Time of writing, ISO 8601, UTC.
+        run: Name of the run that a run's checkpoint is of; None for an agent's.
         files: Every file but this one, by its path from here. Of a directory that is a checkpoint itself only the
             manifest is listed, which lists the rest.
         format_version: Version of the format.
@@ -62,6 +63,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: {name: _version(name) for name in _LIBRARIES})
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
+    run: str | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.checkpoint.attributes import read_attributes
-from agiledpo.checkpoint.directory import written_atomically
+from agiledpo.checkpoint.directory import RUN_STATE, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.load import restore
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.save import write_agent
+from agiledpo.checkpoint.state_file import write_state
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
@@ -21,16 +21,16 @@ from agiledpo.disk import disk_errors
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
 
-_STATE = "run.pt"
-
 
 def save_run(
     path: Path,
     state: Mapping[str, Any],
     agents: Sequence["LLMAlgorithm"],
     *,
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, float] | None,
     tokenizer: PreTrainedTokenizerBase,
+    run: str,
+    created: str,
 ) -> None:
     """Save a run.
 
@@ -41,20 +41,21 @@ def save_run(
         path: Directory to write.
         state: What the loop has to know, in tensors and plain values.
         agents: The agents, all on one base model.
-        metrics: Figures of the fittest agent, for the manifest.
+        metrics: Figures of the fittest agent, for the manifest; None if the agents have not been measured as they are.
         tokenizer: The tokenizer that the agents' rows were made with.
+        run: Name of the run, the same in all its checkpoints.
+        created: When it is written, ISO 8601; later than in the checkpoints before.
 
     Raises:
         OSError: It could not be written; what was there before is intact.
     """
-    with written_atomically(path) as draft:
+    with written_atomically(path, "run") as draft:
         linked: dict[str, Path] = {}
         for agent in agents:
             place = _place(draft, agent.index)
             place.mkdir(parents=True)
-            write_agent(agent, place, metrics=agent.held_out, linked=linked)
-        with disk_errors(draft / _STATE), (draft / _STATE).open("wb") as file:
-            torch.save({**state, "agents": [agent.index for agent in agents]}, file)
+            write_agent(agent, place, metrics={} if metrics is None else agent.held_out, linked=linked)
+        write_state({**state, "agents": [agent.index for agent in agents]}, draft / RUN_STATE)
         with disk_errors(draft / "tokenizer"):
             tokenizer.save_pretrained(str(draft / "tokenizer"))
         Manifest(
@@ -62,7 +63,9 @@ def save_run(
             algorithm=type(agents[0]).__name__,
             base_model=identity_of(agents[0].base),
             tokenizer=tokenizer_sha256(isolated_copy(tokenizer)),
-            metrics=metrics,
+            metrics=metrics or {},
+            run=run,
+            created=created,
         ).write(draft)
 
 
@@ -81,7 +84,7 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{path} is the checkpoint of one agent, not of a run, so nothing can be resumed from it. Load it with "
             "agent.load_checkpoint, or pass a directory step_<rows> as resume_from."
         )
-    return read_attributes(path / _STATE)
+    return read_attributes(path / RUN_STATE)
 
 
 def restore_agents(path: Path, indices: Sequence[int], agents: Sequence["LLMAlgorithm"]) -> None:

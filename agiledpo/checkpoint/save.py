@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +15,7 @@ from agiledpo.checkpoint.directory import ATTRIBUTES, written_atomically
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from agiledpo.checkpoint.packing import packed
+from agiledpo.checkpoint.state_file import write_state
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
@@ -111,8 +111,7 @@ def write_agent(
     if tokenizer is not None:
         with disk_errors(draft / "tokenizer"):
             tokenizer.save_pretrained(draft / "tokenizer")
-    with disk_errors(draft / ATTRIBUTES), (draft / ATTRIBUTES).open("wb") as file:
-        torch.save(attributes, file)
+    write_state(attributes, draft / ATTRIBUTES)
     return manifest.write(draft)
 
 

@@ -246,6 +246,10 @@ class DatasetGym(ABC, Generic[Experiences]):
         for start in range(0, len(self._splits[split]), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor(split, position=start))
 
+    def fingerprint(self, split: Split) -> str:
+        """Name of the tokenised rows of a split and of the limits: equal names mean equal rows."""
+        return self._splits[split].fingerprint
+
     def lengths(self, split: Split) -> NDArray[np.int32]:
         """Tokens of the prompt and of each completion of the rows of a split, (rows, 1 + completions) int32."""
         prepared = self._splits[split]

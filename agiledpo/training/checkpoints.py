@@ -2,11 +2,17 @@
 
 import re
 import shutil
+import uuid
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agiledpo.checkpoint.directory import check_writable, settle
+from filelock import FileLock, Timeout
+
+from agiledpo.checkpoint.directory import MANIFEST, check_writable, settle
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.run import read_run, restore_agents, save_run
@@ -27,13 +33,14 @@ class RunCheckpoints:
         retention: Which of them are kept.
 
     Attributes:
-        directory: As given.
+        directory: As given, as an absolute path.
         retention: As given.
     """
 
     def __init__(self, directory: Path, retention: Retention) -> None:
-        self.directory = directory
+        self.directory = directory.absolute()  # whatever changes the working directory later
         self.retention = retention
+        self._run = uuid.uuid4().hex
         self._protected: Path | None = None
         self._current: Path | None = None
 
@@ -52,6 +59,27 @@ class RunCheckpoints:
         """The newest of them; None if there is none."""
         return next(reversed(self.present), None)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing to the directory; a process that is killed lets go of it.
+
+        Raises:
+            RuntimeError: Another process has it.
+        """
+        check_writable(self.directory)
+        lock = FileLock(self.directory / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(
+                f"Another process writes checkpoints to {self.directory}. Wait for it or stop it, or choose another "
+                "checkpoint_path."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def begin(self) -> None:
         """Check that a new run may be saved here, before anything is computed.
 
@@ -64,7 +92,6 @@ class RunCheckpoints:
                 f"{self.directory} holds checkpoints of an earlier run, {newest.name} the newest. Pass "
                 "resume_from='latest' to go on with that run, or another checkpoint_path for a new one."
             )
-        check_writable(self.directory)
 
     def find(self, resume_from: str | Path) -> tuple[Path, dict[str, Any]] | None:
         """Read the checkpoint that a run goes on from.
@@ -80,15 +107,13 @@ class RunCheckpoints:
 
         Raises:
             CheckpointError: The checkpoint is damaged or none; with ``"latest"``: all are.
-            OSError: Nothing can be written to the directory, so that the run could not be saved again.
+            FileExistsError: The checkpoint is of another run than those in the directory.
         """
-        check_writable(self.directory)
         self._settle()
         if resume_from != "latest":
-            path = Path(resume_from)
-            state = read_run(path)
-            self._protected = self._current = path
-            return path, state
+            path = Path(resume_from).resolve()
+            self._check_is_step(path)
+            return self._taken(path, read_run(path))
         damaged = []
         for path in reversed(self._candidates()):
             try:
@@ -100,14 +125,34 @@ class RunCheckpoints:
                 warnings.warn(
                     f"Going on from {path}, because what is newer is damaged. " + " ".join(damaged), stacklevel=3
                 )
-            self._protected = self._current = path
-            return path, state
+            return self._taken(path, state)
         if damaged:
             raise CheckpointError(
                 f"No checkpoint in {self.directory} is complete. {' '.join(damaged)} To begin anew, choose another "
                 "checkpoint_path."
             )
         return None
+
+    def _taken(self, path: Path, state: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """Go on with the run of a checkpoint."""
+        run = Manifest.read(path).run
+        others = [other for other in self.present if Manifest.read(other).run != run]
+        if others:
+            raise FileExistsError(
+                f"{self.directory} holds checkpoints of another run than {path}, {others[-1].name} the newest. Pass "
+                "another checkpoint_path."
+            )
+        self._run = run or self._run
+        self._protected = path
+        self._current = path if path.parent == self.directory.resolve() else None
+        return path, state
+
+    def _check_is_step(self, path: Path) -> None:
+        if path.is_dir() and not (path / MANIFEST).exists() and any(path.glob("step_*")):
+            raise CheckpointError(
+                f"{path} holds the checkpoints of a run. Pass one of them as resume_from, or 'latest' with "
+                f"checkpoint_path='{path}'."
+            )
 
     def take_up(self, run: "TrainingRun[Any]", path: Path, state: dict[str, Any]) -> None:
         """Bring a run to the state of a checkpoint.
@@ -138,15 +183,19 @@ class RunCheckpoints:
             UserWarning: It could not be written.
         """
         path = self.directory / f"step_{run.rows_done}"
-        if path == self._current:  # nothing has been learned since
+        if self._current is not None and path.resolve() == self._current.resolve():  # nothing has been learned since
             return path
+        metrics = run.metrics if run.measured_at == run.rows_done else None
+        self._check_judged(metrics)
         try:
             save_run(
                 path,
                 run.loop_state_dict(),
                 run.population,
-                metrics=run.metrics,
+                metrics=metrics,
                 tokenizer=run.environments.judge.tokenizer,
+                run=self._run,
+                created=self._stamp(),
             )
         except OSError as error:
             newest = self.newest
@@ -157,6 +206,22 @@ class RunCheckpoints:
         self._prune()
         return path
 
+    def _check_judged(self, metrics: Mapping[str, float] | None) -> None:
+        name = self.retention.metric_name
+        if self.judges and metrics and name not in metrics:
+            warnings.warn(
+                f"retention.metric_name={name!r} was not measured, so it cannot say what is best; known are "
+                f"{', '.join(sorted(metrics))}.",
+                stacklevel=3,
+            )
+
+    def _stamp(self) -> str:
+        """The time, but later than all checkpoints', whatever the clocks of the machines that wrote them say."""
+        now = datetime.now(UTC)
+        for path in self.present[-1:]:
+            now = max(now, datetime.fromisoformat(Manifest.read(path).created) + timedelta(microseconds=1))
+        return now.isoformat(timespec="microseconds")
+
     def _settle(self) -> None:
         """Finish what processes that were killed left undone, whichever step they were at."""
         left = {match[1] for path in self.directory.iterdir() if (match := _LEFT.match(path.name))}
@@ -164,9 +229,9 @@ class RunCheckpoints:
             settle(self.directory / name)
 
     def _prune(self) -> None:
-        saved = self._saved()
-        for path in self.retention.expendable(saved):
-            if self._protected is not None and path.resolve() == self._protected.resolve():
+        kept = {path.resolve() for path in (self._protected, self._current) if path is not None}
+        for path in self.retention.expendable(self._saved()):
+            if path.resolve() in kept:
                 continue
             # What is half removed must not look like a checkpoint.
             doomed = path.with_name(f".{path.name}.removed")

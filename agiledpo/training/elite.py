@@ -17,7 +17,7 @@ class EliteKeeper:
         saved: Directories that this run has written to.
     """
 
-    path: Path | None = None
+    path: Path | None = None  # absolute, as the working directory may change
     saved: list[Path] = field(default_factory=list)
 
     def save(self, elite: LLMAlgorithm | None, env: Gym) -> None:

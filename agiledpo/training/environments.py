@@ -26,6 +26,10 @@ class Gym(Protocol):
 
     def __len__(self) -> int: ...
 
+    def fingerprint(self, split: Split) -> str:
+        """Name of the rows of a split: equal names mean equal rows."""
+        ...
+
     def step(self) -> Mapping[str, Any]:
         """The next batch of the training split."""
         ...
@@ -95,14 +99,17 @@ class Environments:
         """Whether the pass over the training split is complete; it is for all at the same time."""
         return self.judge.at_epoch_end
 
-    def step(self, agents: int) -> list[Mapping[str, Any]]:
-        """The next batch for each agent.
+    def step(self) -> list[Mapping[str, Any]]:
+        """The next batch of each environment."""
+        return [env.step() for env in self._envs]
 
-        Args:
-            agents: Number of agents.
-        """
-        batches = [env.step() for env in self._envs]
-        return batches * agents if len(batches) == 1 else batches
+    def settings(self) -> dict[str, Any]:
+        """What makes another run of it, where the places among the rows are the same."""
+        judge = self.judge
+        return {
+            "data_batch_size_per_gpu": judge.data_batch_size_per_gpu,
+            **{f"rows of the {split} split": judge.fingerprint(split) for split in judge.splits},
+        }
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The place in each environment."""

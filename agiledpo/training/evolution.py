@@ -80,6 +80,16 @@ class Evolution:
                     )
                 )
 
+    def settings(self) -> dict[str, Any]:
+        """Numbers that the strategies were made with, whatever strategies they are."""
+        strategies = {"selection": self.selection, **({} if self.mutation is None else {"mutation": self.mutation})}
+        return {
+            f"{title}'s {name}": value
+            for title, strategy in strategies.items()
+            for name, value in vars(strategy).items()
+            if not name.startswith("_") and isinstance(value, (bool, int, float, str))
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """What the next generations depend on; JSON can hold it."""
         return {

@@ -1,6 +1,7 @@
 """From the arguments of a training function to a run: everything is checked before anything is computed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -55,9 +56,11 @@ def finetune(
             agent.check_comparable(agent.FITNESS[0] if fitness is None else fitness)
     if save_elite and elite_path is None:
         raise ValueError("save_elite=True needs elite_path, the directory to save to.")
-    elite = EliteKeeper(Path(elite_path) if save_elite and elite_path is not None else None)
+    elite = EliteKeeper(Path(elite_path).absolute() if save_elite and elite_path is not None else None)
     lineage_file = None if lineage_path is None else Path(lineage_path)
     checkpoints = _checkpoints(checkpoint_steps, checkpoint_path, resume_from, retention)
+    if checkpoints is not None:
+        _check_saving(agents, checkpoints.retention, fitness)
     _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, lineage_file)
     environments = Environments.make(env, env_fn, len(agents))
     for environment in environments.all:
@@ -71,15 +74,14 @@ def finetune(
         checkpoint_steps=checkpoint_steps,
         evo_steps=evo_steps,
     )
-    found = None
-    if checkpoints is not None and resume_from is not None:
-        found = checkpoints.find(resume_from)
-    elif checkpoints is not None:
-        checkpoints.begin()
     visible = verbose and (accelerator is None or accelerator.is_main_process)
-    with TrainingProgress(
-        schedule.total_rows, unit=algorithm.UNIT, shown=algorithm.PROGRESS, visible=visible
-    ) as progress:
+    shown = TrainingProgress(schedule.total_rows, unit=algorithm.UNIT, shown=algorithm.PROGRESS, visible=visible)
+    with nullcontext() if checkpoints is None else checkpoints.held(), shown as progress:
+        found = None
+        if checkpoints is not None and resume_from is not None:
+            found = checkpoints.find(resume_from)
+        elif checkpoints is not None:
+            checkpoints.begin()
         run = TrainingRun(
             Population(agents, Lineage(lineage_file)),
             environments,
@@ -109,8 +111,24 @@ def _checkpoints(
             raise ValueError("retention without checkpoint_steps or checkpoint_path: there is nothing to keep.")
         return None
     if path is None and resume_from is not None and resume_from != "latest":
-        path = Path(resume_from).parent  # go on where that run was saved
+        path = Path(resume_from).resolve().parent  # go on where that run was saved
     return RunCheckpoints(Path("saved_checkpoints" if path is None else path), retention or Retention())
+
+
+def _check_saving(agents: Sequence[LLMAlgorithm], retention: Retention, fitness: Fitness | None) -> None:
+    for agent in agents:
+        agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
+    name = retention.metric_name
+    if not retention.keep_best or name == "fitness":
+        return
+    if callable(fitness):
+        raise ValueError(
+            f"retention.metric_name={name!r}, but with a function as fitness nothing else is measured; use 'fitness'."
+        )
+    if name not in agents[0].METRICS:
+        raise ValueError(
+            f"retention.metric_name={name!r} is not measured; use 'fitness' or one of {', '.join(agents[0].METRICS)}."
+        )
 
 
 def _check_paths(elite: Path | None, checkpoints: Path | None, lineage: Path | None) -> None:
@@ -120,6 +138,10 @@ def _check_paths(elite: Path | None, checkpoints: Path | None, lineage: Path | N
         return
     check_destination(elite)
     check_writable(elite.parent)
+    if checkpoints is not None and checkpoints.resolve() in elite.resolve().parents:
+        first = elite.resolve().relative_to(checkpoints.resolve()).parts[0]
+        if first.startswith("step_"):
+            raise ValueError(f"elite_path={elite} is where a checkpoint of the run goes. Choose another place.")
     for name, path in (("checkpoint_path", checkpoints), ("lineage_path", lineage)):
         if path is not None and elite.resolve() in (path.resolve(), *path.resolve().parents):
             raise ValueError(

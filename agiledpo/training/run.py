@@ -13,6 +13,7 @@ from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.randomness import global_random_state, set_global_random_state
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final
 from agiledpo.hpo.selection import rank
+from agiledpo.scoring.prompt_batch import PromptBatch
 from agiledpo.training.checkpoints import RunCheckpoints
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments
@@ -46,7 +47,9 @@ class TrainingRun(Generic[Agent]):
     Attributes:
         iteration: Batches of the environment so far.
         rows_done: Rows that each agent has been handed so far.
-        metrics: Of the fittest agent in the last evaluation, and its ``"fitness"``; empty where nobody was fit.
+        metrics: Of the fittest agent in the last evaluation, and its ``"fitness"``; empty where nobody was fit or the
+            fittest did not survive.
+        measured_at: Rows after which that was.
     """
 
     def __init__(
@@ -72,8 +75,11 @@ class TrainingRun(Generic[Agent]):
         self.iteration = 0
         self.rows_done = 0
         self.metrics: dict[str, float] = {}
+        self.measured_at = 0
         self._kind = population[0].BATCH
         self._queues = [RowQueue(self._kind) for _ in population]
+        self._rest: list[PromptBatch] = []
+        self._ended_with_epoch = False
 
     @property
     def done(self) -> bool:
@@ -91,6 +97,8 @@ class TrainingRun(Generic[Agent]):
         if not self.population.lineage:
             self._introduce()
         # Without a place to save to, a signal does what it always does.
+        if self.rows_done and not self.done and self._ended_with_epoch:
+            self._end_epoch()  # which the end of a shorter run had no use for
         with nullcontext() if self.checkpoints is None else Interruption() as interruption:
             while not self.done:
                 self.advance()
@@ -104,29 +112,30 @@ class TrainingRun(Generic[Agent]):
     def advance(self) -> None:
         """One batch of the environments, and whatever falls due after it."""
         left = self.schedule.total_rows - self.rows_done
-        batches = [
-            self._kind.from_experiences(experiences).slice(0, left)
-            for experiences in self.environments.step(len(self.population))
-        ]
+        shown = self._rest or [self._kind.from_experiences(experiences) for experiences in self.environments.step()]
+        batches = [batch.slice(0, left) for batch in shown]
         rows = len(batches[0])
+        # What a run that ends within a batch leaves is for the one that goes on from there.
+        self._rest = [batch.slice(left, len(batch)) for batch in shown] if left < len(shown[0]) else []
         ends_run = rows == left
         moment = Moment(
             iteration=self.iteration + 1,
             rows_before=self.rows_done,
             rows_done=self.rows_done + rows,
-            ends_epoch=self.environments.at_epoch_end and not ends_run,
+            ends_epoch=self.environments.at_epoch_end and not self._rest and not ends_run,
             ends_run=ends_run,
         )
-        for agent, queue, batch in zip(self.population, self._queues, batches, strict=True):
+        each = batches * len(self.population) if len(batches) == 1 else batches
+        for agent, queue, batch in zip(self.population, self._queues, each, strict=True):
             self._learn(agent, queue, batch, moment)
         self.iteration, self.rows_done = moment.iteration, moment.rows_done
         self.progress.advance(rows)
         saves = self.checkpoints is not None and self.schedule.checkpoints(moment)
         if self.schedule.evaluates(moment) or (saves and self._judges):
             self._evaluate(moment)
+        self._ended_with_epoch = moment.ends_run and self.environments.at_epoch_end and not self._rest
         if moment.ends_epoch:
-            for agent in self.population.well:
-                agent.end_epoch()
+            self._end_epoch()
         if self.evolution is not None and self.schedule.evolves(moment):
             self._evolve(self.evolution, moment)
         if saves and self.checkpoints is not None:
@@ -149,9 +158,12 @@ class TrainingRun(Generic[Agent]):
             "rows_done": self.rows_done,
             "settings": self._settings(),
             "metrics": dict(self.metrics),
+            "measured_at": self.measured_at,
             "random": global_random_state(),
             "elite": None if self.population.elite is None else self.population.elite.index,
             "queues": [queue.state_dict() for queue in self._queues],
+            "rest": [{name: list(values) for name, values in vars(batch).items()} for batch in self._rest],
+            "ended_with_epoch": self._ended_with_epoch,
             "environments": self.environments.state_dict(),
             "evolution": None if self.evolution is None else self.evolution.state_dict(),
             "lineage": self.population.lineage.state_dict(),
@@ -195,13 +207,15 @@ class TrainingRun(Generic[Agent]):
                 warnings.warn(f"{name} was {old} in the run that was saved and is {new} from here on.", stacklevel=2)
         for queue, waiting in zip(self._queues, state["queues"], strict=True):
             queue.load_state_dict(waiting)
+        self._rest = [self._kind(**rest) for rest in state["rest"]]
+        self._ended_with_epoch = state["ended_with_epoch"]
         self.environments.load_state_dict(state["environments"])
         if self.evolution is not None:
             self.evolution.load_state_dict(state["evolution"])
         self.population.lineage.load_state_dict(state["lineage"])
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
         self.iteration, self.rows_done = state["iteration"], state["rows_done"]
-        self.metrics = dict(state["metrics"])
+        self.metrics, self.measured_at = dict(state["metrics"]), state["measured_at"]
         set_global_random_state(state["random"])
         self.progress.resumed(self.rows_done)
 
@@ -209,7 +223,10 @@ class TrainingRun(Generic[Agent]):
         """What may be changed when a run goes on, but makes it another run."""
         schedule = vars(self.schedule)
         return {
-            **{name: value for name, value in schedule.items() if name != "checkpoint_steps"},
+            # With evolution a checkpoint is an evaluation more.
+            **{name: value for name, value in schedule.items() if name != "checkpoint_steps" or self._judges},
+            **self.environments.settings(),
+            **({} if self.evolution is None else self.evolution.settings()),
             "fitness": self.fitness if isinstance(self.fitness, str) else "a function",
         }
 
@@ -240,6 +257,10 @@ class TrainingRun(Generic[Agent]):
     @property
     def _unit(self) -> str:
         return self.population[0].UNIT
+
+    def _end_epoch(self) -> None:
+        for agent in self.population.well:
+            agent.end_epoch()
 
     def _introduce(self) -> None:
         for agent in self.population:
@@ -288,6 +309,7 @@ class TrainingRun(Generic[Agent]):
         # Nobody is the fittest where no fitness is a number.
         elite = self.population.elite = max(fit, key=lambda agent: ranks[agent.index]) if fit else None
         self.metrics = {} if elite is None else {**elite.held_out, "fitness": elite.fitness[-1]}
+        self.measured_at = moment.rows_done
         self.progress.evaluated(self.population)
 
     def _evolve(self, evolution: Evolution, moment: Moment) -> None:
@@ -296,7 +318,7 @@ class TrainingRun(Generic[Agent]):
         self.elite.save(elite, self.environments.judge)
         evolution.evolve(self.population, moment.rows_done)
         if (elite is not None and elite.index != index) or not any(agent is elite for agent in self.population):
-            self.population.elite = None  # it did not survive
+            self.population.elite, self.metrics = None, {}  # it did not survive
         self.progress.evolved(evolution.generation, self.population)
 
     def _set_aside(self, agent: Agent, error: NonFiniteLossError, moment: Moment) -> None:

@@ -1,5 +1,6 @@
 """A run that is killed, stopped or damaged ends like one that never was."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,15 +8,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
 from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.tournament import TournamentSelection
 from agiledpo.llm_envs import PreferenceGym
@@ -144,7 +148,7 @@ def test_a_signal_saves_and_stops(make_env, make_population, tmp_path, number, c
               checkpoint_path=tmp_path / "run")  # fmt: skip
     assert caught.value.code == 128 + number
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
-    (stopped,) = (tmp_path / "run").iterdir()
+    (stopped,) = (tmp_path / "run").glob("step_*")
     assert stopped.name == "step_16"  # two evaluations of three agents in 8 pairs each
     message = capsys.readouterr().err
     assert f"Stopped by {number.name} after 16 of 48 pairs" in message
@@ -243,7 +247,7 @@ def test_what_a_killed_process_left_is_cleared_up(make_env, make_population, tmp
         if kind == "aside":  # it had stepped aside for a new one that never came
             (tmp_path / "run" / "step_48").rename(left / "checkpoint")
     train(make_population(1), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step_24", "step_48"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "step_24", "step_48"]
 
 
 def test_what_is_resumed_from_is_never_removed(make_env, make_population, tmp_path):
@@ -272,7 +276,7 @@ def test_the_best_by_a_metric_are_kept(make_env, make_population, tmp_path):
         make_population(), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run", retention=retention
     )
     kept = {path.name: json.loads((path / "manifest.json").read_text())["metrics"]["loss"]
-            for path in (tmp_path / "run").iterdir()}  # fmt: skip
+            for path in (tmp_path / "run").glob("step_*")}  # fmt: skip
     assert "step_48" in kept
     assert len(kept) in (2, 3)
     assert min(kept.values()) == pytest.approx(min(agent.held_out["loss"] for agent in population), rel=1)
@@ -367,3 +371,174 @@ def test_equal_references_are_on_the_disk_once(make_env, make_population, tmp_pa
     files = list((tmp_path / "run").rglob("reference/adapter_model.safetensors"))
     assert len(files) == 3
     assert len({file.stat().st_ino for file in files}) == 1
+
+
+# What a reviewer found --------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_are_saved_as_pythons(make_env, make_population, tmp_path):
+    agents = make_population(2)
+    for agent, lr in zip(agents, np.geomspace(1e-4, 1e-3, 2), strict=True):
+        agent.lr = lr  # a float64 of NumPy's, which its own pickle would be needed for
+
+    def fitness(agent, env):
+        agent.scores.append(np.float32(1.5))
+        return np.mean([0.25, agent.lr])
+
+    here = {"checkpoint_steps": 24, "checkpoint_path": tmp_path / "run"}
+    ended = train(agents, make_env(), **here, fitness=fitness)
+    (tmp_path / "run" / "step_48" / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match="Going on from"):
+        resumed = train(make_population(2), make_env(), **here, fitness=fitness, resume_from="latest")
+    assert_same(fingerprint(resumed), fingerprint(ended))
+
+
+def test_what_cannot_be_saved_is_found_before_training(make_env, make_population, tmp_path):
+    agents = make_population(1)
+    agents[0].pad_token = object()
+    with pytest.raises(TypeError, match="object"):
+        train(agents, make_env(), checkpoint_path=tmp_path / "run")
+    assert agents[0].steps == [0]
+
+
+def test_a_clock_that_goes_back_loses_nothing(make_env, make_population, tmp_path, monkeypatch):
+    here = {"checkpoint_steps": 24, "checkpoint_path": tmp_path / "run", "retention": Retention(keep_last=1)}
+    with pytest.raises(KilledError):
+        train(make_population(1), make_env(), **here, fitness=StopAfter(4, die))
+    assert steps(tmp_path / "run") == [24]
+    ahead = tmp_path / "run" / "step_24"
+    manifest = dataclasses.replace(Manifest.read(ahead), created="2199-01-01T00:00:00.000000+00:00")
+    manifest.write(ahead)
+    with pytest.warns(UserWarning, match="fitness was a function"):
+        train(make_population(1), make_env(), **here, resume_from="latest")
+    assert steps(tmp_path / "run") == [24, 48]  # 24 was resumed from
+    assert Manifest.read(tmp_path / "run" / "step_48").created > manifest.created
+
+
+def test_another_runs_directory_is_not_written_to(make_env, make_population, tmp_path):
+    for name in ("a", "b"):
+        train(make_population(1), make_env(), checkpoint_steps=24, checkpoint_path=tmp_path / name)
+    with pytest.raises(FileExistsError, match=r"b holds checkpoints of another run than .*a/step_24"):
+        train(make_population(1), make_env(), checkpoint_path=tmp_path / "b", resume_from=tmp_path / "a" / "step_24")
+    train(make_population(1), make_env(), checkpoint_path=tmp_path / "c", resume_from=tmp_path / "a" / "step_24")
+    assert [steps(tmp_path / name) for name in ("a", "b", "c")] == [[24, 48], [24, 48], [48]]
+
+
+def test_two_processes_do_not_write_to_one_directory(make_env, make_population, tmp_path):
+    script = (
+        "import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    (tmp_path / "run").mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run" / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.readline() == "held\n"
+    agents = make_population(1)
+    with pytest.raises(RuntimeError, match="Another process writes checkpoints to .*run"):
+        train(agents, make_env(), checkpoint_path=tmp_path / "run")
+    assert agents[0].steps == [0]
+    other.kill()  # a process that is killed lets go of it
+    other.wait()
+    train(agents, make_env(), checkpoint_path=tmp_path / "run")
+
+
+def test_a_metric_that_is_not_measured_is_refused(make_env, make_population, tmp_path):
+    here = {"checkpoint_path": tmp_path / "run"}
+    with pytest.raises(ValueError, match="metric_name='rewards/margin' is not measured; use 'fitness' or one of loss"):
+        train(make_population(1), make_env(), **here, retention=Retention(keep_best=1, metric_name="rewards/margin"))
+    with pytest.raises(ValueError, match="with a function as fitness nothing else is measured"):
+        train(make_population(1), make_env(), **here, retention=Retention(keep_best=1, metric_name="loss"),
+              fitness=StopAfter(-1, die))  # fmt: skip
+    agent = make_population(1)[0]
+    assert set(agent.evaluate(make_env())) == set(DPO.METRICS)
+
+
+def test_a_checkpoint_claims_no_figures_but_its_own(make_env, make_population, tmp_path):
+    with pytest.raises(TrainingInterrupted):
+        train(make_population(1), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run",
+              retention=Retention(keep_last=None, keep_best=1),
+              env_fn=None, fitness=StopAfter(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))  # fmt: skip
+    measured = {step: Manifest.read(tmp_path / "run" / f"step_{step}").metrics for step in steps(tmp_path / "run")}
+    assert measured[8].keys() == measured[16].keys() == {"fitness"}
+    with pytest.raises(KilledError):
+        train(make_population(1), make_env(), checkpoint_steps=4, checkpoint_path=tmp_path / "odd",
+              fitness=StopAfter(2, die), retention=Retention(keep_last=None))  # fmt: skip
+    assert {step: dict(Manifest.read(tmp_path / "odd" / f"step_{step}").metrics) for step in steps(tmp_path / "odd")} == {
+        4: {}, 8: {"fitness": pytest.approx(measured[8]["fitness"])}, 12: {}
+    }  # fmt: skip
+
+
+def test_a_working_directory_that_changes(make_env, make_population, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "else").mkdir()
+    train(make_population(1), make_env(), checkpoint_steps=8, checkpoint_path="run", save_elite=True, elite_path="elite",
+          retention=Retention(keep_last=None), fitness=StopAfter(1, lambda: os.chdir("else")))  # fmt: skip
+    assert steps(tmp_path / "run") == [8, 16, 24, 32, 40, 48]
+    assert (tmp_path / "elite" / "actor").is_dir()
+    assert list((tmp_path / "else").iterdir()) == []
+
+
+def test_places_that_belong_to_the_run_are_refused(make_env, make_population, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="where a checkpoint of the run goes"):
+        train(make_population(1), make_env(), checkpoint_path=tmp_path / "run", save_elite=True,
+              elite_path=tmp_path / "run" / "step_24")  # fmt: skip
+    population = train(make_population(1), make_env(), checkpoint_path=tmp_path / "run", checkpoint_steps=24)
+    with pytest.raises(FileExistsError, match="a whole run's checkpoint"):
+        population[0].save_checkpoint(tmp_path / "run" / "step_24")
+    with pytest.raises(CheckpointError, match=r"holds the checkpoints of a run. Pass one of them .* or 'latest'"):
+        train(make_population(1), make_env(), resume_from=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train(make_population(1), make_env(), resume_from=tmp_path / "nowhere" / "step_1")
+    assert not (tmp_path / "nowhere" / "step_1").exists()
+    monkeypatch.chdir(tmp_path / "run" / "step_24")
+    resumed = train(make_population(1), make_env(), resume_from=".")
+    assert steps(tmp_path / "run") == [24, 48]
+    assert_same(fingerprint(resumed), fingerprint(population))
+
+
+def test_settings_that_changed_are_named(make_env, make_population, tmp_path):
+    with pytest.raises(KilledError):
+        train(make_population(), make_env(), checkpoint_steps=8, checkpoint_path=tmp_path / "run", **evolution(),
+              fitness=StopAfter(7, die))  # fmt: skip
+    other = {**evolution(), "tournament": TournamentSelection(3, True, 3, 2, rand_seed=5)}
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030 (several)
+        train(make_population(), make_env(test=9, batch=6), checkpoint_steps=12, checkpoint_path=tmp_path / "run",
+              **other, fitness=StopAfter(-1, die), resume_from="latest")  # fmt: skip
+    said = [str(warning.message) for warning in caught if "in the run that was saved" in str(warning.message)]
+    changed = {message.split(" was ")[0] for message in said}
+    assert changed == {
+        "checkpoint_steps", "data_batch_size_per_gpu", "rows of the test split",
+        "selection's tournament_size", "selection's eval_loop",
+    }  # fmt: skip
+
+
+def test_a_longer_run_loses_no_rows_and_moves_the_reference(make_env, tiny_model, lora, tmp_path, recorder):
+    def agent():
+        return recorder(actor_network=tiny_model(), lora_config=lora, batch_size=4, lr=1e-3, reference_update="epoch")
+
+    here = {"verbose": False, "checkpoint_path": tmp_path / "run"}
+    first = agent()
+    finetune_llm_preference([first], make_env(), max_steps=6, **here)
+    longer = agent()
+    with pytest.warns(UserWarning, match="total_rows was 6 .* is 24 from here on"):
+        finetune_llm_preference([longer], make_env(), max_steps=24, **here, resume_from="latest")
+    assert sorted(row for rows in (*first.rows, *longer.rows) for row in rows) == sorted(
+        f"train row {number}" for number in range(24)
+    )
+    assert longer.reference_update_tracker == 0
+    again = agent()
+    with pytest.warns(UserWarning, match="is 28 from here on"):
+        finetune_llm_preference([again], make_env(), max_steps=28, **here, resume_from="latest")
+    assert again.reference_update_tracker == 1  # an epoch was complete, and the run goes on
+
+
+def test_a_signal_that_is_ignored_stays_ignored(make_env, make_population, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        train(make_population(1), make_env(), checkpoint_path=tmp_path / "run",
+              fitness=StopAfter(2, lambda: os.kill(os.getpid(), signal.SIGINT)))  # fmt: skip
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps(tmp_path / "run") == [48]
