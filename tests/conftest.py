@@ -194,3 +194,23 @@ def no_lora_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No lora_config given")
         yield
+
+
+@pytest.fixture
+def trl_one_step() -> dict[str, object]:
+    """Arguments for a trainer of TRL's that makes one plain step on the CPU and writes nothing."""
+    return {
+        "max_steps": 1,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "logging_steps": 1,
+        "optim": "adamw_torch",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "max_length": None,
+        "max_grad_norm": 0.1,
+        "weight_decay": 0.0,
+    }

@@ -56,20 +56,14 @@ def test_embeddings_that_peft_saves_along_have_to_be_the_bases(tiny_model, save_
         logits_as_actor(tiny_model(seed=1), directory)
 
 
-def test_trl_and_its_reference(tiny_model, tiny_tokenizer, make_pairs, tmp_path, monkeypatch):
+def test_trl_and_its_reference(tiny_model, tiny_tokenizer, make_pairs, trl_one_step, tmp_path, monkeypatch):
     monkeypatch.setenv("CI", "1")  # TRL sends telemetry otherwise
     trainer = DPOTrainer(
         model=tiny_model(),
         args=DPOConfig(
             output_dir=str(tmp_path / "trl"),
             learning_rate=0.01,
-            max_steps=1,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            max_length=None,
+            **trl_one_step,
         ),
         train_dataset=make_pairs(4),
         processing_class=tiny_tokenizer,

@@ -12,7 +12,7 @@ LR = 1e-3
 
 
 @pytest.fixture
-def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, tmp_path, monkeypatch):
+def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, trl_one_step, tmp_path, monkeypatch):
     """Our agent and TRL's trainer before the step: same base, same (non-zero) adapter, same five rows."""
     monkeypatch.setenv("CI", "1")  # TRL sends telemetry otherwise
     rows = make_pairs(5).remove_columns("rejected").rename_column("chosen", "completion")
@@ -31,20 +31,8 @@ def started(tiny_model, lora, tiny_tokenizer, make_pairs, randomise, tmp_path, m
             output_dir=str(tmp_path),
             completion_only_loss=True,
             learning_rate=LR,
-            max_grad_norm=0.1,
-            weight_decay=0.0,
             per_device_train_batch_size=5,
-            max_steps=1,
-            lr_scheduler_type="constant",
-            warmup_steps=0,
-            logging_steps=1,
-            optim="adamw_torch",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            max_length=None,
+            **trl_one_step,
         ),
         train_dataset=rows,
         processing_class=tiny_tokenizer,

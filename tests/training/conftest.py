@@ -3,6 +3,7 @@
 import pytest
 
 from agiledpo.algorithms import DPO
+from agiledpo.llm_envs import PreferenceGym
 
 
 class Recorder(DPO):
@@ -21,3 +22,13 @@ class Recorder(DPO):
 @pytest.fixture
 def recorder() -> type[Recorder]:
     return Recorder
+
+
+@pytest.fixture
+def make_env(make_pairs, tiny_tokenizer):
+    def make(train=24, test=7, batch=4, **arguments):
+        return PreferenceGym(
+            make_pairs(train), make_pairs(test, seed=1), tiny_tokenizer, data_batch_size_per_gpu=batch, **arguments
+        )
+
+    return make

@@ -22,20 +22,9 @@ from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.tournament import TournamentSelection
-from agiledpo.llm_envs import PreferenceGym
 from agiledpo.training.interruption import TrainingInterrupted
 from agiledpo.training.retention import Retention
 from agiledpo.training.train_llm import finetune_llm_preference
-
-
-@pytest.fixture
-def make_env(make_pairs, tiny_tokenizer):
-    def make(train=24, test=7, batch=4, **arguments):
-        return PreferenceGym(
-            make_pairs(train), make_pairs(test, seed=1), tiny_tokenizer, data_batch_size_per_gpu=batch, **arguments
-        )
-
-    return make
 
 
 @pytest.fixture

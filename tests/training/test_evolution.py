@@ -18,7 +18,6 @@ from agiledpo.checkpoint.packing import unpacked
 from agiledpo.hpo import Lineage, Mutations, TournamentSelection, TruncationSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final, Mutated, Selected
 from agiledpo.hpo.selection import rank
-from agiledpo.llm_envs import PreferenceGym
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments
 from agiledpo.training.evolution import Evolution
@@ -40,16 +39,6 @@ def swapped(pairs: Dataset) -> Dataset:
     return Dataset.from_list(
         [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs]
     )
-
-
-@pytest.fixture
-def make_env(make_pairs, tiny_tokenizer):
-    def make(train=24, test=7, batch=4, **arguments):
-        return PreferenceGym(
-            make_pairs(train), make_pairs(test, seed=1), tiny_tokenizer, data_batch_size_per_gpu=batch, **arguments
-        )
-
-    return make
 
 
 @pytest.fixture
