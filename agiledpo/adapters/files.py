@@ -188,7 +188,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Whether JSON gave a number that a float can be: Python also reads NaN, infinity and whole numbers of any length."""
+    """Whether it is a number that a float can be: from JSON Python also reads NaN, infinity and huge whole numbers."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     try:

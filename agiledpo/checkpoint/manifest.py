@@ -25,6 +25,18 @@ _LIBRARIES = ("agiledpo", "torch", "transformers", "peft")
 _AGAIN = "Take another checkpoint, or copy this one again from where it was written."
 
 
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that write checkpoints, by name."""
+    return {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """One file of a checkpoint.
@@ -60,7 +72,7 @@ class Manifest:
     base_model: BaseModelIdentity | None = None
     tokenizer: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: {name: _version(name) for name in _LIBRARIES})
+    versions: Mapping[str, str] = field(default_factory=library_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -221,15 +233,3 @@ def _relative(file: Path, directory: Path) -> str:
 def _checksum(content: Mapping[str, Any]) -> str:
     """SHA-256 over what a manifest says, however it is laid out."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that write checkpoints, by name."""
-    return {name: _version(name) for name in _LIBRARIES}
