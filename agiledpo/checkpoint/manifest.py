@@ -112,7 +112,7 @@ class Manifest:
             raise CheckpointError(f"{file} is missing, so {path} is no complete checkpoint. {_AGAIN}") from None
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged: {error}. {_AGAIN}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(
@@ -129,7 +129,11 @@ class Manifest:
     @classmethod
     def _from_json(cls, content: dict[str, Any], file: Path) -> Self:
         claimed = content.pop("checksum", None)
-        if claimed != _checksum(content):
+        try:
+            fits = claimed == _checksum(content)
+        except RecursionError as error:
+            raise CheckpointError(f"{file} is damaged: {error}. {_AGAIN}") from error
+        if not fits:
             raise CheckpointError(f"{file} is damaged: its own checksum does not fit. {_AGAIN}")
         try:
             del content["format"]
@@ -191,7 +195,7 @@ def _listed(directory: Path, *, top: bool = True) -> Iterator[Path]:
 
 def _check_file(path: Path, name: str, record: FileRecord) -> None:
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in name or not name:
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name or "\0" in name or not name:
         raise CheckpointError(f"{path / MANIFEST} lists {name!r}, which is outside the directory. Do not load it.")
     file = path / relative
     _check_inside(path, file)

@@ -103,6 +103,16 @@ def test_every_bit_of_the_manifest_counts(checkpoint):
         assert read == said  # a space became another one that JSON does not tell apart
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, '{"format": "agiledpo-checkpoint", "versions": ' + "[" * 980 + "]" * 980 + "}"],
+    ids=["deep", "as deep as can be read"],
+)
+def test_a_manifest_that_is_nested_too_deeply_is_a_damaged_one(checkpoint, refused, text):
+    (checkpoint / "manifest.json").write_text(text)
+    refused(checkpoint, r"manifest\.json is damaged")
+
+
 def test_a_newer_format_is_refused(checkpoint, refused):
     file = checkpoint / "manifest.json"
     content = json.loads(file.read_text())
@@ -147,7 +157,7 @@ def test_links_and_paths_that_lead_out_are_refused(checkpoint, refused, tmp_path
     refused(checkpoint, "link leads out")
     (checkpoint / "link").unlink()
     manifest = Manifest.read(checkpoint)
-    for name in ("../outside.txt", "/etc/hostname", "actor/../../x"):
+    for name in ("../outside.txt", "/etc/hostname", "actor/../../x", "attributes.pt\0"):
         (checkpoint / "manifest.json").write_text("{}")
         content = {**manifest.files, name: manifest.files["attributes.pt"]}
         write_raw(checkpoint, manifest, content)
