@@ -165,6 +165,27 @@ class Manifest:
             Manifest.verify(path / directory)
         return manifest
 
+    @classmethod
+    def verify_part(cls, path: Path, part: str) -> Self:
+        """Read a manifest and check what is in one directory of the checkpoint, and nothing else.
+
+        Args:
+            path: The checkpoint's directory.
+            part: Name of a directory in it.
+
+        Raises:
+            CheckpointError: A file in it is missing, truncated, changed, not listed, or leads out of the checkpoint;
+                it is named.
+        """
+        manifest = cls.read(path)
+        for name, record in manifest.files.items():
+            if PurePosixPath(name).is_relative_to(part):
+                _check_file(path, name, record)
+        for file in sorted((path / part).rglob("*")):
+            if not file.is_dir() and _relative(file, path) not in manifest.files:
+                raise CheckpointError(f"{file} is not listed by {path / MANIFEST}: it was added since. Remove it.")
+        return manifest
+
     @property
     def nested(self) -> tuple[str, ...]:
         """Paths of the directories in this one that are checkpoints themselves."""
