@@ -117,6 +117,7 @@ def _check_can_be_folded(saved: SavedAdapter) -> None:
 def _attach(base: SharedBaseModel, saved: SavedAdapter) -> str:
     """Put the adapter on the model in float32; returns its physical name."""
     try:
+        base.check_ranks(saved)
         name = base.add("actor", saved.config, trainable=False, seed=0)
         for parameter in base.parameters(name).values():
             parameter.data = parameter.data.float()

@@ -183,6 +183,7 @@ def load_agent(
         check_finite(adapter)
     base = _base(saved, actor_network, model_config)
     check_base(saved.base, identity_of(base), str(path / MANIFEST))
+    base.check_ranks(saved.adapters["actor"])
     config = saved.adapters["actor"].config
     config.inference_mode = False
     try:
