@@ -1,6 +1,8 @@
 """Saved LoRA adapters as PEFT, TRL, AgileRL and agiledpo write them."""
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +48,42 @@ class SavedAdapter:
         return _weights_file(self.source)
 
 
-def read_adapter(directory: str | Path) -> SavedAdapter:
+def read_adapter(directory: str | Path, *, finite: bool = True) -> SavedAdapter:
     """Read a LoRA adapter that PEFT's ``save_pretrained`` wrote, or anything of the same layout.
 
     Nothing is unpickled: ``adapter_model.bin`` may hold tensors and nothing else.
 
     Args:
         directory: Holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
+        finite: Refuse weights that are not finite. False is for an agent that diverged, in a run that goes on with it.
 
     Raises:
         AdapterFileError: A file is missing, damaged, or of something else than LoRA.
     """
     directory = Path(directory)
-    return SavedAdapter(_read_config(directory / CONFIG), _read_weights(_weights_file(directory)), directory)
+    saved = SavedAdapter(_read_config(directory / CONFIG), _read_weights(_weights_file(directory)), directory)
+    if finite:
+        check_finite(saved)
+    return saved
+
+
+def check_finite(saved: SavedAdapter) -> None:
+    """Refuse an adapter whose weights are not numbers, as those of a training that diverged.
+
+    Args:
+        saved: The adapter.
+
+    Raises:
+        AdapterFileError: A weight is infinite or undefined; its key is named.
+    """
+    for key, tensor in saved.tensors.items():
+        # The extremes take no memory, and are undefined where anything is; float8 has none of its own.
+        wide = tensor.float() if tensor.element_size() == 1 else tensor
+        if wide.numel() and not torch.stack(wide.aminmax()).isfinite().all():
+            raise AdapterFileError(
+                f"{saved.weights_file} has infinite or undefined values in {key}: its training diverged, or the file "
+                "is damaged. Take another one."
+            )
 
 
 def find_actor(path: str | Path) -> Path:
@@ -117,7 +142,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AdapterFileError(f"{file} is missing; without it nobody knows the adapter's rank and targets.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(settings, dict):
         raise AdapterFileError(f"{file} holds a JSON {type(settings).__name__}, not the fields of a configuration.")
@@ -132,15 +157,28 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
             raise AdapterFileError(f"{file} has {name}={settings.get(name)!r}; it must be {wanted}.")
 
     check("r", _is_whole(settings.get("r", 8)), "a whole number above 0")
-    check("lora_alpha", _is_number(settings.get("lora_alpha", 8)), "a number")
-    check("lora_dropout", _is_number(settings.get("lora_dropout", 0.0)), "a number")
+    check("lora_alpha", _is_number(settings.get("lora_alpha", 8)), "a finite number")
+    dropout = settings.get("lora_dropout", 0.0)
+    check("lora_dropout", _is_number(dropout) and 0 <= dropout <= 1, "a number from 0 to 1")
     for name, fits in (("rank_pattern", _is_whole), ("alpha_pattern", _is_number)):
         pattern = settings.get(name) or {}
-        check(name, isinstance(pattern, dict) and all(map(fits, pattern.values())), "a table of numbers by module name")
-    for name in ("target_modules", "modules_to_save", "exclude_modules"):
+        check(
+            name,
+            isinstance(pattern, dict) and all(map(fits, pattern.values())) and all(map(_is_pattern, pattern)),
+            "a table of finite numbers by regular expression of module names",
+        )
+    for name in ("target_modules", "exclude_modules"):
         value = settings.get(name)
-        listed = isinstance(value, list) and all(isinstance(module, str) for module in value)
-        check(name, value is None or isinstance(value, str) or listed, "module names")
+        named = _is_pattern(value) if isinstance(value, str) else value is None or _is_listed(value, str)
+        check(name, named, "module names, or a regular expression of them")
+    for name in ("modules_to_save", "layers_pattern"):  # PEFT puts each of the names into a regular expression
+        value = settings.get(name)
+        names = [value] if isinstance(value, str) else value
+        check(name, names is None or (_is_listed(names, str) and all(map(_is_pattern, names))), "module names")
+    layers = settings.get("layers_to_transform")
+    check(
+        "layers_to_transform", layers is None or _is_listed([layers], int) or _is_listed(layers, int), "layer numbers"
+    )
     # PEFT imports the module that megatron_core names.
     check("megatron_config", settings.get("megatron_config") is None, "null: Megatron's layers are not supported")
 
@@ -150,7 +188,25 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that a float can be: from JSON Python also reads NaN, infinity and huge whole numbers."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_listed(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(x, kind) and not isinstance(x, bool) for x in value)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def _weights_file(directory: Path) -> Path:

@@ -12,7 +12,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from agiledpo.adapters.files import AdapterFileError, SavedAdapter
+from agiledpo.adapters.files import AdapterFileError, SavedAdapter, check_finite
 from agiledpo.adapters.shared_base import SharedBaseModel
 
 # What a weight of the base cannot express, or what PEFT's merging leaves out.
@@ -111,14 +111,13 @@ def _check_can_be_folded(saved: SavedAdapter) -> None:
             f"{saved.config_file} sets {', '.join(special)}, which the base model's weights cannot express. "
             "Use the adapter with PEFT."
         )
-    for key, tensor in saved.tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise AdapterFileError(f"{saved.weights_file} has infinite or undefined values in {key}; take another one.")
+    check_finite(saved)
 
 
 def _attach(base: SharedBaseModel, saved: SavedAdapter) -> str:
     """Put the adapter on the model in float32; returns its physical name."""
     try:
+        base.check_ranks(saved)
         name = base.add("actor", saved.config, trainable=False, seed=0)
         for parameter in base.parameters(name).values():
             parameter.data = parameter.data.float()

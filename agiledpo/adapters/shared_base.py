@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from agiledpo.adapters.contents import NOTHING, WatchedTensors, describe_adapter, describe_model
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter
-from agiledpo.adapters.fitting import fill
+from agiledpo.adapters.fitting import check_ranks, fill
 from agiledpo.adapters.layout import AdapterLayout, layout_of, targets
 from agiledpo.adapters.transplant import check_transplantable, transplant
 
@@ -207,11 +207,14 @@ class SharedBaseModel:
             ValueError: Its configuration would change the shared base weights.
         """
         _check_keeps_base(saved.config)
+        self.check_ranks(saved)
         config = deepcopy(saved.config)
         config.init_lora_weights, config.inference_mode = True, False
         try:
             name = self.add("visitor", config, trainable=False, seed=0)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a stranger's configuration can make PEFT raise almost anything
             raise AdapterFileError(f"{saved.config_file} does not fit the base model: {error}") from error
         try:
             fill(self.state(name), saved, self.base_state)
@@ -219,6 +222,14 @@ class SharedBaseModel:
         finally:
             self._remove(name)
             self._unwrap()
+
+    def check_ranks(self, saved: SavedAdapter) -> None:
+        """Check that a saved adapter takes no more memory than its weights do; see :mod:`agiledpo.adapters.fitting`.
+
+        Raises:
+            AdapterFileError: A rank of its configuration is not that of its weights.
+        """
+        check_ranks(saved, self.module_names, self._weights.tensors)
 
     def transplant(self, source: str, target: str) -> dict[str, float]:
         """Make an adapter that adds nothing compute what another does; see :mod:`agiledpo.adapters.transplant`."""

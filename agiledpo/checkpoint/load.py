@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
-from agiledpo.adapters.files import SavedAdapter, find_actor, read_adapter
+from agiledpo.adapters.files import SavedAdapter, check_finite, find_actor, read_adapter
 from agiledpo.adapters.reconcile import config_differences
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.attributes import read_attributes
@@ -104,6 +104,9 @@ def load_into(
     overwrite = foreign if overwrite_reference_adapter is None else overwrite_reference_adapter
     reference = actor if overwrite else stored
     moves = agent.USES_REFERENCE and agent.adapters.name("reference") is not None
+    for adapter in (actor, reference):
+        if adapter is not None:
+            check_finite(adapter)
     agent.adapters.check("actor", actor, merge=merge_lora_configs)
     if moves and reference is not None:
         agent.adapters.check("reference", reference, merge=merge_lora_configs)
@@ -176,8 +179,11 @@ def load_agent(
             found.
     """
     saved = _required(path, cls)
+    for adapter in saved.adapters.values():
+        check_finite(adapter)
     base = _base(saved, actor_network, model_config)
     check_base(saved.base, identity_of(base), str(path / MANIFEST))
+    base.check_ranks(saved.adapters["actor"])
     config = saved.adapters["actor"].config
     config.inference_mode = False
     try:
@@ -239,7 +245,8 @@ def _read(path: Path) -> _Saved | None:
     roles = [file.parent.name for file in listed if len(file.parts) == 2 and file.name == "adapter_config.json"]
     if "actor" not in roles:
         raise CheckpointError(f"{path / 'actor'} is missing from the manifest. Take another checkpoint.")
-    adapters = {role: read_adapter(path / role) for role in roles}
+    # A run goes on with an agent that diverged; whoever loads one adapter checks it.
+    adapters = {role: read_adapter(path / role, finite=False) for role in roles}
     return _Saved(path, manifest, manifest.base_model, adapters, attributes)
 
 

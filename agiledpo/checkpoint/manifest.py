@@ -25,6 +25,18 @@ _LIBRARIES = ("agiledpo", "torch", "transformers", "peft")
 _AGAIN = "Take another checkpoint, or copy this one again from where it was written."
 
 
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that write checkpoints, by name."""
+    return {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """One file of a checkpoint.
@@ -61,7 +73,7 @@ class Manifest:
     base_model: BaseModelIdentity | None = None
     tokenizer: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: {name: _version(name) for name in _LIBRARIES})
+    versions: Mapping[str, str] = field(default_factory=library_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     run: str | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -102,7 +114,7 @@ class Manifest:
             raise CheckpointError(f"{file} is missing, so {path} is no complete checkpoint. {_AGAIN}") from None
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged: {error}. {_AGAIN}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(
@@ -119,7 +131,11 @@ class Manifest:
     @classmethod
     def _from_json(cls, content: dict[str, Any], file: Path) -> Self:
         claimed = content.pop("checksum", None)
-        if claimed != _checksum(content):
+        try:
+            fits = claimed == _checksum(content)
+        except RecursionError as error:
+            raise CheckpointError(f"{file} is damaged: {error}. {_AGAIN}") from error
+        if not fits:
             raise CheckpointError(f"{file} is damaged: its own checksum does not fit. {_AGAIN}")
         try:
             del content["format"]
@@ -149,6 +165,27 @@ class Manifest:
         _check_unlisted(path, manifest)
         for directory in manifest.nested:
             Manifest.verify(path / directory)
+        return manifest
+
+    @classmethod
+    def verify_part(cls, path: Path, part: str) -> Self:
+        """Read a manifest and check what is in one directory of the checkpoint, and nothing else.
+
+        Args:
+            path: The checkpoint's directory.
+            part: Name of a directory in it.
+
+        Raises:
+            CheckpointError: A file in it is missing, truncated, changed, not listed, or leads out of the checkpoint;
+                it is named.
+        """
+        manifest = cls.read(path)
+        for name, record in manifest.files.items():
+            if PurePosixPath(name).is_relative_to(part):
+                _check_file(path, name, record)
+        for file in sorted((path / part).rglob("*")):
+            if not file.is_dir() and _relative(file, path) not in manifest.files:
+                raise CheckpointError(f"{file} is not listed by {path / MANIFEST}: it was added since. Remove it.")
         return manifest
 
     @property
@@ -181,7 +218,7 @@ def _listed(directory: Path, *, top: bool = True) -> Iterator[Path]:
 
 def _check_file(path: Path, name: str, record: FileRecord) -> None:
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in name or not name:
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name or "\0" in name or not name:
         raise CheckpointError(f"{path / MANIFEST} lists {name!r}, which is outside the directory. Do not load it.")
     file = path / relative
     _check_inside(path, file)
@@ -223,15 +260,3 @@ def _relative(file: Path, directory: Path) -> str:
 def _checksum(content: Mapping[str, Any]) -> str:
     """SHA-256 over what a manifest says, however it is laid out."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that write checkpoints, by name."""
-    return {name: _version(name) for name in _LIBRARIES}

@@ -2,7 +2,9 @@
 
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -152,14 +154,27 @@ def _tokenizer(
         return tokenizer
     if tokenizer is not None:
         return _load_tokenizer(os.fspath(tokenizer), "tokenizer")
-    of_the_run = source.path.parent.parent / "tokenizer"  # one for all agents
-    nested = () if source.manifest is None or source.path.parent.name != "agents" else (of_the_run,)
-    for directory in (source.path / "tokenizer", source.path, source.adapter.source, *nested):
+    own = (source.path / "tokenizer", source.path, source.adapter.source)
+    for directory in chain(own, _of_the_run(source)):
         if (directory / "tokenizer_config.json").is_file():
             return _load_tokenizer(os.fspath(directory), "path")
     if not base_name:
         raise ValueError(f"There is no tokenizer in {source.path} and the base model has no name; pass tokenizer.")
     return _load_tokenizer(base_name, "base_model")
+
+
+def _of_the_run(source: _Source) -> Iterator[Path]:
+    """The tokenizer that all agents of a run have, if this is one of them.
+
+    An agent's manifest does not list it, so it is checked against the run's.
+    """
+    agents = source.path.resolve().parent
+    directory = agents.parent / "tokenizer"
+    if source.manifest is None or agents.name != "agents":
+        return
+    if directory.exists() or (agents.parent / MANIFEST).exists():
+        Manifest.verify_part(agents.parent, directory.name)
+        yield directory
 
 
 def _load_tokenizer(name: str, parameter: str) -> PreTrainedTokenizerBase:

@@ -148,6 +148,21 @@ def test_damaged_weights_are_refused_by_name(save_with_peft):
         read_adapter(directory)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_weights_that_are_no_numbers_are_refused_by_key(save_with_peft, value, dtype):
+    directory, _ = save_with_peft(**CONFIG)
+    file = directory / "adapter_model.safetensors"
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(file).items()}
+    save_file(tensors, file)
+    read_adapter(directory)
+    key = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+    tensors[key][5, 2] = value
+    save_file(tensors, file)
+    with pytest.raises(AdapterFileError, match=rf"adapter_model\.safetensors has infinite .*{key}"):
+        read_adapter(directory)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -156,7 +171,20 @@ def test_damaged_weights_are_refused_by_name(save_with_peft):
         ({"r": 0}, "r=0; it must be a whole number above 0"),
         ({"r": "8"}, "r='8'"),
         ({"lora_alpha": None}, "lora_alpha=None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan; it must be a finite number"),
+        ({"lora_alpha": float("-inf")}, "lora_alpha=-inf"),
+        ({"lora_alpha": 10**400}, "lora_alpha=1000"),
+        ({"lora_dropout": float("nan")}, "lora_dropout=nan"),
+        ({"lora_dropout": 1.5}, "lora_dropout=1.5; it must be a number from 0 to 1"),
+        ({"alpha_pattern": {"q_proj": float("inf")}}, "alpha_pattern="),
         ({"rank_pattern": {"q_proj": 1.5}}, "rank_pattern="),
+        ({"rank_pattern": {"[": 3}}, "rank_pattern="),
+        ({"target_modules": "["}, r"target_modules='\['; it must be module names, or a regular expression"),
+        ({"exclude_modules": "(" * 99}, "exclude_modules="),
+        ({"modules_to_save": ["("]}, "modules_to_save="),
+        ({"layers_pattern": "*", "layers_to_transform": [1]}, "layers_pattern="),
+        ({"layers_to_transform": "x"}, "layers_to_transform='x'; it must be layer numbers"),
+        ({"layers_to_transform": [1, "x"]}, "layers_to_transform="),
         ({"target_modules": [3]}, r"target_modules=\[3\]"),
         ({"megatron_config": {"a": 1}, "megatron_core": "os"}, "megatron_config="),
         ({"layers_pattern": "layers"}, "not a LoRA configuration that this version of PEFT reads"),
@@ -170,7 +198,8 @@ def test_configurations_that_make_no_sense_are_refused_by_name(save_with_peft, c
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "JSON"), ("[1]", "JSON list"), (None, "missing"), ("\x00", "JSON")]
+    ("text", "message"),
+    [("{", "JSON"), ("[" * 200_000, "JSON"), ("[1]", "JSON list"), (None, "missing"), ("\x00", "JSON")],
 )
 def test_a_configuration_that_is_not_one_is_refused_by_name(save_with_peft, text, message):
     file = save_with_peft(**CONFIG)[0] / "adapter_config.json"

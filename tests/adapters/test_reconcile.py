@@ -372,19 +372,65 @@ def refused(base, agent, saved, message, error=AdapterFileError):
             lambda t: t.update({"base_model.model.nowhere.lora_A.weight": torch.ones(2, 2)}),
             "nowhere.*does not call for",
         ),
-        (lambda t: t.update({min(t): torch.ones(4, 31)}), r"of shape \(4, 31\); .* call for \(4, 32\)"),
+        (lambda t: t.update({min(t): torch.ones(4, 31)}), r"of shape \(4, 31\); .* call for .*\(32, 32\)"),
+        (lambda t: t.update({max(t): torch.ones(33, 4)}), r"of shape \(33, 4\); .* call for \(32, 4\)"),
         (
             lambda t: t.update({"base_model.model.lm_head.weight": torch.ones(97, 32)}),
             "is not this base model's lm_head",
         ),
     ],
-    ids=["missing", "unexpected", "shape", "base weight"],
+    ids=["missing", "unexpected", "first factor", "second factor", "base weight"],
 )
 def test_tensors_that_do_not_fit_are_refused_by_name(base, save_with_peft, change, message):
     saved = read_adapter(save_with_peft(r=4, target_modules=["o_proj"])[0])
     tensors = dict(saved.tensors)
     change(tensors)
     refused(base, agent_on(base, **LIVE), SavedAdapter(saved.config, tensors, saved.source), message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 10**12}, r"lora_A.weight of shape \(8, 32\); .*call for rank 1000000000000 "),
+        ({"r": 10**6}, r"lora_A.weight of shape \(8, 32\); .*call for rank 1000000 "),
+        ({"r": 9}, "call for rank 9 "),
+        (
+            {"rank_pattern": {r"layers\.1\..*v_proj": 10**6}},
+            "layers.1.self_attn.v_proj.lora_A.* call for rank 1000000 ",
+        ),
+        ({"r": 10**6, "target_modules": "all-linear"}, "rank 1000000 for model.embed_tokens; the largest"),
+        (
+            {"rank_pattern": {"up_proj": 10**6}, "target_modules": {"q_proj", "v_proj", "up_proj"}},
+            "rank 1000000 for model.layers.0.mlp.up_proj; the largest .* is 8",
+        ),
+        ({"r": 10**6, "target_modules": {"up_proj"}}, "rank 1000000 for model.layers.0.mlp.up_proj; the largest"),
+    ],
+)
+def test_ranks_are_compared_with_the_weights_before_memory_is_taken(base, save_with_peft, settings, message):
+    saved = read_adapter(save_with_peft(**LIVE)[0])
+    vars(saved.config).update(settings)
+    refused(base, agent_on(base, **LIVE), saved, message)
+
+
+def test_a_rank_of_no_module_takes_no_memory(base, save_with_peft):
+    saved = read_adapter(save_with_peft(**LIVE)[0])
+    saved.config.r, saved.config.rank_pattern = 10**12, {"q_proj": 8, "v_proj": 8}
+    saved.config.alpha_pattern = {"q_proj": 16, "v_proj": 16}
+    agent = agent_on(base, **LIVE)
+    agent.check("actor", saved, merge=False)
+
+
+def test_a_first_factor_that_is_too_narrow_takes_no_memory(base, save_with_peft):
+    saved = read_adapter(save_with_peft(**LIVE)[0])
+    saved.config.r = 10**6
+    tensors = {key: torch.zeros((10**6, 1) if "lora_A" in key else (1, 10**6)) for key in saved.tensors}
+    refused(base, agent_on(base, **LIVE), SavedAdapter(saved.config, tensors, saved.source), "call for rank 1000000 ")
+
+
+def test_whatever_peft_stumbles_over_is_the_files_fault(base, save_with_peft):
+    saved = read_adapter(save_with_peft(r=4, target_modules=["q_proj"], trainable_token_indices=[3])[0])
+    saved.config.trainable_token_indices = [10**6]
+    refused(base, agent_on(base, **LIVE), saved, r"adapter_config.json does not fit the base model.*index")
 
 
 def test_an_adapter_of_a_wider_base_model_is_refused(base, save_with_peft):

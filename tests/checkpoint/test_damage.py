@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from agiledpo.adapters.files import AdapterFileError
 from agiledpo.algorithms import DPO
-from agiledpo.checkpoint import CheckpointError, restore
+from agiledpo.checkpoint import CheckpointError, merge, restore
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from tests.checkpoint.conftest import everything, same
 
@@ -103,6 +104,16 @@ def test_every_bit_of_the_manifest_counts(checkpoint):
         assert read == said  # a space became another one that JSON does not tell apart
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, '{"format": "agiledpo-checkpoint", "versions": ' + "[" * 980 + "]" * 980 + "}"],
+    ids=["deep", "as deep as can be read"],
+)
+def test_a_manifest_that_is_nested_too_deeply_is_a_damaged_one(checkpoint, refused, text):
+    (checkpoint / "manifest.json").write_text(text)
+    refused(checkpoint, r"manifest\.json is damaged")
+
+
 def test_a_newer_format_is_refused(checkpoint, refused):
     file = checkpoint / "manifest.json"
     content = json.loads(file.read_text())
@@ -147,7 +158,7 @@ def test_links_and_paths_that_lead_out_are_refused(checkpoint, refused, tmp_path
     refused(checkpoint, "link leads out")
     (checkpoint / "link").unlink()
     manifest = Manifest.read(checkpoint)
-    for name in ("../outside.txt", "/etc/hostname", "actor/../../x"):
+    for name in ("../outside.txt", "/etc/hostname", "actor/../../x", "attributes.pt\0"):
         (checkpoint / "manifest.json").write_text("{}")
         content = {**manifest.files, name: manifest.files["attributes.pt"]}
         write_raw(checkpoint, manifest, content)
@@ -195,6 +206,23 @@ def test_what_fits_its_checksum_but_not_the_agent(checkpoint, make_trained, chan
         with pytest.raises(CheckpointError, match=message):
             restore(agent, checkpoint)
         assert same(everything(agent), before)
+
+
+def test_a_rank_that_is_not_the_weights_takes_no_memory(checkpoint, make_trained, tiny_model, tmp_path, tiny_tokenizer):
+    for role in ("actor", "reference"):
+        file = checkpoint / role / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "r": 10**12}))
+    rewritten(checkpoint)
+    agent = make_trained(seed=50)
+    before = everything(agent)
+    for load in (
+        lambda: agent.load_checkpoint(checkpoint, merge_lora_configs=True),
+        lambda: DPO.load(checkpoint, actor_network=tiny_model()),
+        lambda: merge(checkpoint, tmp_path / "out", base_model=tiny_model(), tokenizer=tiny_tokenizer),
+    ):
+        with pytest.raises(AdapterFileError, match=r"actor/adapter_model.safetensors has .* call for rank 10000000000"):
+            load()
+    assert same(everything(agent), before)
 
 
 def test_a_missing_role_directory_is_refused(checkpoint, refused):

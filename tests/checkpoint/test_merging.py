@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -210,6 +211,45 @@ def test_an_agent_of_a_run_takes_the_runs_tokenizer(trained, tiny_model, tmp_pat
     torch.testing.assert_close(logits(merged), actor_logits(agent), rtol=1e-5, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
     assert "| accuracy | 0.625 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def swapped(file):
+    file.write_text(file.read_text().replace('"w4": 4', '"w4": 5', 1).replace('"w5": 5', '"w5": 4', 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("tokenizer.json", swapped),
+        ("tokenizer_config.json", lambda file: file.unlink()),
+        ("chat_template.jinja", lambda file: shutil.rmtree(file.parent)),
+        ("added_tokens.json", lambda file: file.write_text('{"w4": 96}')),
+    ],
+    ids=["changed", "missing", "all missing", "added"],
+)
+def test_a_runs_tokenizer_has_to_be_as_the_run_left_it(trained, tmp_path, tokenizer, monkeypatch, name, harm):
+    agent = trained()
+    run = tmp_path / "run"
+    save_run(run, {}, [agent], metrics={}, tokenizer=tokenizer)
+    place = run / "agents" / "agent_0"
+    (run / "run.pt").write_bytes(b"not looked at")
+    merge(place, tmp_path / "before", base_model=agent.base.model)
+    before = {file.name: file.read_bytes() for file in (run / "tokenizer").glob("*")}
+    harm(run / "tokenizer" / name)
+    assert before != {file.name: file.read_bytes() for file in (run / "tokenizer").glob("*")}
+    with pytest.raises(CheckpointError, match=rf"run/tokenizer/{name}"):
+        merge(place, tmp_path / "out", base_model=agent.base.model)
+    monkeypatch.chdir(run / "agents")
+    with pytest.raises(CheckpointError, match=rf"tokenizer/{name}"):
+        merge("agent_0", tmp_path / "out", base_model=agent.base.model)
+    merge(place, tmp_path / "out", base_model=agent.base.model, tokenizer=tokenizer)
+    tokenizer.save_pretrained(place / "tokenizer")  # one of its own comes first
+    merge(place, tmp_path / "own", base_model=agent.base.model)
+    shutil.rmtree(place / "tokenizer")
+    (run / "tokenizer").mkdir(exist_ok=True)
+    (run / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"run/manifest\.json is missing"):
+        merge(place, tmp_path / "again", base_model=agent.base.model)
 
 
 def test_a_live_model_keeps_what_users_set(tiny_model, trained, tmp_path, tokenizer):

@@ -3,6 +3,7 @@
 import pytest
 from peft import LoraConfig
 
+from agiledpo.algorithms import DPO
 from agiledpo.checkpoint import CheckpointError, restore
 from agiledpo.checkpoint.attributes import read_attributes
 from tests.checkpoint.conftest import everything, same
@@ -102,3 +103,18 @@ def test_what_the_state_is_made_of(make_trained, tmp_path):
         "seed",
     }
     assert attributes["optimizer_parameters"] == list(agent.base.parameters(agent.adapters.owned["actor"]))
+
+
+def test_a_run_goes_on_with_an_agent_that_diverged_and_nobody_else_loads_it(make_trained, tiny_model, tmp_path):
+    writer = make_trained()
+    parameter = writer.adapters.parameters("actor")[3]
+    parameter.data[1, 0] = float("inf")
+    writer.save_checkpoint(tmp_path / "c")
+    reader = make_trained(seed=50)
+    before = everything(reader)
+    for load in (reader.load_checkpoint, lambda path: DPO.load(path, actor_network=tiny_model())):
+        with pytest.raises(ValueError, match=r"actor/adapter_model\.safetensors has infinite or undefined values in"):
+            load(tmp_path / "c")
+    assert same(everything(reader), before)
+    restore(reader, tmp_path / "c")
+    assert same(reader.adapters.state_dict(), writer.adapters.state_dict())
