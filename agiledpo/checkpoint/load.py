@@ -297,7 +297,7 @@ def _base_weights(agent: LLMAlgorithm, saved: _Saved) -> Mapping[str, Tensor] | 
         return None
     if _same_weights(agent.base, weights):
         return None
-    check_base(replace(saved.base, weights_sha256=live.weights_sha256), live, source)
+    check_base(replace(saved.base, weights_sha256=live.weights_sha256, samples=live.samples), live, source)
     if not agent.adapters.alone:
         raise CheckpointError(
             f"{saved.attributes_file} holds other base weights than the agent's, which other agents use too. Load the "
