@@ -27,7 +27,7 @@ _SAMPLES = 64
 _KEPT_OF_TENSOR = 16
 _KEPT = 4096
 
-# How far two roundings of one number lie apart at most: twice bfloat16's step, and a step of float16's smallest numbers.
+# How far roundings of one number lie apart at most: twice bfloat16's step, or a step of float16's smallest numbers.
 _RELATIVE, _ABSOLUTE = 2.0**-7, 2.0**-24
 _LARGEST_HALF = 65504.0
 

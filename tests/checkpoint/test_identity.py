@@ -80,7 +80,10 @@ def test_a_difference_that_bfloat16_does_not_see_is_none(tiny_model):
 @pytest.mark.parametrize("other", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_float16_is_compared_by_values(tiny_model, other, architecture):
-    half, full = identity(tiny_model(architecture, dtype=torch.float16)), identity(tiny_model(architecture, dtype=other))
+    half, full = (
+        identity(tiny_model(architecture, dtype=torch.float16)),
+        identity(tiny_model(architecture, dtype=other)),
+    )
     assert half.weights_sha256 != full.weights_sha256  # which is why
     compare(half, full)
     compare(full, half)
