@@ -26,7 +26,7 @@ from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest
-from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
+from agiledpo.checkpoint.moments import Moments, check_groups, check_moments, load_moments, moments_by_name
 from agiledpo.checkpoint.packing import unpacked
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
@@ -189,17 +189,15 @@ def load_agent(
             clone=True,  # live hyperparameters may have been set outside the ranges of hp_config since
             **cls.read_arguments(saved.attributes["init"]),
         )
-    except (TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{saved.attributes_file}: a {cls.__name__} cannot be made with the arguments that were saved: {error} "
             "Make the agent yourself and call load_checkpoint."
         ) from error
-    # What differs from machine to machine is not the checkpoint's to say; a saved optimizer or stream may be missing.
+    # What differs from machine to machine is not the checkpoint's to say; a saved optimizer may be missing.
     fresh = agent.state_dict()
     state = {**saved.attributes, "construction": fresh["construction"]}
     state.setdefault("optimizer", fresh["optimizer"])
-    if len(state["random_stream"]["states"]) != len(fresh["random_stream"]["states"]):
-        state["random_stream"] = fresh["random_stream"]
     _restore(agent, saved, state)
     return agent
 
@@ -256,6 +254,9 @@ def _required(path: Path, cls: type[LLMAlgorithm]) -> _Saved:
             f"{path / MANIFEST}: the agent is a {saved.manifest.algorithm}, not a {cls.__name__}. To start a "
             f"{cls.__name__} from its adapter make an agent and call load_checkpoint."
         )
+    seed = saved.attributes["seed"]
+    if type(seed) is not int or not -(2**63) <= seed < 2**64:
+        raise CheckpointError(f"{saved.attributes_file}: seed={seed!r} is none. Take another checkpoint.")
     return saved
 
 
@@ -337,8 +338,8 @@ def _hyperparameters(agent: LLMAlgorithm, saved: _Saved) -> dict[str, Any]:
     live, theirs = agent.hyperparameters, saved.attributes["hyperparameters"]
     try:
         values = {name: theirs[name] for name in live if name in theirs}
+        agent.check_values(values)
         vars(agent).update(values)
-        agent.check_settings()
         agent.check_hyperparameters()
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -367,7 +368,8 @@ def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None)
 
 
 def _unfit(saved: _Saved, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{saved.attributes_file} does not fit the agent: {error}. Take another checkpoint.")
+    reason = str(error).removesuffix(".")
+    return CheckpointError(f"{saved.attributes_file} does not fit the agent: {reason}. Take another checkpoint.")
 
 
 # Putting back -------------------------------------------------------------------------------------------------------
@@ -406,6 +408,7 @@ def _restore(agent: LLMAlgorithm, saved: _Saved, state: Mapping[str, Any]) -> No
         if "optimizer" in saved.attributes:
             moments = moments_by_name(state["optimizer"], list(parameters))
             check_moments(moments, {key: parameter.shape for key, parameter in parameters.items()})
+            check_groups(state["optimizer"]["param_groups"], agent.optimizer.state_dict()["param_groups"])
         agent.check_state({**state, "adapters": adapters})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unfit(saved, error) from error

@@ -29,6 +29,7 @@ from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optim
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
+from agiledpo.algorithms.core.state_checks import check_history
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
@@ -512,7 +513,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             state: The state.
 
         Raises:
-            ValueError: It is of an agent with other hyperparameters, or that was made differently.
+            ValueError: It is of an agent with other hyperparameters, or that was made differently, or a value in it is
+                none that an agent can have.
         """
         unknown = state["hyperparameters"].keys() ^ self.HYPERPARAMETERS.keys()
         if unknown:
@@ -528,9 +530,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 f"The state is of an agent with {name}={theirs.get(name)}; agent {self.index} was made with "
                 f"{mine[name]}. Make the agents as they were, in the same order."
             )
-        missing = {"index", *HISTORY, "optimizer_steps", "reference_update_tracker", "random_stream"} - state.keys()
-        if missing:
-            raise ValueError(f"The state lacks {', '.join(sorted(missing))}.")
+        check_history(state)
+        self.check_values(state["hyperparameters"])
+        self.random_stream.check_state_dict(state["random_stream"])
 
     def _construction(self) -> dict[str, str]:
         """What the agent was made with and no state changes, as text to compare."""
