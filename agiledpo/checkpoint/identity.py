@@ -1,16 +1,20 @@
 """Which base model an adapter belongs to, told in a few numbers that are cheap for a large model too."""
 
+import base64
+import binascii
 import hashlib
 import json
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agiledpo.adapters import SharedBaseModel
@@ -18,6 +22,14 @@ from agiledpo.checkpoint.errors import CheckpointError
 
 # Elements of each tensor that make the fingerprint.
 _SAMPLES = 64
+
+# Elements that are kept as they are: of each tensor, and of all together, which makes 22 kB of text.
+_KEPT_OF_TENSOR = 16
+_KEPT = 4096
+
+# How far roundings of one number lie apart at most: twice bfloat16's step, or a step of float16's smallest numbers.
+_RELATIVE, _ABSOLUTE = 2.0**-7, 2.0**-24
+_LARGEST_HALF = 65504.0
 
 # What a configuration says that has no influence on what the network computes from given tokens.
 _LABELS = frozenset(
@@ -44,6 +56,10 @@ _LABELS = frozenset(
 )
 
 
+# Rounded to bfloat16, one model is the same numbers in all of these.
+_ROUND_ALIKE = frozenset({"float64", "float32", "bfloat16"})
+
+
 @dataclass(frozen=True)
 class BaseModelIdentity:
     """What tells base models apart.
@@ -57,6 +73,8 @@ class BaseModelIdentity:
         layout_sha256: Over the names and shapes of the weights.
         weights_sha256: Over names, shapes and up to 64 evenly spaced elements of each weight, rounded to bfloat16: the
             same for one model in float32 and in bfloat16.
+        samples: Some of these elements, at most 4096 in all, little-endian float32 in base64: what roundings that give
+            other fingerprints are compared by. Empty if the checkpoint was written without.
     """
 
     name: str
@@ -66,6 +84,7 @@ class BaseModelIdentity:
     config_sha256: str
     layout_sha256: str
     weights_sha256: str
+    samples: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         name = self.name or "made without a name"
@@ -91,7 +110,7 @@ def identity_of(base: SharedBaseModel) -> BaseModelIdentity:
 def check_base(saved: BaseModelIdentity, live: BaseModelIdentity, source: str) -> None:
     """Check that an adapter is loaded onto the base model that it was trained on.
 
-    The same model in float32 and bfloat16 is one model. Where one of the two is in float16 or quantized the weights
+    The same model in float64, float32, bfloat16 and float16 is one model. Where one of the two is quantized the weights
     cannot be compared, and a warning says so.
 
     Args:
@@ -105,10 +124,12 @@ def check_base(saved: BaseModelIdentity, live: BaseModelIdentity, source: str) -
     differing = []
     if saved.model_class != live.model_class:
         differing.append("class")
-    comparable = _is_comparable(saved.dtype, live.dtype)
-    if _is_float(saved.dtype) and _is_float(live.dtype) and saved.layout_sha256 != live.layout_sha256:
+    floats = _is_float(saved.dtype) and _is_float(live.dtype)
+    same = _same_weights(saved, live, source)
+    comparable = same is not None
+    if floats and saved.layout_sha256 != live.layout_sha256:
         differing.append("names or shapes of the weights")
-    elif comparable and saved.weights_sha256 != live.weights_sha256:
+    elif same is False:
         differing.append("weights")
     if saved.config_sha256 != live.config_sha256:
         if differing or not comparable or saved.transformers == live.transformers:
@@ -128,7 +149,7 @@ def check_base(saved: BaseModelIdentity, live: BaseModelIdentity, source: str) -
     if not comparable:
         warnings.warn(
             f"{source}: the base model was {saved.dtype} and is {live.dtype}, which rounds differently, so its weights "
-            "could not be compared; names and configuration are the same.",
+            "could not be compared; class and configuration are the same.",
             stacklevel=2,
         )
 
@@ -150,25 +171,66 @@ def _identity(base: SharedBaseModel) -> BaseModelIdentity:
         config_sha256=_sha256(json.dumps(_function(base.model.config.to_dict()), sort_keys=True, default=str)),
         layout_sha256=_sha256(layout),
         weights_sha256=weights.hexdigest(),
+        samples=_kept(list(tensors.values())),
     )
 
 
 @torch.no_grad()
 def _samples(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """Evenly spaced elements of each tensor on the CPU, as whole numbers that name their bits."""
-    return [_bits(_spread(tensor)).cpu() for tensor in tensors.values() if tensor.numel() and not tensor.is_meta]
+    return [_bits(_spread(tensor, _SAMPLES)).cpu() for tensor in tensors.values() if _is_there(tensor)]
 
 
-def _spread(tensor: Tensor) -> Tensor:
+@torch.no_grad()
+def _kept(tensors: Sequence[Tensor]) -> str:
+    """A few evenly spaced elements of each tensor, or of evenly spaced tensors where there are very many."""
+    chosen = tensors[:: -(-len(tensors) // _KEPT) or 1]
+    each = min(_KEPT_OF_TENSOR, _KEPT // max(1, len(chosen)))
+    values = [_real(_spread(tensor, each)).float().cpu() for tensor in chosen if _is_there(tensor)]
+    joined = torch.cat(values) if values else torch.zeros(0)
+    return base64.b64encode(joined.numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def _same_weights(saved: BaseModelIdentity, live: BaseModelIdentity, source: str) -> bool | None:
+    """Whether two models have the same weights but for rounding; None if nothing tells."""
+    if saved.dtype == live.dtype or {saved.dtype, live.dtype} <= _ROUND_ALIKE:
+        return saved.weights_sha256 == live.weights_sha256
+    if not (_is_float(saved.dtype) and _is_float(live.dtype) and saved.samples and live.samples):
+        return None
+    theirs, mine = (_values(identity.samples, source) for identity in (saved, live))
+    if theirs.shape != mine.shape:
+        return None  # the layouts differ, or weights were not in memory
+    # What is too large for float16 is infinite there.
+    theirs, mine = (np.clip(values, -_LARGEST_HALF, _LARGEST_HALF) for values in (theirs, mine))
+    return bool(np.allclose(theirs, mine, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))
+
+
+def _values(samples: str, source: str) -> NDArray[np.float32]:
+    try:
+        return np.frombuffer(base64.b64decode(samples, validate=True), dtype="<f4")
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise CheckpointError(
+            f"{source}: the base model's samples are not as agiledpo writes them: {error}. Take another checkpoint."
+        ) from error
+
+
+def _is_there(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and not tensor.is_meta
+
+
+def _spread(tensor: Tensor, most: int) -> Tensor:
     flat = tensor.detach().reshape(-1)
-    count = min(_SAMPLES, flat.numel())
+    count = min(most, flat.numel())
     places = torch.arange(count, device=flat.device) * flat.numel() // count
     return flat[places]
 
 
+def _real(values: Tensor) -> Tensor:
+    return torch.view_as_real(values).reshape(-1) if values.is_complex() else values
+
+
 def _bits(values: Tensor) -> Tensor:
-    if values.is_complex():
-        values = torch.view_as_real(values).reshape(-1)
+    values = _real(values)
     if values.is_floating_point():
         return values.float().bfloat16().view(torch.int16)
     return values.long()
@@ -185,10 +247,6 @@ def _function(settings: Any) -> Any:
 
 def _is_float(dtype: str) -> bool:
     return dtype in ("float64", "float32", "bfloat16", "float16")
-
-
-def _is_comparable(one: str, other: str) -> bool:
-    return one == other or all(dtype in ("float64", "float32", "bfloat16") for dtype in (one, other))
 
 
 def _sha256(text: str) -> str:

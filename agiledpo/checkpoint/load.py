@@ -20,13 +20,19 @@ from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
 from agiledpo.adapters.files import SavedAdapter, check_finite, find_actor, read_adapter
 from agiledpo.adapters.reconcile import config_differences
+from agiledpo.algorithms.core.construction import (
+    ConstructionDifferences,
+    compare_constructions,
+    construction,
+    warn_of_rounding,
+)
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest
-from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
+from agiledpo.checkpoint.moments import Moments, check_groups, check_moments, load_moments, moments_by_name
 from agiledpo.checkpoint.packing import unpacked
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
@@ -48,7 +54,7 @@ _REQUIRED = (
 
 
 @dataclass(frozen=True)
-class _Saved:
+class SavedAgent:
     """A checkpoint of ours, read and verified."""
 
     path: Path
@@ -59,6 +65,7 @@ class _Saved:
 
     @property
     def attributes_file(self) -> Path:
+        """Where ``attributes`` were read."""
         return self.path / ATTRIBUTES
 
 
@@ -133,26 +140,75 @@ def restore(agent: LLMAlgorithm, path: Path) -> None:
     """Put back everything that :meth:`LLMAlgorithm.state_dict` held when an agent was saved, to the bit.
 
     Args:
-        agent: Made as the saved one was, on the same base model.
+        agent: With the objective that the saved one had, on the same base model.
         path: What :func:`agiledpo.checkpoint.save_agent` wrote, with the optimizer.
 
     Raises:
         CheckpointError: The checkpoint is damaged, incomplete, or of an agent that was made differently; the agent is
             as it was.
+
+    Warns:
+        UserWarning: The agent rounds otherwise than the saved one did.
     """
-    saved = _required(path, type(agent))
-    live = identity_of(agent.base)
-    if saved.base.dtype != live.dtype:
+    saved = read_whole(path, type(agent))
+    differences = differences_to(agent, saved)
+    if differences.objective:
         raise CheckpointError(
-            f"{path / MANIFEST}: the agent was on a base model in {saved.base.dtype}, and this one is in {live.dtype}. "
-            "Load the base model with the dtype that it had to go on exactly; load_checkpoint takes any."
+            f"{saved.attributes_file}: the agent was made otherwise: {', '.join(differences.objective)}. Make the "
+            "agent as it was, or use load_checkpoint, which takes its adapters only."
         )
+    restorable = check_restorable(agent, saved)
+    if differences.rounding:
+        warn_of_rounding(str(path), differences.rounding)
+    restorable.put_back(agent)
+
+
+def read_whole(path: Path, cls: type[LLMAlgorithm]) -> SavedAgent:
+    """Read and verify all that an agent of a class was.
+
+    Args:
+        path: The checkpoint.
+        cls: Its class.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged, of another class, or without the optimizer.
+    """
+    saved = _required(path, cls)
     if "optimizer" not in saved.attributes:
         raise CheckpointError(
             f"{saved.attributes_file} holds no optimizer state, so training cannot go on exactly. Use load_checkpoint, "
             "or a checkpoint that was saved with save_optimizer=True."
         )
-    _restore(agent, saved, saved.attributes)
+    return saved
+
+
+def differences_to(agent: LLMAlgorithm, saved: SavedAgent) -> ConstructionDifferences:
+    """How a saved agent was made otherwise than one that is there.
+
+    Args:
+        agent: The agent that is there.
+        saved: The saved one.
+
+    Raises:
+        CheckpointError: The checkpoint does not say how its agent was made.
+    """
+    # Of the LoRA configuration there is more to compare than what this text says of it.
+    live = {name: text for name, text in construction(agent).items() if name != "lora_config"}
+    try:
+        differences = compare_constructions(saved.attributes["construction"], live)
+    except AttributeError as error:
+        raise _unfit(saved, error) from error
+    lora = [
+        text
+        for role, adapter in saved.adapters.items()
+        if role in agent.adapters.owned
+        for text in config_differences(agent.base.config(agent.adapters.owned[role]), adapter.config)
+    ]
+    theirs, mine = saved.base.dtype, identity_of(agent.base).dtype
+    precision = () if theirs == mine else (f"a base model in {theirs} instead of {mine}",)
+    return ConstructionDifferences(
+        objective=(*differences.objective, *dict.fromkeys(lora)), rounding=(*differences.rounding, *precision)
+    )
 
 
 def load_agent(
@@ -195,25 +251,23 @@ def load_agent(
             clone=True,  # live hyperparameters may have been set outside the ranges of hp_config since
             **cls.read_arguments(saved.attributes["init"]),
         )
-    except (TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{saved.attributes_file}: a {cls.__name__} cannot be made with the arguments that were saved: {error} "
             "Make the agent yourself and call load_checkpoint."
         ) from error
-    # What differs from machine to machine is not the checkpoint's to say; a saved optimizer or stream may be missing.
+    # What differs from machine to machine is not the checkpoint's to say; a saved optimizer may be missing.
     fresh = agent.state_dict()
-    state = {**saved.attributes, "construction": fresh["construction"]}
+    state = {**saved.attributes, "hp_config": fresh["hp_config"]}
     state.setdefault("optimizer", fresh["optimizer"])
-    if len(state["random_stream"]["states"]) != len(fresh["random_stream"]["states"]):
-        state["random_stream"] = fresh["random_stream"]
-    _restore(agent, saved, state)
+    check_restorable(agent, saved, state).put_back(agent)
     return agent
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> _Saved | None:
+def _read(path: Path) -> SavedAgent | None:
     """An agent's checkpoint, verified; None if something else than agiledpo wrote the directory."""
     path = Path(path)
     if not path.exists():
@@ -247,10 +301,10 @@ def _read(path: Path) -> _Saved | None:
         raise CheckpointError(f"{path / 'actor'} is missing from the manifest. Take another checkpoint.")
     # A run goes on with an agent that diverged; whoever loads one adapter checks it.
     adapters = {role: read_adapter(path / role, finite=False) for role in roles}
-    return _Saved(path, manifest, manifest.base_model, adapters, attributes)
+    return SavedAgent(path, manifest, manifest.base_model, adapters, attributes)
 
 
-def _required(path: Path, cls: type[LLMAlgorithm]) -> _Saved:
+def _required(path: Path, cls: type[LLMAlgorithm]) -> SavedAgent:
     """A checkpoint of an agent of this class."""
     saved = _read(path)
     if saved is None:
@@ -263,6 +317,9 @@ def _required(path: Path, cls: type[LLMAlgorithm]) -> _Saved:
             f"{path / MANIFEST}: the agent is a {saved.manifest.algorithm}, not a {cls.__name__}. To start a "
             f"{cls.__name__} from its adapter make an agent and call load_checkpoint."
         )
+    seed = saved.attributes["seed"]
+    if type(seed) is not int or not -(2**63) <= seed < 2**64:
+        raise CheckpointError(f"{saved.attributes_file}: seed={seed!r} is none. Take another checkpoint.")
     return saved
 
 
@@ -295,7 +352,7 @@ def _read_foreign(path: Path, agent: LLMAlgorithm) -> tuple[SavedAdapter, SavedA
 # Comparing ----------------------------------------------------------------------------------------------------------
 
 
-def _base_weights(agent: LLMAlgorithm, saved: _Saved) -> Mapping[str, Tensor] | None:
+def _base_weights(agent: LLMAlgorithm, saved: SavedAgent) -> Mapping[str, Tensor] | None:
     """Weights to write into the base model, or None; the wrong base model is an error."""
     live, source = identity_of(agent.base), str(saved.path / MANIFEST)
     weights = saved.attributes.get("base_model")
@@ -304,7 +361,7 @@ def _base_weights(agent: LLMAlgorithm, saved: _Saved) -> Mapping[str, Tensor] | 
         return None
     if _same_weights(agent.base, weights):
         return None
-    check_base(replace(saved.base, weights_sha256=live.weights_sha256), live, source)
+    check_base(replace(saved.base, weights_sha256=live.weights_sha256, samples=live.samples), live, source)
     if not agent.adapters.alone:
         raise CheckpointError(
             f"{saved.attributes_file} holds other base weights than the agent's, which other agents use too. Load the "
@@ -321,7 +378,7 @@ def _same_weights(base: SharedBaseModel, weights: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _moments(agent: LLMAlgorithm, saved: _Saved) -> Moments | None:
+def _moments(agent: LLMAlgorithm, saved: SavedAgent) -> Moments | None:
     """The optimizer's saved state by parameter name; None if there is none."""
     attributes = saved.attributes
     if "optimizer" not in attributes:
@@ -339,13 +396,13 @@ def _moments(agent: LLMAlgorithm, saved: _Saved) -> Moments | None:
     return moments
 
 
-def _hyperparameters(agent: LLMAlgorithm, saved: _Saved) -> dict[str, Any]:
+def _hyperparameters(agent: LLMAlgorithm, saved: SavedAgent) -> dict[str, Any]:
     """Saved values of the agent's hyperparameters, tried on it."""
     live, theirs = agent.hyperparameters, saved.attributes["hyperparameters"]
     try:
         values = {name: theirs[name] for name in live if name in theirs}
+        agent.check_values(values)
         vars(agent).update(values)
-        agent.check_settings()
         agent.check_hyperparameters()
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -373,8 +430,9 @@ def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None)
     )
 
 
-def _unfit(saved: _Saved, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{saved.attributes_file} does not fit the agent: {error}. Take another checkpoint.")
+def _unfit(saved: SavedAgent, error: Exception) -> CheckpointError:
+    reason = str(error).removesuffix(".")
+    return CheckpointError(f"{saved.attributes_file} does not fit the agent: {reason}. Take another checkpoint.")
 
 
 # Putting back -------------------------------------------------------------------------------------------------------
@@ -396,8 +454,40 @@ def _put_moments(agent: LLMAlgorithm, path: Path, moments: Moments | None, facto
     load_moments(agent.optimizer, parameters, moments or {}, factors)
 
 
-def _restore(agent: LLMAlgorithm, saved: _Saved, state: Mapping[str, Any]) -> None:
-    """Put back a whole state; everything that could be refused is compared first."""
+@dataclass(frozen=True)
+class Restorable:
+    """A whole state that has been found to suit an agent, and any that is built like it."""
+
+    state: Mapping[str, Any]
+    seed: int
+    weights: Mapping[str, Tensor] | None
+
+    def put_back(self, agent: LLMAlgorithm) -> None:
+        """Give the state to an agent.
+
+        Args:
+            agent: The one that it was checked for, or one that is built like that one.
+        """
+        if self.weights is not None:
+            agent.base.load_base_state(self.weights)
+        agent.load_state_dict(self.state)
+        agent.seed = self.seed
+        agent.adapters.share_reference()
+
+
+def check_restorable(agent: LLMAlgorithm, saved: SavedAgent, state: Mapping[str, Any] | None = None) -> Restorable:
+    """Compare everything that could be refused; nothing changes.
+
+    Args:
+        agent: An agent with the objective that the saved one had.
+        saved: The saved one.
+        state: Its state where that is not what was saved.
+
+    Raises:
+        CheckpointError: It does not suit the agent.
+    """
+    # What remains different in how the agents were made has been spoken of.
+    state = {**(saved.attributes if state is None else state), "construction": construction(agent)}
     weights = _base_weights(agent, saved)
     adapters = {role: _parameters(agent, role, adapter) for role, adapter in saved.adapters.items()}
     if adapters.keys() != agent.adapters.owned.keys():
@@ -405,22 +495,18 @@ def _restore(agent: LLMAlgorithm, saved: _Saved, state: Mapping[str, Any]) -> No
             f"{saved.path / MANIFEST}: the agent had the adapters {', '.join(adapters)}, and this one has "
             f"{', '.join(agent.adapters.owned)}. Make it with the same use_separate_reference_adapter."
         )
-    name = agent.adapters.owned["actor"]
-    parameters = agent.base.parameters(name)
+    parameters = agent.base.parameters(agent.adapters.owned["actor"])
     try:
         if list(saved.attributes["optimizer_parameters"]) != list(parameters):
             raise ValueError("the optimizer's parameters are others")
         if "optimizer" in saved.attributes:
             moments = moments_by_name(state["optimizer"], list(parameters))
             check_moments(moments, {key: parameter.shape for key, parameter in parameters.items()})
+            check_groups(state["optimizer"]["param_groups"], agent.optimizer.state_dict()["param_groups"])
         agent.check_state({**state, "adapters": adapters})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unfit(saved, error) from error
-    if weights is not None:
-        agent.base.load_base_state(weights)
-    agent.load_state_dict({**state, "adapters": adapters})
-    agent.seed = saved.attributes["seed"]
-    agent.adapters.share_reference()
+    return Restorable({**state, "adapters": adapters}, saved.attributes["seed"], weights)
 
 
 def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str, Tensor]:
@@ -445,7 +531,7 @@ def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str
 
 
 def _base(
-    saved: _Saved, actor_network: PreTrainedModel | None, model_config: Mapping[str, Any] | None
+    saved: SavedAgent, actor_network: PreTrainedModel | None, model_config: Mapping[str, Any] | None
 ) -> SharedBaseModel:
     """The base model that a checkpoint belongs to."""
     if actor_network is not None:
@@ -469,7 +555,7 @@ def _base(
         ) from error
 
 
-def _saved_base(saved: _Saved, model_config: Mapping[str, Any] | None) -> PreTrainedModel:
+def _saved_base(saved: SavedAgent, model_config: Mapping[str, Any] | None) -> PreTrainedModel:
     """The base model that was saved with the agent."""
     try:
         settings = json.loads(saved.attributes["base_config"])

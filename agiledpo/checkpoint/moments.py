@@ -1,5 +1,6 @@
 """An optimizer's state by the names of parameters, so that it finds its place when an adapter has grown."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -50,6 +51,38 @@ def check_moments(moments: Moments, shapes: Mapping[str, torch.Size]) -> None:
                 raise ValueError(f"the optimizer's {kind} of {name} is a {type(value).__name__}")
             if _is_moment(value) and value.shape != shapes[name]:
                 raise ValueError(f"the optimizer's {kind} of {name} does not have its shape, {tuple(shapes[name])}")
+
+
+def check_groups(saved: object, live: list[dict[str, Any]]) -> None:
+    """Check that an optimizer's saved settings are of the types that its settings have.
+
+    Args:
+        saved: The saved groups of parameters.
+        live: The optimizer's own.
+
+    Raises:
+        ValueError: A setting is of another type or no finite number; it is named.
+    """
+    if not isinstance(saved, list) or len(saved) != len(live):
+        raise ValueError("the optimizer's groups of parameters are others")
+    for theirs, mine in zip(saved, live, strict=True):
+        for name in mine.keys() & theirs.keys() - {"params"}:
+            if not _is_like(theirs[name], mine[name]):
+                raise ValueError(f"the optimizer's {name} is {theirs[name]!r}")
+
+
+def _is_like(value: object, like: object) -> bool:
+    if isinstance(like, (tuple, list)):
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == len(like)
+            and all(_is_like(a, b) for a, b in zip(value, like, strict=True))
+        )
+    if isinstance(like, bool) or like is None:
+        return value is None or isinstance(value, bool)
+    if isinstance(like, (int, float)):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, type(like))
 
 
 def load_moments(

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.algorithms.core.arguments import plain_ranges
+from agiledpo.algorithms.core.construction import ConstructionDifferences, warn_of_rounding
+from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import RUN_STATE, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import identity_of
-from agiledpo.checkpoint.load import restore
+from agiledpo.checkpoint.load import SavedAgent, check_restorable, differences_to, read_whole
 from agiledpo.checkpoint.manifest import Manifest
+from agiledpo.checkpoint.matching import match
 from agiledpo.checkpoint.save import write_agent
 from agiledpo.checkpoint.state_file import write_state
 from agiledpo.data.fingerprint import tokenizer_sha256
@@ -20,6 +24,8 @@ from agiledpo.disk import disk_errors
 
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
+
+Agent = TypeVar("Agent", bound="LLMAlgorithm")
 
 
 def save_run(
@@ -87,19 +93,64 @@ def read_run(path: Path) -> dict[str, Any]:
     return read_attributes(path / RUN_STATE)
 
 
-def restore_agents(path: Path, indices: Sequence[int], agents: Sequence["LLMAlgorithm"]) -> None:
+def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> None:
     """Bring agents to the state in which a run saved them, bit for bit.
+
+    Selection moves ways of being built from place to place: for each saved agent there has to be one that is built as
+    it was, which may be at another place. What is missing is cloned and what is left over is cleaned up.
 
     Args:
         path: The run's directory.
         indices: The saved agents, in the run's order.
-        agents: Agents that are built like them, in the same order.
+        agents: As many, made as those were that the run began with; changed in place once everything has been found.
 
     Raises:
-        ValueError: An agent is built otherwise, or on another base model.
+        CheckpointError: No agent is built as a saved one was, or they are on another base model; nothing has changed.
+
+    Warns:
+        UserWarning: An agent rounds otherwise than the saved one did.
     """
-    for index, agent in zip(indices, agents, strict=True):
-        restore(agent, _place(path, index))
+    saved = [read_whole(_place(path, index), type(agents[0])) for index in indices]
+    differences = [[differences_to(agent, one) for agent in agents] for one in saved]
+    places = [
+        _closest_is_too_far(one, row, agents) if place is None else place
+        for one, row, place in zip(saved, differences, match(differences), strict=True)
+    ]
+    found = [check_restorable(agents[place], one) for one, place in zip(saved, places, strict=True)]
+    configs = [_config(one, place, agents) for one, place in zip(saved, places, strict=True)]
+    rounding = [text for row, place in zip(differences, places, strict=True) for text in row[place].rounding]
+    if rounding:
+        warn_of_rounding(str(path), rounding)
+    for place, agent in enumerate(agents):
+        if place not in places:
+            agent.clean_up()
+    restored = [
+        agents[place].clone() if place in places[:number] else agents[place] for number, place in enumerate(places)
+    ]
+    for agent, state, config in zip(restored, found, configs, strict=True):
+        agent.hp_config = config
+        state.put_back(agent)
+    agents[:] = restored
+
+
+def _closest_is_too_far(
+    saved: SavedAgent, differences: Sequence[ConstructionDifferences], agents: Sequence["LLMAlgorithm"]
+) -> NoReturn:
+    closest, agent = min(zip(differences, agents, strict=True), key=lambda pair: len(pair[0].objective))
+    raise CheckpointError(
+        f"{saved.attributes_file}: no agent of this run is built as the saved one was. Closest is agent {agent.index}; "
+        f"the saved one was made with {', '.join(closest.objective)}. Make the agents with the arguments that they had."
+    )
+
+
+def _config(saved: SavedAgent, place: int, agents: Sequence["LLMAlgorithm"]) -> HyperparameterConfig | None:
+    """The configuration among those that are there that looks like the saved one; else that of the agent itself.
+
+    Only so a class of the user's own comes back, of which a checkpoint holds the name.
+    """
+    theirs = saved.attributes.get("hp_config")
+    candidates = [agents[place].hp_config, *(agent.hp_config for agent in agents)]
+    return next((config for config in candidates if plain_ranges(config) == theirs), candidates[0])
 
 
 def _place(path: Path, index: int) -> Path:

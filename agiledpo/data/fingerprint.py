@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import transformers
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.columns import PAIRS
@@ -33,13 +35,40 @@ def tokenized_fingerprint(
         32 hexadecimal digits.
     """
     parts = {
+        **_origin(dataset_fingerprint, tokenizer, columns),
+        "libraries": [transformers.__version__, tokenizers.__version__],
+    }
+    return _digest(json.dumps(parts, sort_keys=True).encode())[:32]
+
+
+def rows_fingerprint(
+    dataset_fingerprint: str,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: NDArray[np.int32],
+    columns: Sequence[str] = PAIRS.columns,
+) -> str:
+    """Name the rows that a run learns from, the same under any version of the libraries that makes the same of them.
+
+    Args:
+        dataset_fingerprint: Fingerprint that datasets keeps of the rows' content.
+        tokenizer: From `isolated_copy`.
+        lengths: Tokens of each part of each row, (parts, rows): versions that tokenise differently differ in these.
+        columns: Columns that rows are read from.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    origin = json.dumps(_origin(dataset_fingerprint, tokenizer, columns), sort_keys=True)
+    return _digest(origin.encode(), np.ascontiguousarray(lengths, dtype="<i4").tobytes())[:32]
+
+
+def _origin(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, columns: Sequence[str]) -> dict[str, Any]:
+    return {
         "format": _FORMAT_VERSION,
         "dataset": dataset_fingerprint,
         "columns": list(columns),
-        "libraries": [transformers.__version__, tokenizers.__version__],
         "tokenizer": _tokenizer_identity(tokenizer),
     }
-    return _digest(json.dumps(parts, sort_keys=True).encode())[:32]
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from agiledpo.cache import cache_directory
 from agiledpo.data.columns import PAIRS, RowColumns
 from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
-from agiledpo.data.fingerprint import tokenized_fingerprint
+from agiledpo.data.fingerprint import rows_fingerprint, tokenized_fingerprint
 from agiledpo.data.formats import Form, check_dataset, recognise_form
 from agiledpo.data.lengths import token_lengths
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_rows
@@ -35,7 +35,8 @@ class PreparedRows:
         kept: (rows,) int64, the rows of `tokenized` that are within the limits, in ascending order; None for all.
         form: Whether the user's rows were text or chat.
         filter_counts: What filtering by length left out.
-        fingerprint: Name of the tokens and the limits: equal fingerprints mean equal rows.
+        fingerprint: Name of the data, the tokenizer, the numbers of tokens and the limits: equal fingerprints mean
+            equal rows. Versions of libraries are no part of it.
     """
 
     tokenized: Dataset
@@ -114,13 +115,14 @@ def prepare_rows(
     tokenized = _tokenize(dataset, tokenizer, columns, form, fingerprint, name, _processes(num_proc, len(dataset)))
     lengths = token_lengths(tokenized, [f"{part}_length" for part in ("prompt", *columns.completions)], fingerprint)
     kept, counts = filter_by_length(lengths, limits, name=name)
+    rows = rows_fingerprint(dataset._fingerprint, tokenizer, lengths, columns.columns)
     return PreparedRows(
         tokenized=tokenized,
         lengths=lengths,
         kept=kept,
         form=form,
         filter_counts=counts,
-        fingerprint=f"{fingerprint}-{limits.max_context_length}-{limits.min_completion_length}",
+        fingerprint=f"{rows}-{limits.max_context_length}-{limits.min_completion_length}",
     )
 
 

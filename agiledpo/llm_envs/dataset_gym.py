@@ -21,7 +21,7 @@ from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, Tok
 from agiledpo.llm_envs.types import Split
 
 # Raise it also when an order changes: a place in one is none in another.
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 
 Experiences = TypeVar("Experiences")
 
@@ -300,7 +300,9 @@ class DatasetGym(ABC, Generic[Experiences]):
         if state["fingerprint"] != fingerprint:
             raise ValueError(
                 f"The state belongs to other training rows (fingerprint {state['fingerprint']}, here {fingerprint}): "
-                "resume with the same dataset, tokenizer, max_context_length and min_completion_length."
+                "resume with the same dataset, tokenizer, max_context_length and min_completion_length. If they "
+                "are the same, another version of transformers, tokenizers or datasets makes something else of them: "
+                "resume with the versions that the run began with."
             )
         if state["group_by_length"] is not self.group_by_length:
             raise ValueError(

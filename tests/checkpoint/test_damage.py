@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -49,15 +51,17 @@ def refused(make_trained, tiny_model):
     agent = make_trained(seed=50)
     before = everything(agent)
 
-    def check(path: Path, message: str) -> None:
-        for load in (
-            lambda: agent.load_checkpoint(path, load_optimizer=True, load_hyperparameters=True),
-            lambda: agent.load_checkpoint(path),
-            lambda: restore(agent, path),
-            lambda: DPO.load(path, actor_network=tiny_model()),
-        ):
+    loads = {
+        "hyperparameters": lambda path: agent.load_checkpoint(path, load_optimizer=True, load_hyperparameters=True),
+        "adapters": agent.load_checkpoint,
+        "restore": lambda path: restore(agent, path),
+        "load": lambda path: DPO.load(path, actor_network=tiny_model()),
+    }
+
+    def check(path: Path, message: str, ways: Iterable[str] = tuple(loads)) -> None:
+        for way in ways:
             with pytest.raises(CheckpointError, match=message):
-                load()
+                loads[way](path)
             assert same(everything(agent), before)
 
     return check
@@ -119,6 +123,68 @@ def test_a_newer_format_is_refused(checkpoint, refused):
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "format_version": FORMAT_VERSION + 1, "news": True}))
     refused(checkpoint, rf"manifest\.json has format version {FORMAT_VERSION + 1}.*Install the version")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": float("nan")}, "lr=nan must be a finite number"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number"),
+        ({"batch_size": "abc"}, "batch_size='abc' must be a whole number"),
+        ({"batch_size": None}, "batch_size=None must be a whole number"),
+        ({"beta": -1.0}, "beta=-1.0"),
+        ({"use_weighting": 3}, "use_weighting=3 must be True or False"),
+        ({"loss_type": ("nope",)}, "'nope' is unknown"),
+        ({"loss_type": 7}, "loss_type=7 must be names"),
+        ({"loss_weights": ("a",)}, "loss_weights"),
+    ],
+)
+def test_hyperparameters_that_make_no_sense_are_refused(checkpoint, refused, changes, message):
+    attributes = torch.load(checkpoint / "attributes.pt", weights_only=True)
+    attributes["hyperparameters"].update(changes)
+    torch.save(attributes, checkpoint / "attributes.pt")
+    rewritten(checkpoint)
+    refused(checkpoint, rf"attributes\.pt.*{re.escape(message)}", ways=("hyperparameters", "restore", "load"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "steps=None must be a list of at least one whole number"),
+        ({"steps": []}, "steps=[] must be"),
+        ({"index": "x"}, "index='x' must be a whole number"),
+        ({"parent": 1.5}, "parent=1.5"),
+        ({"fitness": "yes"}, "fitness='yes' must be a list of numbers"),
+        ({"fitness_errors": [None]}, "fitness_errors=[None]"),
+        ({"tie_break": "a"}, "tie_break='a'"),
+        ({"held_out": {"loss": "low"}}, "held_out={'loss': 'low'}"),
+        ({"diverged": 1}, "diverged=1"),
+        ({"scores": (0.5,)}, "scores=(0.5,)"),
+        ({"mut": 2}, "mut=2"),
+        ({"optimizer_steps": -1}, "optimizer_steps=-1"),
+        ({"reference_update_tracker": True}, "reference_update_tracker=True"),
+        ({"applied": (1.0,)}, "applied=(1.0,)"),
+        ({"seed": "x"}, "seed='x'"),
+        ({"random_stream": {}}, "random_stream"),
+        ({"random_stream": {"states": [torch.zeros(3, dtype=torch.uint8)]}}, "random_stream"),
+        ({"hyperparameters": None}, "does not fit"),
+    ],
+)
+def test_history_that_nobody_can_have_lived_through_is_refused(checkpoint, refused, changes, message):
+    attributes = torch.load(checkpoint / "attributes.pt", weights_only=True)
+    torch.save({**attributes, **changes}, checkpoint / "attributes.pt")
+    rewritten(checkpoint)
+    refused(checkpoint, rf"attributes\.pt.*{re.escape(message)}", ways=("restore", "load"))
+
+
+@pytest.mark.parametrize("setting", ["lr", "weight_decay", "eps"])
+@pytest.mark.parametrize("value", ["abc", float("nan"), None])
+def test_settings_of_the_optimizer_that_make_no_sense_are_refused(checkpoint, refused, setting, value):
+    attributes = torch.load(checkpoint / "attributes.pt", weights_only=True)
+    attributes["optimizer"]["param_groups"][0][setting] = value
+    torch.save(attributes, checkpoint / "attributes.pt")
+    rewritten(checkpoint)
+    refused(checkpoint, rf"attributes\.pt.*the optimizer's {setting} is {value!r}", ways=("restore", "load"))
 
 
 def test_code_in_attributes_is_not_run_even_if_the_checksums_fit(checkpoint, refused, tmp_path):

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from agiledpo.cache import cache_directory
 from agiledpo.data import FilterCounts, Form, PreferenceDataError, prepare_rows
-from agiledpo.data.fingerprint import tokenized_fingerprint
+from agiledpo.data.fingerprint import rows_fingerprint, tokenized_fingerprint
 from agiledpo.data.tokenization import isolated_copy
 
 Rows = Callable[..., Dataset]
@@ -186,6 +187,16 @@ def test_fingerprint_ignores_what_calls_change(make_tokenizer: MakeTokenizer) ->
     names = [tokenized_fingerprint("data", isolated_copy(tokenizer)) for tokenizer in (used, fresh)]
     assert names[0] == names[1]
     assert len(names[0]) == 32
+
+
+def test_rows_that_are_tokenised_otherwise_are_other_rows(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = isolated_copy(make_tokenizer())
+    lengths = np.array([[3, 4], [1, 2], [2, 2]], dtype=np.int32)
+    name = rows_fingerprint("data", tokenizer, lengths)
+    assert name == rows_fingerprint("data", isolated_copy(make_tokenizer()), np.asfortranarray(lengths))
+    longer = lengths.copy()
+    longer[2, 1] += 1
+    assert len({name, rows_fingerprint("data", tokenizer, longer), rows_fingerprint("other", tokenizer, lengths)}) == 3
 
 
 @pytest.fixture

@@ -343,6 +343,23 @@ def test_state_of_other_data_is_refused(make_env: MakeEnv, make_tokenizer: MakeT
     make_env(train=10, test=3, batch=3).load_state_dict(state)
 
 
+def test_an_upgrade_that_tokenises_alike_belongs_to_the_same_rows(
+    make_env: MakeEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import agiledpo.data.fingerprint as module
+
+    env = make_env(train=10)
+    state, rows = env.state_dict(), [int(row) for row in env.step()["row"]]
+    for library in ("transformers", "tokenizers"):
+        monkeypatch.setattr(getattr(module, library), "__version__", "99.0")
+    upgraded = make_env(train=10)  # tokenised anew, since the version is in the name of the cache
+    assert upgraded.state_dict()["fingerprint"] == state["fingerprint"]
+    upgraded.load_state_dict(state)
+    assert [int(row) for row in upgraded.step()["row"]] == rows
+    with pytest.raises(ValueError, match="another version of transformers, tokenizers or datasets"):
+        make_env(train=10).load_state_dict({**state, "fingerprint": "0"})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -105,7 +105,7 @@ def test_state_of_another_environment_or_column_is_refused(
     for other in (make_env(), make_sft(response_column="rejected")):
         with pytest.raises(ValueError, match="other training rows"):
             make_sft().load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match=r"Not a state of this version of SFTGym \(version 2\)"):
+    with pytest.raises(ValueError, match=r"Not a state of this version of SFTGym \(version 3\)"):
         make_sft().load_state_dict({})
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 
 from agiledpo.algorithms import DPO
+from agiledpo.algorithms.core.domains import Domain, LogUniform
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.manifest import Manifest
@@ -114,6 +116,121 @@ def test_resumed_equals_never_killed(make_env, make_population, tmp_path, evolve
     assert_same(fingerprint(resumed), fingerprint(whole))
     assert resumed.elite.index == whole.elite.index
     assert (tmp_path / "run.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+class Halved(Domain):
+    """A domain of the user's own, of which a checkpoint holds the name only."""
+
+    def __init__(self, low):
+        self.low = low
+
+    def check(self, name, value, kind):
+        """Anything goes."""
+
+    def ends(self, kind):
+        """The lowest value."""
+        return (self.low,)
+
+    def mutate(self, value, rng, kind):
+        """Half of it."""
+        return max(value / 2, self.low)
+
+
+UNLIKE = {
+    "ranks": [{"lora_config": LoraConfig(r=rank, target_modules="all-linear")} for rank in (2, 4, 2)],
+    "micro-batches": [{"micro_batch_size_per_gpu": pairs} for pairs in (1, 2, None)],
+    "hp_config": [{"hp_config": HyperparameterConfig(lr=RLParameter(1e-6, high))} for high in (0.1, 0.2, 0.3)],
+    "own domains": [
+        {"hp_config": HyperparameterConfig(**{name: Halved(1e-6)})} for name in ("lr", "beta", "nll_alpha")
+    ],
+    "all": [
+        {
+            "lora_config": LoraConfig(r=rank, lora_dropout=0.1, target_modules="all-linear"),
+            "micro_batch_size_per_gpu": rank,
+            "reference_cache": None if rank > 2 else "memory",
+            "hp_config": HyperparameterConfig(beta=LogUniform(0.01, rank)),
+        }
+        for rank in (2, 4, 2)
+    ],
+}
+
+
+@pytest.fixture
+def make_unlike(tiny_model, lora):
+    """Make a population of agents that are not built alike: ``make_unlike("ranks")``."""
+
+    def make(which):
+        model, plain = tiny_model(), HyperparameterConfig(lr=RLParameter(1e-6, 0.1))
+        rates = (1e-5, 1e-3, 3e-2)
+        return [
+            DPO(**{"actor_network": model, "lora_config": lora, "hp_config": plain, "batch_size": 3, "lr": rate,
+                   "index": index, "seed": index, **arguments})
+            for index, (rate, arguments) in enumerate(zip(rates, UNLIKE[which], strict=True))
+        ]  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("which", UNLIKE)
+def test_agents_that_are_not_built_alike_are_taken_up_wherever_selection_put_them(
+    make_env, make_unlike, tmp_path, which
+):
+    settings = {**evolution(), "checkpoint_steps": 4, "retention": Retention(keep_last=None)}
+    whole = train(make_unlike(which), make_env(), **settings, checkpoint_path=tmp_path / "run")
+    assert any(agent.parent is not None for agent in whole)
+    moved = 0
+    for rows in (8, 20, 36):
+        fresh = make_unlike(which)
+        base = fresh[0].base
+        saved = torch.load(tmp_path / "run" / f"step_{rows}" / "run.pt", weights_only=True)["agents"]
+        moved += saved != [0, 1, 2]
+        resumed = train(
+            fresh, make_env(), **{**settings, **evolution()}, resume_from=tmp_path / "run" / f"step_{rows}",
+        )  # fmt: skip
+        assert_same(fingerprint(resumed), fingerprint(whole))
+        assert [repr(agent.hp_config) for agent in resumed] == [repr(agent.hp_config) for agent in whole]
+        assert [agent.lora_config.r for agent in resumed] == [agent.lora_config.r for agent in whole]
+        # Nothing is left of agents that are no longer needed.
+        assert set(base.adapter_names) == {name for agent in resumed for name in agent.adapters.owned.values()}
+    assert moved
+
+
+def test_where_no_agent_is_built_as_a_saved_one_nothing_changes(make_env, make_unlike, tmp_path):
+    whole = train(make_unlike("ranks"), make_env(), checkpoint_path=tmp_path / "run")
+    agents = make_unlike("hp_config")
+    agents[2].reference_update = "epoch"
+    before = [agent.state_dict() for agent in agents]
+    with pytest.raises(CheckpointError) as caught:
+        train(agents, make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+    message = str(caught.value)
+    assert re.search(r"agent_0/attributes\.pt: no agent of this run is built as the saved one was", message)
+    assert "Closest is agent 0; the saved one was made with" in message
+    assert "r=2 instead of 4" in message
+    assert ".." not in message.replace("agents/..", "")
+    assert_same([agent.state_dict() for agent in agents], before)
+    assert len(whole) == 3
+
+
+def test_a_run_that_rounds_otherwise_is_taken_up_with_a_warning(make_env, make_population, tmp_path):
+    train(make_population(), make_env(), checkpoint_path=tmp_path / "run", checkpoint_steps=24)
+    with pytest.warns(UserWarning, match="micro_batch_size_per_gpu=None instead of 1, .*not bit for bit") as caught:
+        resumed = train(
+            make_population(micro_batch_size_per_gpu=1), make_env(), resume_from=tmp_path / "run" / "step_24"
+        )
+    assert len([warning for warning in caught if "not bit for bit" in str(warning.message)]) == 1
+    assert [agent.steps for agent in resumed] == [[48]] * 3
+    with pytest.raises(CheckpointError, match="made with reference_update='never' instead of 'epoch'"):
+        train(make_population(reference_update="epoch"), make_env(), resume_from=tmp_path / "run" / "step_24")
+
+
+def test_a_cache_of_the_reference_elsewhere_is_no_other_run(make_env, make_population, tmp_path, recwarn):
+    def population(where):
+        return make_population(reference_cache=tmp_path / where, gradient_checkpointing=where == "one")
+
+    whole = train(population("one"), make_env(), checkpoint_path=tmp_path / "run", checkpoint_steps=24)
+    resumed = train(population("two"), make_env(), resume_from=tmp_path / "run" / "step_24")
+    assert_same(fingerprint(resumed), fingerprint(whole))
+    assert not [warning for warning in recwarn if "not bit for bit" in str(warning.message)]
 
 
 def test_a_finished_run_that_is_resumed_is_the_finished_run(make_env, make_population, make_pairs, tmp_path):

@@ -40,7 +40,7 @@ def plain_arguments(agent: "EvolvableAlgorithm") -> dict[str, Any]:
     """
     arguments = agent.inspect_attributes(agent, input_args_only=True)
     return {
-        name: _plain_ranges(value) if isinstance(value, HyperparameterConfig) else plain(value)
+        name: plain_ranges(value) if isinstance(value, HyperparameterConfig) else plain(value)
         for name, value in arguments.items()
         if name not in _NOT_CARRIED
     }
@@ -60,9 +60,7 @@ def constructor_arguments(algorithm: "type[EvolvableAlgorithm]", saved: object) 
     unknown = sorted(map(str, saved.keys() - known)) if isinstance(saved, dict) else [type(saved).__name__]
     if not isinstance(saved, dict) or unknown:
         raise ValueError(f"this version of {algorithm.__name__} has no arguments {', '.join(unknown)}")
-    if saved.get("hp_config") is None:
-        return dict(saved)
-    return {**saved, "hp_config": _ranges(saved["hp_config"])}
+    return {**saved, "hp_config": read_ranges(saved.get("hp_config"), None)} if "hp_config" in saved else dict(saved)
 
 
 def plain(value: Any) -> Any:
@@ -89,11 +87,71 @@ def plain(value: Any) -> Any:
     raise TypeError(f"A {type(value).__name__} cannot be saved as plain data: {value!r}.")
 
 
-def _plain_ranges(config: HyperparameterConfig) -> dict[str, dict[str, Any]]:
-    return {name: _plain_domain(domain) for name, domain in config.items()}
+def plain_ranges(config: HyperparameterConfig | None) -> dict[str, dict[str, Any]] | None:
+    """A configuration as plain data; of a domain that is none of ours only the name of its class.
+
+    Args:
+        config: The configuration.
+    """
+    return None if config is None else {name: _plain_domain(domain) for name, domain in config.items()}
+
+
+def read_ranges(saved: object, live: HyperparameterConfig | None) -> HyperparameterConfig | None:
+    """The configuration that :func:`plain_ranges` was given, or the one that is there if it holds what data cannot.
+
+    Args:
+        saved: The data, from a file that may be anybody's.
+        live: The configuration that is there.
+
+    Raises:
+        ValueError: It is no configuration.
+
+    Warns:
+        UserWarning: It cannot be had back, and the one that is there is none that would look like it.
+    """
+    if saved == plain_ranges(live):
+        return live
+    domains = _domains(saved)
+    foreign = [name for name, domain in domains.items() if domain is None]
+    if foreign:
+        kept = "the agent has no hp_config" if live is None else f"the agent keeps {live}"
+        warnings.warn(
+            f"The saved hp_config gives {', '.join(foreign)} a class of your own, which a checkpoint cannot hold; "
+            f"{kept}. Set agent.hp_config.",
+            stacklevel=2,
+        )
+        return live
+    if saved is None:
+        return None
+    return HyperparameterConfig(**{name: domain for name, domain in domains.items() if domain is not None})
+
+
+def check_ranges(saved: object, kinds: Mapping[str, type]) -> None:
+    """Check that :func:`read_ranges` would read something that suits an agent's hyperparameters.
+
+    Args:
+        saved: The data.
+        kinds: Types of the hyperparameters by name.
+
+    Raises:
+        ValueError: It would not.
+    """
+    for name, domain in _domains(saved).items():
+        if name not in kinds:
+            raise ValueError(f"hp_config names {name!r}, which is no hyperparameter")
+        if domain is not None:
+            # Whether the live value is inside is another question: it may have been set by hand.
+            domain.check(name, domain.ends(kinds[name])[-1], kinds[name])
 
 
 def _plain_domain(domain: Domain) -> dict[str, Any]:
+    try:
+        return _plain_fields(domain)
+    except TypeError:  # a number or an option that is no plain value
+        return {"kind": f"{type(domain).__name__} of {type(domain).__module__}"}
+
+
+def _plain_fields(domain: Domain) -> dict[str, Any]:
     # Only our own classes: a subclass may mean something that its fields do not say.
     if type(domain) is RLParameter:
         return {
@@ -111,20 +169,14 @@ def _plain_domain(domain: Domain) -> dict[str, Any]:
     return {"kind": type(domain).__name__}
 
 
-def _ranges(saved: object) -> HyperparameterConfig | None:
+def _domains(saved: object) -> dict[str, Domain | None]:
+    """Domains by name; None for one that the data does not hold."""
+    if saved is None:
+        return {}
     try:
-        domains = {name: _domain(dict(data)) for name, data in dict(saved).items()}  # type: ignore[call-overload]
+        return {str(name): _domain(dict(data)) for name, data in dict(saved).items()}  # type: ignore[call-overload]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"hp_config cannot be read ({type(error).__name__}: {error})") from error
-    foreign = [name for name, domain in domains.items() if domain is None]
-    if foreign:
-        warnings.warn(
-            f"The saved hp_config gives {', '.join(foreign)} a class of your own, which a checkpoint cannot hold; the "
-            "agent has no hp_config. Set agent.hp_config.",
-            stacklevel=2,
-        )
-        return None
-    return HyperparameterConfig(**{name: domain for name, domain in domains.items() if domain is not None})
 
 
 def _domain(data: dict[str, Any]) -> Domain | None:

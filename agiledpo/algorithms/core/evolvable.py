@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
+from agiledpo.algorithms.core.state_checks import check_types
 from agiledpo.llm_envs.spaces import TokenSpace
 
 # What an agent has lived through.
@@ -125,6 +126,23 @@ class EvolvableAlgorithm(ABC):
     def hyperparameters(self) -> dict[str, Any]:
         """Live values of the hyperparameters by name."""
         return {name: vars(self)[name] for name in self.HYPERPARAMETERS}
+
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """Check values of hyperparameters as if they were the agent's, which stays as it is.
+
+        Args:
+            values: Values by name; those that are not named are the live ones.
+
+        Raises:
+            ValueError: One is of another type, or they do not make sense together; the parameters are named.
+        """
+        check_types(type(self), self.HYPERPARAMETERS, values)
+        live = self.hyperparameters
+        try:
+            vars(self).update(values)
+            self.check_settings()
+        finally:
+            vars(self).update(live)
 
     def check_hyperparameters(self) -> None:
         """Check ``hp_config`` against the live values; called once the algorithm has set them.

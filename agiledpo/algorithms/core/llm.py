@@ -22,13 +22,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
 from agiledpo.adapters.shared_base import starting_adapter
-from agiledpo.algorithms.core.arguments import constructor_arguments, plain_arguments
+from agiledpo.algorithms.core.arguments import (
+    check_ranges,
+    constructor_arguments,
+    plain_arguments,
+    plain_ranges,
+    read_ranges,
+)
+from agiledpo.algorithms.core.construction import compare_constructions, construction, warn_of_rounding
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.measured import Measured
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
+from agiledpo.algorithms.core.state_checks import check_history
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
@@ -485,22 +493,31 @@ class LLMAlgorithm(EvolvableAlgorithm):
             "random_stream": self.random_stream.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "applied": self._applied,
-            "construction": self._construction(),
+            "construction": construction(self),
+            "hp_config": plain_ranges(self.hp_config),
             "adapters": self.adapters.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken from an agent that is built alike.
+        """Continue where :meth:`state_dict` was taken from an agent with the same objective.
 
         Args:
             state: The state; its tensors are copied.
 
         Raises:
             ValueError: The state is of other hyperparameters or adapters.
+
+        Warns:
+            UserWarning: The agent rounds otherwise than that one did, or the state cannot hold its ``hp_config``.
         """
         self.check_state(state)
+        rounding = compare_constructions(state["construction"], construction(self)).rounding
+        if rounding:
+            warn_of_rounding("The state", rounding)
         self.adapters.load_state_dict(state["adapters"])
         vars(self).update(state["hyperparameters"])
+        if "hp_config" in state:
+            self.hp_config = read_ranges(state["hp_config"], self.hp_config)
         for name in ("index", *HISTORY, "optimizer_steps", "reference_update_tracker"):
             vars(self)[name] = deepcopy(state[name])
         self.random_stream.load_state_dict(state["random_stream"])
@@ -514,7 +531,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             state: The state.
 
         Raises:
-            ValueError: It is of an agent with other hyperparameters, or that was made differently.
+            ValueError: It is of an agent with other hyperparameters, or that was made differently, or a value in it is
+                none that an agent can have.
         """
         unknown = state["hyperparameters"].keys() ^ self.HYPERPARAMETERS.keys()
         if unknown:
@@ -522,27 +540,16 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 f"The state is not of a {type(self).__name__} of this version: {', '.join(sorted(unknown))} "
                 "are hyperparameters of one of them only."
             )
-        mine, theirs = self._construction(), state["construction"]
-        differing = [name for name in mine if mine[name] != theirs.get(name)]
+        differing = compare_constructions(state["construction"], construction(self)).objective
         if differing:
-            name = differing[0]
             raise ValueError(
-                f"The state is of an agent with {name}={theirs.get(name)}; agent {self.index} was made with "
-                f"{mine[name]}. Make the agents as they were, in the same order."
+                f"The state is of an agent that was made otherwise than agent {self.index}: {', '.join(differing)}. "
+                "Make the agents as they were, in the same order."
             )
-        missing = {"index", *HISTORY, "optimizer_steps", "reference_update_tracker", "random_stream"} - state.keys()
-        if missing:
-            raise ValueError(f"The state lacks {', '.join(sorted(missing))}.")
-
-    def _construction(self) -> dict[str, str]:
-        """What the agent was made with and no state changes, as text to compare."""
-        varying = {*self.HYPERPARAMETERS, "index", "seed", "clone", "accelerator", "observation_space", "action_space"}
-        arguments = self.inspect_attributes(self, input_args_only=True)
-        lora = self.lora_config
-        return {
-            **{name: repr(value) for name, value in arguments.items() if name not in {*varying, "lora_config"}},
-            "lora_config": f"rank {lora.r}, alpha {lora.lora_alpha}",
-        }
+        check_history(state)
+        check_ranges(state.get("hp_config"), self.HYPERPARAMETERS)
+        self.check_values(state["hyperparameters"])
+        self.random_stream.check_state_dict(state["random_stream"])
 
     @classmethod
     def population(

@@ -42,8 +42,25 @@ class TorchRandomStream:
         return {"states": [state.clone() for state in self._states]}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        """Continue a stream where :meth:`state_dict` was taken."""
-        self._states = [tensor.clone() for tensor in state["states"]]
+        """Continue a stream where :meth:`state_dict` was taken; a generator that there was none of goes on as it is."""
+        given = [tensor.clone() for tensor in state["states"]]
+        self._states = given[: len(self._states)] + self._states[len(given) :]
+
+    def check_state_dict(self, state: object) -> None:
+        """Check that :meth:`load_state_dict` would take a state.
+
+        Raises:
+            ValueError: It is none of such a stream.
+        """
+        states = state.get("states") if isinstance(state, dict) else None
+        if not isinstance(states, list) or not states or not all(map(_is_state, states)):
+            raise ValueError("random_stream does not hold the states of generators")
+        try:
+            torch.Generator().set_state(states[0])
+            if self._device is not None and len(states) > 1:
+                torch.Generator(self._device).set_state(states[1])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"random_stream holds no state of a generator ({error})") from error
 
     def _fork(self) -> AbstractContextManager[None]:
         return torch.random.fork_rng(devices=[] if self._device is None else [self._device])
@@ -53,6 +70,10 @@ class TorchRandomStream:
         if self._device is not None:
             states.append(torch.cuda.get_rng_state(self._device))
         return states
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
 
 
 def global_random_state() -> dict[str, Any]:
