@@ -136,7 +136,7 @@ def _kind_of(path: Path) -> str | None:
         found = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return found.get("kind") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    return found.get("kind", "agent") if isinstance(found, dict) and found.get("format") == FORMAT else None
 
 
 def _is_damaged_run(path: Path, kind: str) -> bool:

@@ -74,7 +74,7 @@ class Manifest:
     tokenizer: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=library_versions)
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
+    created: str = field(default_factory=lambda: now())
     run: str | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -192,6 +192,11 @@ class Manifest:
     def nested(self) -> tuple[str, ...]:
         """Paths of the directories in this one that are checkpoints themselves."""
         return tuple(str(PurePosixPath(name).parent) for name in self.files if PurePosixPath(name).name == MANIFEST)
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC, in a form that sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def file_sha256(file: Path) -> str:

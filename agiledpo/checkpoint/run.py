@@ -14,7 +14,7 @@ from agiledpo.checkpoint.directory import RUN_STATE, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.load import SavedAgent, check_restorable, differences_to, read_whole
-from agiledpo.checkpoint.manifest import Manifest
+from agiledpo.checkpoint.manifest import Manifest, now
 from agiledpo.checkpoint.matching import match
 from agiledpo.checkpoint.save import write_agent
 from agiledpo.checkpoint.state_file import write_state
@@ -35,8 +35,8 @@ def save_run(
     *,
     metrics: Mapping[str, float] | None,
     tokenizer: PreTrainedTokenizerBase,
-    run: str,
-    created: str,
+    run: str | None = None,
+    created: str | None = None,
 ) -> None:
     """Save a run.
 
@@ -50,7 +50,7 @@ def save_run(
         metrics: Figures of the fittest agent, for the manifest; None if the agents have not been measured as they are.
         tokenizer: The tokenizer that the agents' rows were made with.
         run: Name of the run, the same in all its checkpoints.
-        created: When it is written, ISO 8601; later than in the checkpoints before.
+        created: When it is written, ISO 8601, later than in the checkpoints before; None for now.
 
     Raises:
         OSError: It could not be written; what was there before is intact.
@@ -71,7 +71,7 @@ def save_run(
             tokenizer=tokenizer_sha256(isolated_copy(tokenizer)),
             metrics=metrics or {},
             run=run,
-            created=created,
+            created=now() if created is None else created,
         ).write(draft)
 
 
