@@ -175,11 +175,11 @@ def make_unlike(tiny_model, lora):
 def test_agents_that_are_not_built_alike_are_taken_up_wherever_selection_put_them(
     make_env, make_unlike, tmp_path, which
 ):
-    settings = {**evolution(), "checkpoint_steps": 4, "retention": Retention(keep_last=None)}
+    settings = {**evolution(), "checkpoint_steps": 12, "retention": Retention(keep_last=None)}
     whole = train(make_unlike(which), make_env(), **settings, checkpoint_path=tmp_path / "run")
     assert any(agent.parent is not None for agent in whole)
     moved = 0
-    for rows in (8, 20, 36):
+    for rows in (12, 36):
         fresh = make_unlike(which)
         base = fresh[0].base
         saved = torch.load(tmp_path / "run" / f"step_{rows}" / "run.pt", weights_only=True)["agents"]

@@ -626,10 +626,10 @@ def test_references_stay_shared_after_a_run_is_taken_up(make_env, make_populatio
 def test_agents_that_were_made_otherwise_do_not_take_a_state(make_env, make_population):
     state = start(make_env, make_population).population[0].state_dict()
     (other,) = make_population(1, hp_config=HyperparameterConfig(lr=RLParameter(1e-6, 1e-2)))
-    with pytest.raises(ValueError, match=r"with hp_config=.*agent 0 was made with"):
-        other.load_state_dict(state)
+    other.load_state_dict(state)  # the ranges go along
+    assert other.hp_config == start(make_env, make_population).population[0].hp_config
     (other,) = make_population(1, seed=11, reference_update="epoch")
-    with pytest.raises(ValueError, match="with reference_update='never'; agent 0 was made with 'epoch'"):
+    with pytest.raises(ValueError, match="than agent 0: reference_update='never' instead of 'epoch'"):
         other.load_state_dict(state)
 
 
