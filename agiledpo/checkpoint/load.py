@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
 from agiledpo.adapters.files import SavedAdapter, check_finite, find_actor, read_adapter
-from agiledpo.adapters.reconcile import config_differences
+from agiledpo.adapters.reconcile import Prospect, config_differences
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.optimizers import check_scalable
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
 from agiledpo.checkpoint.errors import CheckpointError
@@ -107,9 +108,9 @@ def load_into(
     for adapter in (actor, reference):
         if adapter is not None:
             check_finite(adapter)
-    agent.adapters.check("actor", actor, merge=merge_lora_configs)
-    if moves and reference is not None:
-        agent.adapters.check("reference", reference, merge=merge_lora_configs)
+    arriving = {"actor": actor, **({"reference": reference} if moves and reference is not None else {})}
+    prospect = agent.adapters.check(arriving, merge=merge_lora_configs)
+    _check_optimizer(agent, path, prospect, moments)
     if agent.USES_REFERENCE and not moves:
         _check_bare(agent, path, reference)
 
@@ -355,6 +356,20 @@ def _hyperparameters(agent: LLMAlgorithm, saved: _Saved) -> dict[str, Any]:
     finally:
         vars(agent).update(live)
     return values
+
+
+def _check_optimizer(agent: LLMAlgorithm, path: Path, prospect: Prospect, moments: Moments | None) -> None:
+    """Refuse to load what the optimizer cannot follow."""
+    try:
+        if prospect.grows:
+            check_scalable(agent.optimizer.state.values())
+        if prospect.rescales and moments is not None:
+            check_scalable(moments.values())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has another LoRA configuration than agent {agent.index}, whose {type(agent.optimizer).__name__} "
+            f"cannot follow. {error} Or make the agent with the lora_config of the checkpoint."
+        ) from error
 
 
 def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None) -> None:

@@ -1,6 +1,7 @@
 """load_checkpoint: the plain grid, the reference rule, and a refused checkpoint that changes nothing."""
 
 import itertools
+import shutil
 import warnings
 
 import pytest
@@ -301,6 +302,48 @@ def test_another_lora_configuration_is_refused_and_changes_nothing(make_trained,
     with pytest.raises(ValueError, match=r"(?i)lora config"):
         reader.load_checkpoint(tmp_path / "c", load_optimizer=True, load_hyperparameters=True)
     assert same(everything(reader), before)
+
+
+def test_a_reference_that_the_merged_configuration_has_no_room_for_changes_nothing(make_trained, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    for role, writer in (
+        ("actor", make_trained(lora_config=lora_of(2, 4, ["lm_head"]))),
+        ("reference", make_trained(lora_config=config)),
+    ):
+        writer.save_checkpoint(tmp_path / "c")
+        shutil.copytree(tmp_path / "c" / "actor", tmp_path / "foreign" / role)
+    reader = make_trained(lora_config=lora_of(2, 4, ["v_proj"]), seed=50)
+    before = everything(reader)
+    with pytest.raises(ValueError, match=r"lm_head is among the target_modules of one .* and the modules_to_save"):
+        reader.load_checkpoint(tmp_path / "foreign", overwrite_reference_adapter=False, merge_lora_configs=True)
+    assert same(everything(reader), before)
+    reader.load_checkpoint(tmp_path / "foreign", overwrite_reference_adapter=True, merge_lora_configs=True)
+
+
+def with_rmsprop(agent, make_experiences):
+    agent.optimizer = torch.optim.RMSprop(agent.adapters.parameters("actor"), lr=1e-3)
+    agent.learn(make_experiences([(3, 4, 2), (2, 2, 5)]))
+    assert all("square_avg" in state for state in agent.optimizer.state.values())
+    return agent
+
+
+@pytest.mark.filterwarnings("ignore:This agent keeps its own")
+def test_an_optimizer_that_cannot_follow_changes_nothing(make_trained, make_experiences, tmp_path):
+    with_rmsprop(make_trained(lora_config=lora_of(6, 12)), make_experiences).save_checkpoint(tmp_path / "c")
+    reader = with_rmsprop(make_trained(lora_config=lora_of(4, 8), seed=50), make_experiences)
+    before = everything(reader)
+    for load_optimizer in (False, True):
+        with pytest.raises(ValueError, match=r"RMSprop cannot follow.*'square_avg' cannot be scaled"):
+            reader.load_checkpoint(tmp_path / "c", load_optimizer=load_optimizer, merge_lora_configs=True)
+        assert same(everything(reader), before)
+    # There is room, but alpha / r is 2 and not 1, so only the saved moments would have to be scaled.
+    roomy = with_rmsprop(make_trained(lora_config=lora_of(8, 8), seed=50), make_experiences)
+    before = everything(roomy)
+    with pytest.raises(ValueError, match=r"RMSprop cannot follow.*'square_avg' cannot be scaled"):
+        roomy.load_checkpoint(tmp_path / "c", load_optimizer=True, merge_lora_configs=True)
+    assert same(everything(roomy), before)
+    roomy.load_checkpoint(tmp_path / "c", merge_lora_configs=True)
+    assert same(everything(roomy)["moments"], before["moments"])
 
 
 @pytest.mark.parametrize("difference", [{"seed": 5}, {"rope_theta": 500.0}, {"num_hidden_layers": 3}])
