@@ -6,7 +6,7 @@ as it was.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -78,12 +78,13 @@ def load_into(
     Args:
         agent: The agent; if the checkpoint is refused it is as it was.
         path: What :func:`agiledpo.checkpoint.save_agent` wrote for an agent of any algorithm, or what PEFT, TRL or
-            AgileRL wrote, of which only the actor is taken.
+            AgileRL wrote.
         load_optimizer: Also load moments and count of steps; learning rate and weight decay stay. Without saved
             moments a warning says so and the optimizer starts afresh. False leaves the optimizer alone.
         overwrite_reference_adapter: True: the checkpoint's actor becomes the reference too. False: the checkpoint's
-            reference is restored, which adds nothing if the checkpoint has none. None: True for another algorithm's
-            checkpoint, False for one of the same.
+            reference is restored; if it has none the reference becomes the bare base, whatever it was. None: False for
+            a checkpoint of the same algorithm, which a subclass or superclass is too; True for another one's, and where
+            nothing says who wrote it (a warning then names a stored reference that was not used).
         overwrite_critic_adapter: Accepted: no algorithm has a critic.
         merge_lora_configs: Reconcile LoRA configurations that differ.
         load_hyperparameters: Also take over the hyperparameters that both algorithms have.
@@ -95,14 +96,16 @@ def load_into(
     saved = _read(path)
     if saved is None:
         actor, stored = _read_foreign(path, agent)
-        foreign, weights, moments, hyperparameters = True, None, None, {}
+        algorithm, weights, moments, hyperparameters = None, None, None, {}
     else:
         actor, stored = saved.adapters["actor"], saved.adapters.get("reference")
-        foreign = saved.manifest.algorithm != type(agent).__name__
+        algorithm = saved.manifest.algorithm
         weights = _base_weights(agent, saved)
         moments = _moments(agent, saved) if load_optimizer else None
         hyperparameters = _hyperparameters(agent, saved) if load_hyperparameters else {}
-    overwrite = foreign if overwrite_reference_adapter is None else overwrite_reference_adapter
+    overwrite = overwrite_reference_adapter
+    if overwrite is None:
+        overwrite = algorithm not in _related(type(agent))
     reference = actor if overwrite else stored
     moves = agent.USES_REFERENCE and agent.adapters.name("reference") is not None
     for adapter in (actor, reference):
@@ -113,6 +116,8 @@ def load_into(
     _check_optimizer(agent, path, prospect, moments)
     if agent.USES_REFERENCE and not moves:
         _check_bare(agent, path, reference)
+    if moves and overwrite and overwrite_reference_adapter is None and stored is not None:
+        _warn_of_unused(stored, algorithm)
 
     if weights is not None:
         agent.base.load_base_state(weights)
@@ -385,6 +390,29 @@ def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None)
             if reference.source.name == "reference"
             else ", or, to hold the loaded actor against the bare base, pass overwrite_reference_adapter=False."
         )
+    )
+
+
+def _related(cls: type[LLMAlgorithm]) -> set[str]:
+    """Names of the classes that are the same algorithm: a class, those it is made from and those made from it."""
+    return {relative.__name__ for relative in (*cls.__mro__, *_descendants(cls))}
+
+
+def _descendants(cls: type) -> Iterator[type]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _descendants(child)
+
+
+def _warn_of_unused(stored: SavedAdapter, algorithm: str | None) -> None:
+    """Say that a stored reference is left aside, unless it is known to be another algorithm's."""
+    if algorithm in {cls.__name__ for cls in _descendants(LLMAlgorithm)}:
+        return
+    who = "nothing says which algorithm wrote it" if algorithm is None else f"{algorithm} is no algorithm known here"
+    warnings.warn(
+        f"The reference in {stored.source} was not used: {who}, so its actor became the reference too, as at the start "
+        "of a new stage. Pass overwrite_reference_adapter=False to restore the stored one, True if this is meant.",
+        stacklevel=4,
     )
 
 

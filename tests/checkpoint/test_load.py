@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,8 +19,15 @@ from tests.checkpoint.conftest import everything, logits, same
 IDS = torch.arange(1, 9)[None]
 
 
-class OtherAlgorithm(DPO):
-    """An algorithm of another name."""
+class MyDPO(DPO):
+    """What a user made of DPO: the same algorithm."""
+
+
+def signed(path, algorithm):
+    """Make a checkpoint one that another class wrote."""
+    manifest = Manifest.read(path)
+    (path / "manifest.json").unlink()
+    replace(manifest, algorithm=algorithm).write(path)
 
 
 def kept(agent):
@@ -101,27 +109,31 @@ def test_every_kind_of_lora_comes_back(make_trained, config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("writer_class", "overwrite", "expected"),
+    ("algorithm", "overwrite", "expected"),
     [
-        (DPO, None, "reference"),
-        (OtherAlgorithm, None, "actor"),
-        (DPO, True, "actor"),
-        (OtherAlgorithm, True, "actor"),
-        (DPO, False, "reference"),
-        (OtherAlgorithm, False, "reference"),
+        ("DPO", None, "reference"),
+        ("MyDPO", None, "reference"),
+        ("SFT", None, "actor"),
+        ("Unheard", None, "actor"),
+        ("DPO", True, "actor"),
+        ("SFT", True, "actor"),
+        ("DPO", False, "reference"),
+        ("SFT", False, "reference"),
     ],
 )
 @pytest.mark.parametrize("separate", [True, False], ids=["with a reference", "bare base"])
 def test_which_adapter_becomes_the_reference(
-    make_trained, tiny_model, lora, randomise, tmp_path, writer_class, overwrite, expected, separate
+    make_trained, randomise, tmp_path, algorithm, overwrite, expected, separate
 ):
-    writer = writer_class(actor_network=tiny_model(), lora_config=lora, use_separate_reference_adapter=separate)
-    randomise(writer)
-    if separate:
-        randomise(writer, "reference", seed=8)
+    writer = make_trained(use_separate_reference_adapter=separate)
     writer.save_checkpoint(tmp_path / "c")
+    signed(tmp_path / "c", algorithm)
     reader = make_trained(seed=50)
-    reader.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reader.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+    unused = [str(entry.message) for entry in caught if "c/reference was not used: Unheard" in str(entry.message)]
+    assert len(unused) == (algorithm == "Unheard" and separate)
     assert torch.equal(logits(reader), logits(writer))
     assert torch.equal(logits(reader, "reference"), logits(writer, expected))
     # An agent whose reference is the bare base can follow only where that stays so.
@@ -135,6 +147,38 @@ def test_which_adapter_becomes_the_reference(
         with pytest.raises(ValueError, match="use_separate_reference_adapter=False"):
             bare.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
         assert same(everything(bare), before)
+
+
+def test_a_subclass_and_its_superclass_are_one_algorithm(make_trained, tiny_model, lora, randomise, tmp_path):
+    make_trained().save_checkpoint(tmp_path / "c")
+    mine = MyDPO(actor_network=tiny_model(), lora_config=lora)
+    mine.load_checkpoint(tmp_path / "c")
+    saved = make_trained()
+    assert torch.equal(logits(mine, "reference"), logits(saved, "reference"))
+    mine.save_checkpoint(tmp_path / "mine")
+    reader = make_trained(seed=50)
+    reader.load_checkpoint(tmp_path / "mine")
+    assert torch.equal(logits(reader, "reference"), logits(saved, "reference"))
+
+
+def test_a_reference_beside_a_foreign_actor_is_told_of(make_trained, tmp_path):
+    writer = make_trained()
+    writer.save_checkpoint(tmp_path / "c")
+    for role in ("actor", "reference"):
+        shutil.copytree(tmp_path / "c" / role, tmp_path / "agilerl" / role)
+    reader = make_trained(seed=50)
+    with pytest.warns(
+        UserWarning, match=r"agilerl/reference was not used.*overwrite_reference_adapter=False"
+    ) as caught:
+        reader.load_checkpoint(tmp_path / "agilerl")
+    assert [entry.filename for entry in caught] == [__file__]
+    assert torch.equal(logits(reader, "reference"), logits(writer))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader.load_checkpoint(tmp_path / "agilerl", overwrite_reference_adapter=False)
+        assert torch.equal(logits(reader, "reference"), logits(writer, "reference"))
+        reader.load_checkpoint(tmp_path / "agilerl", overwrite_reference_adapter=True)
+        assert torch.equal(logits(reader, "reference"), logits(writer))
 
 
 def test_a_reference_that_adds_nothing_suits_an_agent_on_the_bare_base(make_agent, randomise, tmp_path):
