@@ -4,7 +4,6 @@ Everything is read, verified and compared before anything changes, so that a che
 as it was.
 """
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
@@ -29,6 +28,7 @@ from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
 from agiledpo.checkpoint.packing import unpacked
+from agiledpo.checkpoint.stored_base import holds_base, loadable, make_base
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
 
@@ -495,14 +495,15 @@ def _base(
         if model_config is not None:
             raise ValueError("Pass model_config for a base model that is to be loaded, or actor_network, not both.")
         return SharedBaseModel.of(actor_network)
-    if "base_model" in saved.attributes:
-        return SharedBaseModel.of(_saved_base(saved, model_config))
+    dtype = loadable(saved.base.dtype)
+    if holds_base(saved.attributes):
+        return SharedBaseModel.of(make_base(saved.attributes, saved.attributes_file, dtype, model_config))
     if not saved.base.name:
         raise CheckpointError(
             f"{saved.path / MANIFEST}: the base model was made without a name, so it cannot be loaded. Pass it as "
             "actor_network, or save with lora_only=False."
         )
-    settings = {"dtype": _loadable(saved.base.dtype)} if model_config is None else dict(model_config)
+    settings = {"dtype": dtype} if model_config is None else dict(model_config)
     try:
         return SharedBaseModel.load(saved.base.name, settings)
     except (OSError, ValueError) as error:
@@ -510,25 +511,3 @@ def _base(
             f"{saved.path / MANIFEST}: the base model {saved.base.name!r} cannot be loaded: {error} Pass it as "
             "actor_network."
         ) from error
-
-
-def _saved_base(saved: _Saved, model_config: Mapping[str, Any] | None) -> PreTrainedModel:
-    """The base model that was saved with the agent."""
-    try:
-        settings = json.loads(saved.attributes["base_config"])
-        config = AutoConfig.for_model(**settings)
-        model = AutoModelForCausalLM.from_config(
-            config, **{"dtype": _loadable(saved.base.dtype), **(model_config or {})}
-        )
-        model.load_state_dict(saved.attributes["base_model"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{saved.attributes_file}: the base model cannot be made from what was saved ({type(error).__name__}: "
-            f"{error}). Pass it as actor_network."
-        ) from error
-    return model
-
-
-def _loadable(dtype: str) -> str:
-    """A dtype for ``from_pretrained``; weights that are quantized say themselves what they are."""
-    return dtype if dtype in ("float64", "float32", "bfloat16", "float16") else "auto"
