@@ -1,5 +1,6 @@
 """Two LoRA configurations beside each other, and one that has room for both."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from peft import LoraConfig
+from peft.utils.other import get_pattern_key
 
 from agiledpo.adapters.layout import AdapterLayout, targets
 
@@ -63,6 +65,19 @@ class ConfigDifferences:
         rows = [("", "this agent", "saved"), *((name, self.live[name], self.saved[name]) for name in self.live)]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         return "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What loading saved adapters would do to parameters that an optimizer knows.
+
+    Attributes:
+        grows: The live actor's factors would get more rows and columns, and another scaling with them.
+        rescales: The saved actor's parameters would be multiplied on their way.
+    """
+
+    grows: bool
+    rescales: bool
 
 
 def config_differences(live: LoraConfig, saved: LoraConfig) -> list[str]:
@@ -162,6 +177,34 @@ def merged(live: AdapterLayout, saved: AdapterLayout, modules: Iterable[str]) ->
     if live.ranks.keys() != saved.ranks.keys():
         _target(config, saved.config, needed.keys(), modules)
     return config
+
+
+def merged_layout(live: AdapterLayout, saved: AdapterLayout, config: LoraConfig) -> AdapterLayout:
+    """What :func:`merged` comes to on the model, before any adapter has been made with it.
+
+    Args:
+        live: Layout of the agent's adapters.
+        saved: Layout of the saved adapter on the same model.
+        config: What :func:`merged` made of the two.
+    """
+    ranks = {key: _pattern(config.rank_pattern, key, config.r) for key in {*live.ranks, *saved.ranks}}
+    return AdapterLayout(
+        config=config,
+        ranks=ranks,
+        scalings={key: _scaling(config, key, rank) for key, rank in ranks.items()},
+        whole=live.whole | saved.whole,
+    )
+
+
+def _scaling(config: LoraConfig, key: str, rank: int) -> float:
+    """LoRA's alpha / r, or rank-stabilised alpha / sqrt(r) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
+    alpha = _pattern(config.alpha_pattern, key, config.lora_alpha)
+    return float(alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
+
+
+def _pattern(pattern: Mapping[str, Any], key: str, otherwise: Any) -> Any:
+    """A module's value of ``rank_pattern`` or ``alpha_pattern``, as PEFT looks it up."""
+    return pattern.get(get_pattern_key(list(pattern), key), otherwise) if pattern else otherwise
 
 
 def _target(config: LoraConfig, other: LoraConfig, wanted: Iterable[str], modules: Iterable[str]) -> None:

@@ -11,7 +11,16 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from agiledpo.adapters.files import SavedAdapter
-from agiledpo.adapters.reconcile import ConfigDifferences, compare, config_differences, has_room, merged
+from agiledpo.adapters.layout import AdapterLayout
+from agiledpo.adapters.reconcile import (
+    ConfigDifferences,
+    Prospect,
+    compare,
+    config_differences,
+    has_room,
+    merged,
+    merged_layout,
+)
 from agiledpo.adapters.shared_base import SharedBaseModel
 from agiledpo.adapters.transplant import Move
 
@@ -163,24 +172,37 @@ class AgentAdapters:
 
     # Saved adapters -------------------------------------------------------------------------------------------------
 
-    def check(self, role: str, saved: SavedAdapter, *, merge: bool) -> None:
-        """Check that :meth:`load_saved` would succeed; nothing changes.
+    def check(self, arriving: Mapping[str, SavedAdapter], *, merge: bool) -> Prospect:
+        """Check that :meth:`load_saved` would succeed for one adapter after the other; nothing changes.
 
         Args:
-            role: Where the adapter would go.
-            saved: The adapter.
+            arriving: The adapters by role. Each is compared with what those before it will have made of this agent's.
             merge: Whether configurations may be merged.
 
+        Returns:
+            What it would do to the actor's parameters.
+
         Raises:
-            AdapterFileError: The adapter is not of this base model, or damaged.
-            ValueError: The configurations differ and may not or cannot be merged; they are shown side by side. Or the
-                agent has no adapter in that role.
+            AdapterFileError: An adapter is not of this base model, or damaged.
+            ValueError: Configurations differ and may not or cannot be merged; they are shown side by side. Or the agent
+                has no adapter in that role.
         """
-        name = self._present(role)
-        if self._matches(name, saved):
-            return
-        with self.base.visitor(saved) as visitor:
-            self._reconciled(name, visitor, saved, merge=merge)
+        rebuilt: AdapterLayout | None = None
+        grows = rescales = False
+        for role, saved in arriving.items():
+            name = self._present(role)
+            if rebuilt is None and self._matches(name, saved):
+                continue
+            with self.base.visitor(saved) as visitor:
+                live, theirs = rebuilt or self.base.layout(name), self.base.layout(visitor)
+                differences, config = self._reconciled(live, visitor, saved, merge=merge)
+                if config is not None:
+                    rebuilt = merged_layout(live, theirs, config)
+                    grows = grows or any(rebuilt.ranks[key] != rank for key, rank in live.ranks.items())
+                if role == "actor" and differences.blocking:
+                    room = rebuilt or live
+                    rescales = any(room.scalings[key] != scaling for key, scaling in theirs.scalings.items())
+        return Prospect(grows=grows, rescales=rescales)
 
     def load_saved(self, role: str, saved: SavedAdapter, *, merge: bool) -> bool:
         """Make a role compute exactly what a saved adapter computed.
@@ -209,7 +231,7 @@ class AgentAdapters:
                 self.share_reference()
             return False
         with self.base.visitor(saved) as visitor:
-            differences, config = self._reconciled(name, visitor, saved, merge=merge)
+            differences, config = self._reconciled(self.base.layout(name), visitor, saved, merge=merge)
             if differences.kept:
                 warnings.warn(_kept(differences, saved), stacklevel=2)
             if config is not None:
@@ -236,10 +258,10 @@ class AgentAdapters:
         )
 
     def _reconciled(
-        self, name: str, visitor: str, saved: SavedAdapter, *, merge: bool
+        self, live: AdapterLayout, visitor: str, saved: SavedAdapter, *, merge: bool
     ) -> tuple[ConfigDifferences, LoraConfig | None]:
         """The differences to a saved adapter, and the configuration to rebuild with (None: there is room for it)."""
-        live, theirs = self.base.layout(name), self.base.layout(visitor)
+        theirs = self.base.layout(visitor)
         differences = compare(live, theirs)
         if differences.irreconcilable:
             raise ValueError(

@@ -4,9 +4,8 @@ Everything is read, verified and compared before anything changes, so that a che
 as it was.
 """
 
-import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -14,12 +13,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.adapters.contents import NOTHING, describe_adapter
 from agiledpo.adapters.files import SavedAdapter, check_finite, find_actor, read_adapter
-from agiledpo.adapters.reconcile import config_differences
+from agiledpo.adapters.reconcile import Prospect, config_differences
 from agiledpo.algorithms.core.construction import (
     ConstructionDifferences,
     compare_constructions,
@@ -27,6 +26,7 @@ from agiledpo.algorithms.core.construction import (
     warn_of_rounding,
 )
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.optimizers import check_scalable
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
 from agiledpo.checkpoint.errors import CheckpointError
@@ -34,6 +34,7 @@ from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.moments import Moments, check_groups, check_moments, load_moments, moments_by_name
 from agiledpo.checkpoint.packing import unpacked
+from agiledpo.checkpoint.stored_base import holds_base, loadable, make_base
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
 
@@ -84,12 +85,13 @@ def load_into(
     Args:
         agent: The agent; if the checkpoint is refused it is as it was.
         path: What :func:`agiledpo.checkpoint.save_agent` wrote for an agent of any algorithm, or what PEFT, TRL or
-            AgileRL wrote, of which only the actor is taken.
+            AgileRL wrote.
         load_optimizer: Also load moments and count of steps; learning rate and weight decay stay. Without saved
             moments a warning says so and the optimizer starts afresh. False leaves the optimizer alone.
         overwrite_reference_adapter: True: the checkpoint's actor becomes the reference too. False: the checkpoint's
-            reference is restored, which adds nothing if the checkpoint has none. None: True for another algorithm's
-            checkpoint, False for one of the same.
+            reference is restored; if it has none the reference becomes the bare base, whatever it was. None: False for
+            a checkpoint of the same algorithm, which a subclass or superclass is too; True for another one's, and where
+            nothing says who wrote it (a warning then names a stored reference that was not used).
         overwrite_critic_adapter: Accepted: no algorithm has a critic.
         merge_lora_configs: Reconcile LoRA configurations that differ.
         load_hyperparameters: Also take over the hyperparameters that both algorithms have.
@@ -101,24 +103,28 @@ def load_into(
     saved = _read(path)
     if saved is None:
         actor, stored = _read_foreign(path, agent)
-        foreign, weights, moments, hyperparameters = True, None, None, {}
+        algorithm, weights, moments, hyperparameters = None, None, None, {}
     else:
         actor, stored = saved.adapters["actor"], saved.adapters.get("reference")
-        foreign = saved.manifest.algorithm != type(agent).__name__
+        algorithm = saved.manifest.algorithm
         weights = _base_weights(agent, saved)
         moments = _moments(agent, saved) if load_optimizer else None
         hyperparameters = _hyperparameters(agent, saved) if load_hyperparameters else {}
-    overwrite = foreign if overwrite_reference_adapter is None else overwrite_reference_adapter
+    overwrite = overwrite_reference_adapter
+    if overwrite is None:
+        overwrite = algorithm not in _related(type(agent))
     reference = actor if overwrite else stored
     moves = agent.USES_REFERENCE and agent.adapters.name("reference") is not None
     for adapter in (actor, reference):
         if adapter is not None:
             check_finite(adapter)
-    agent.adapters.check("actor", actor, merge=merge_lora_configs)
-    if moves and reference is not None:
-        agent.adapters.check("reference", reference, merge=merge_lora_configs)
+    arriving = {"actor": actor, **({"reference": reference} if moves and reference is not None else {})}
+    prospect = agent.adapters.check(arriving, merge=merge_lora_configs)
+    _check_optimizer(agent, path, prospect, moments)
     if agent.USES_REFERENCE and not moves:
         _check_bare(agent, path, reference)
+    if moves and overwrite and overwrite_reference_adapter is None and stored is not None:
+        _warn_of_unused(stored, algorithm)
 
     if weights is not None:
         agent.base.load_base_state(weights)
@@ -414,6 +420,20 @@ def _hyperparameters(agent: LLMAlgorithm, saved: SavedAgent) -> dict[str, Any]:
     return values
 
 
+def _check_optimizer(agent: LLMAlgorithm, path: Path, prospect: Prospect, moments: Moments | None) -> None:
+    """Refuse to load what the optimizer cannot follow."""
+    try:
+        if prospect.grows:
+            check_scalable(agent.optimizer.state.values())
+        if prospect.rescales and moments is not None:
+            check_scalable(moments.values())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has another LoRA configuration than agent {agent.index}, whose {type(agent.optimizer).__name__} "
+            f"cannot follow. {error} Or make the agent with the lora_config of the checkpoint."
+        ) from error
+
+
 def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None) -> None:
     """Refuse to let the objective change for an agent whose reference cannot be anything but the bare base."""
     if reference is None or describe_adapter(reference.config, reference.tensors) == NOTHING:
@@ -427,6 +447,29 @@ def _check_bare(agent: LLMAlgorithm, path: Path, reference: SavedAdapter | None)
             if reference.source.name == "reference"
             else ", or, to hold the loaded actor against the bare base, pass overwrite_reference_adapter=False."
         )
+    )
+
+
+def _related(cls: type[LLMAlgorithm]) -> set[str]:
+    """Names of the classes that are the same algorithm: a class, those it is made from and those made from it."""
+    return {relative.__name__ for relative in (*cls.__mro__, *_descendants(cls))}
+
+
+def _descendants(cls: type) -> Iterator[type]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _descendants(child)
+
+
+def _warn_of_unused(stored: SavedAdapter, algorithm: str | None) -> None:
+    """Say that a stored reference is left aside, unless it is known to be another algorithm's."""
+    if algorithm in {cls.__name__ for cls in _descendants(LLMAlgorithm)}:
+        return
+    who = "nothing says which algorithm wrote it" if algorithm is None else f"{algorithm} is no algorithm known here"
+    warnings.warn(
+        f"The reference in {stored.source} was not used: {who}, so its actor became the reference too, as at the start "
+        "of a new stage. Pass overwrite_reference_adapter=False to restore the stored one, True if this is meant.",
+        stacklevel=4,
     )
 
 
@@ -538,14 +581,15 @@ def _base(
         if model_config is not None:
             raise ValueError("Pass model_config for a base model that is to be loaded, or actor_network, not both.")
         return SharedBaseModel.of(actor_network)
-    if "base_model" in saved.attributes:
-        return SharedBaseModel.of(_saved_base(saved, model_config))
+    dtype = loadable(saved.base.dtype)
+    if holds_base(saved.attributes):
+        return SharedBaseModel.of(make_base(saved.attributes, saved.attributes_file, dtype, model_config))
     if not saved.base.name:
         raise CheckpointError(
             f"{saved.path / MANIFEST}: the base model was made without a name, so it cannot be loaded. Pass it as "
             "actor_network, or save with lora_only=False."
         )
-    settings = {"dtype": _loadable(saved.base.dtype)} if model_config is None else dict(model_config)
+    settings = {"dtype": dtype} if model_config is None else dict(model_config)
     try:
         return SharedBaseModel.load(saved.base.name, settings)
     except (OSError, ValueError) as error:
@@ -553,25 +597,3 @@ def _base(
             f"{saved.path / MANIFEST}: the base model {saved.base.name!r} cannot be loaded: {error} Pass it as "
             "actor_network."
         ) from error
-
-
-def _saved_base(saved: SavedAgent, model_config: Mapping[str, Any] | None) -> PreTrainedModel:
-    """The base model that was saved with the agent."""
-    try:
-        settings = json.loads(saved.attributes["base_config"])
-        config = AutoConfig.for_model(**settings)
-        model = AutoModelForCausalLM.from_config(
-            config, **{"dtype": _loadable(saved.base.dtype), **(model_config or {})}
-        )
-        model.load_state_dict(saved.attributes["base_model"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{saved.attributes_file}: the base model cannot be made from what was saved ({type(error).__name__}: "
-            f"{error}). Pass it as actor_network."
-        ) from error
-    return model
-
-
-def _loadable(dtype: str) -> str:
-    """A dtype for ``from_pretrained``; weights that are quantized say themselves what they are."""
-    return dtype if dtype in ("float64", "float32", "bfloat16", "float16") else "auto"

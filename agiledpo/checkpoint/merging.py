@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from agiledpo.adapters.files import SavedAdapter, find_actor, read_adapter
 from agiledpo.adapters.folding import bare_twin, fold
 from agiledpo.adapters.shared_base import SharedBaseModel
-from agiledpo.checkpoint.directory import MANIFEST, written_atomically
+from agiledpo.checkpoint.attributes import read_attributes
+from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest, library_versions
 from agiledpo.checkpoint.merged_card import write_merged_card
+from agiledpo.checkpoint.stored_base import holds_base, loadable, make_base
 
 
 def merge(
@@ -49,7 +52,8 @@ def merge(
         path: An agent's checkpoint, or a directory that PEFT, TRL or AgileRL wrote an adapter to.
         out: Directory to write; it must be absent or empty.
         base_model: The base model: its name or path, or the model itself, which may carry agents' adapters and does not
-            change. None takes the name that the checkpoint gives.
+            change. None takes the weights in a checkpoint that was saved with ``lora_only=False``, or else the name that
+            the checkpoint gives.
         tokenizer: The tokenizer, its name or its path. None takes the one in the checkpoint, or else the base model's.
         dtype: Of the weights that are written; None keeps each one's own, as the base model has it (in its files, if it
             is loaded here).
@@ -68,9 +72,10 @@ def merge(
     path, out = Path(path), Path(out)
     _check_out(out)
     source = _read(path)
-    name = _base_name(source, base_model)
+    stored = _stored(source) if base_model is None else None
+    name = _base_name(source, base_model, stored is not None)
     chosen = _tokenizer(source, tokenizer, name)
-    base = SharedBaseModel.of(_base(base_model, name))
+    base = SharedBaseModel.of(_base(source, base_model, stored, name))
     _check_base(source, base)
     model = fold(base, source.adapter, dtype)
     with written_atomically(out) as draft:
@@ -113,22 +118,34 @@ def _read(path: Path) -> _Source:
     return _Source(path, read_adapter(path / "actor"), manifest)
 
 
-def _base_name(source: _Source, base_model: str | Path | PreTrainedModel | None) -> str:
-    """Name or path of the base model; empty if a model was given that has none."""
+def _stored(source: _Source) -> dict[str, Any] | None:
+    """Attributes that hold the base model; None if the checkpoint has adapters only."""
+    if source.manifest is None or source.manifest.base_model is None:
+        return None
+    attributes = read_attributes(source.path)
+    return attributes if holds_base(attributes) else None
+
+
+def _base_name(source: _Source, base_model: str | Path | PreTrainedModel | None, is_stored: bool) -> str:
+    """Name or path of the base model; empty if there is a model that has none."""
     if isinstance(base_model, PreTrainedModel):
         return base_model.name_or_path or ""
     if base_model is not None:
         return os.fspath(base_model)
     recorded = source.manifest.base_model.name if source.manifest and source.manifest.base_model else ""
     name = recorded or source.adapter.config.base_model_name_or_path
-    if not name:
+    if not name and not is_stored:
         raise ValueError(f"{source.path} does not say which base model it belongs to; pass base_model.")
-    return str(name)
+    return str(name or "")
 
 
-def _base(base_model: str | Path | PreTrainedModel | None, name: str) -> PreTrainedModel:
+def _base(
+    source: _Source, base_model: str | Path | PreTrainedModel | None, stored: dict[str, Any] | None, name: str
+) -> PreTrainedModel:
     if isinstance(base_model, PreTrainedModel):
         return bare_twin(base_model)
+    if stored is not None and source.manifest is not None and source.manifest.base_model is not None:
+        return make_base(stored, source.path / ATTRIBUTES, loadable(source.manifest.base_model.dtype))
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
     return loaded
 

@@ -13,7 +13,7 @@ from torch import nn
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.contents import content_digest
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter, read_adapter
-from agiledpo.adapters.reconcile import compare, merged
+from agiledpo.adapters.reconcile import compare, merged, merged_layout
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This agent keeps its own"),
@@ -97,16 +97,36 @@ def test_all_functions_are_kept_and_other_agents_are_left_alone(tiny_model, save
 
 
 @pytest.mark.parametrize("saved", SAVED.values(), ids=SAVED)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_layout_of_a_merged_configuration_is_foreseen(base, save_with_peft, saved, rslora):
+    agent = agent_on(base, **{**LIVE, "use_rslora": rslora, "alpha_pattern": {"v_proj": 3}})
+    adapter = read_adapter(save_with_peft(**saved)[0])
+    live = base.layout(agent.name("actor"))
+    with base.visitor(adapter) as visitor:
+        theirs = base.layout(visitor)
+    prospect = agent.check({"actor": adapter}, merge=True)
+    foreseen = merged_layout(live, theirs, merged(live, theirs, base.module_names))
+    if agent.load_saved("actor", adapter, merge=True):
+        made = base.layout(agent.name("actor"))
+        assert (made.ranks, made.scalings, made.whole) == (foreseen.ranks, foreseen.scalings, foreseen.whole)
+    assert prospect.rescales == bool(agent.arrived)
+    assert prospect.grows == (agent.move is not None and any(factor != 1 for factor in agent.move.factors.values()))
+
+
+@pytest.mark.parametrize("saved", SAVED.values(), ids=SAVED)
 def test_without_merging_both_configurations_are_shown_and_nothing_changes(base, save_with_peft, saved):
     agent = agent_on(base, **LIVE)
     fill(agent)
     before = everything(base)
     adapter = read_adapter(save_with_peft(**saved)[0])
-    for act in (agent.check, agent.load_saved):
+    for act in (
+        lambda: agent.check({"actor": adapter}, merge=False),
+        lambda: agent.load_saved("actor", adapter, merge=False),
+    ):
         with pytest.raises(ValueError, match=r"this agent +saved\n(.|\n)*merge_lora_configs=True"):
-            act("actor", adapter, merge=False)
+            act()
     assert everything(base) == before
-    agent.check("actor", adapter, merge=True)
+    agent.check({"actor": adapter}, merge=True)
     assert everything(base) == before
     assert agent.lora_config.r == 8
 
@@ -358,9 +378,12 @@ def test_an_agent_on_all_linear_layers_leaves_another_agents_copied_head_alone(b
 
 def refused(base, agent, saved, message, error=AdapterFileError):
     before = everything(base)
-    for act in (agent.check, agent.load_saved):
+    for act in (
+        lambda: agent.check({"actor": saved}, merge=True),
+        lambda: agent.load_saved("actor", saved, merge=True),
+    ):
         with pytest.raises(error, match=message):
-            act("actor", saved, merge=True)
+            act()
     assert everything(base) == before
 
 
@@ -417,7 +440,7 @@ def test_a_rank_of_no_module_takes_no_memory(base, save_with_peft):
     saved.config.r, saved.config.rank_pattern = 10**12, {"q_proj": 8, "v_proj": 8}
     saved.config.alpha_pattern = {"q_proj": 16, "v_proj": 16}
     agent = agent_on(base, **LIVE)
-    agent.check("actor", saved, merge=False)
+    agent.check({"actor": saved}, merge=False)
 
 
 def test_a_first_factor_that_is_too_narrow_takes_no_memory(base, save_with_peft):

@@ -1,7 +1,9 @@
 """load_checkpoint: the plain grid, the reference rule, and a refused checkpoint that changes nothing."""
 
 import itertools
+import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +19,15 @@ from tests.checkpoint.conftest import everything, logits, same
 IDS = torch.arange(1, 9)[None]
 
 
-class OtherAlgorithm(DPO):
-    """An algorithm of another name."""
+class MyDPO(DPO):
+    """What a user made of DPO: the same algorithm."""
+
+
+def signed(path, algorithm):
+    """Make a checkpoint one that another class wrote."""
+    manifest = Manifest.read(path)
+    (path / "manifest.json").unlink()
+    replace(manifest, algorithm=algorithm).write(path)
 
 
 def kept(agent):
@@ -100,27 +109,31 @@ def test_every_kind_of_lora_comes_back(make_trained, config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("writer_class", "overwrite", "expected"),
+    ("algorithm", "overwrite", "expected"),
     [
-        (DPO, None, "reference"),
-        (OtherAlgorithm, None, "actor"),
-        (DPO, True, "actor"),
-        (OtherAlgorithm, True, "actor"),
-        (DPO, False, "reference"),
-        (OtherAlgorithm, False, "reference"),
+        ("DPO", None, "reference"),
+        ("MyDPO", None, "reference"),
+        ("SFT", None, "actor"),
+        ("Unheard", None, "actor"),
+        ("DPO", True, "actor"),
+        ("SFT", True, "actor"),
+        ("DPO", False, "reference"),
+        ("SFT", False, "reference"),
     ],
 )
 @pytest.mark.parametrize("separate", [True, False], ids=["with a reference", "bare base"])
 def test_which_adapter_becomes_the_reference(
-    make_trained, tiny_model, lora, randomise, tmp_path, writer_class, overwrite, expected, separate
+    make_trained, randomise, tmp_path, algorithm, overwrite, expected, separate
 ):
-    writer = writer_class(actor_network=tiny_model(), lora_config=lora, use_separate_reference_adapter=separate)
-    randomise(writer)
-    if separate:
-        randomise(writer, "reference", seed=8)
+    writer = make_trained(use_separate_reference_adapter=separate)
     writer.save_checkpoint(tmp_path / "c")
+    signed(tmp_path / "c", algorithm)
     reader = make_trained(seed=50)
-    reader.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reader.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
+    unused = [str(entry.message) for entry in caught if "c/reference was not used: Unheard" in str(entry.message)]
+    assert len(unused) == (algorithm == "Unheard" and separate)
     assert torch.equal(logits(reader), logits(writer))
     assert torch.equal(logits(reader, "reference"), logits(writer, expected))
     # An agent whose reference is the bare base can follow only where that stays so.
@@ -134,6 +147,38 @@ def test_which_adapter_becomes_the_reference(
         with pytest.raises(ValueError, match="use_separate_reference_adapter=False"):
             bare.load_checkpoint(tmp_path / "c", overwrite_reference_adapter=overwrite)
         assert same(everything(bare), before)
+
+
+def test_a_subclass_and_its_superclass_are_one_algorithm(make_trained, tiny_model, lora, randomise, tmp_path):
+    make_trained().save_checkpoint(tmp_path / "c")
+    mine = MyDPO(actor_network=tiny_model(), lora_config=lora)
+    mine.load_checkpoint(tmp_path / "c")
+    saved = make_trained()
+    assert torch.equal(logits(mine, "reference"), logits(saved, "reference"))
+    mine.save_checkpoint(tmp_path / "mine")
+    reader = make_trained(seed=50)
+    reader.load_checkpoint(tmp_path / "mine")
+    assert torch.equal(logits(reader, "reference"), logits(saved, "reference"))
+
+
+def test_a_reference_beside_a_foreign_actor_is_told_of(make_trained, tmp_path):
+    writer = make_trained()
+    writer.save_checkpoint(tmp_path / "c")
+    for role in ("actor", "reference"):
+        shutil.copytree(tmp_path / "c" / role, tmp_path / "agilerl" / role)
+    reader = make_trained(seed=50)
+    with pytest.warns(
+        UserWarning, match=r"agilerl/reference was not used.*overwrite_reference_adapter=False"
+    ) as caught:
+        reader.load_checkpoint(tmp_path / "agilerl")
+    assert [entry.filename for entry in caught] == [__file__]
+    assert torch.equal(logits(reader, "reference"), logits(writer))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader.load_checkpoint(tmp_path / "agilerl", overwrite_reference_adapter=False)
+        assert torch.equal(logits(reader, "reference"), logits(writer, "reference"))
+        reader.load_checkpoint(tmp_path / "agilerl", overwrite_reference_adapter=True)
+        assert torch.equal(logits(reader, "reference"), logits(writer))
 
 
 def test_a_reference_that_adds_nothing_suits_an_agent_on_the_bare_base(make_agent, randomise, tmp_path):
@@ -301,6 +346,48 @@ def test_another_lora_configuration_is_refused_and_changes_nothing(make_trained,
     with pytest.raises(ValueError, match=r"(?i)lora config"):
         reader.load_checkpoint(tmp_path / "c", load_optimizer=True, load_hyperparameters=True)
     assert same(everything(reader), before)
+
+
+def test_a_reference_that_the_merged_configuration_has_no_room_for_changes_nothing(make_trained, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    for role, writer in (
+        ("actor", make_trained(lora_config=lora_of(2, 4, ["lm_head"]))),
+        ("reference", make_trained(lora_config=config)),
+    ):
+        writer.save_checkpoint(tmp_path / "c")
+        shutil.copytree(tmp_path / "c" / "actor", tmp_path / "foreign" / role)
+    reader = make_trained(lora_config=lora_of(2, 4, ["v_proj"]), seed=50)
+    before = everything(reader)
+    with pytest.raises(ValueError, match=r"lm_head is among the target_modules of one .* and the modules_to_save"):
+        reader.load_checkpoint(tmp_path / "foreign", overwrite_reference_adapter=False, merge_lora_configs=True)
+    assert same(everything(reader), before)
+    reader.load_checkpoint(tmp_path / "foreign", overwrite_reference_adapter=True, merge_lora_configs=True)
+
+
+def with_rmsprop(agent, make_experiences):
+    agent.optimizer = torch.optim.RMSprop(agent.adapters.parameters("actor"), lr=1e-3)
+    agent.learn(make_experiences([(3, 4, 2), (2, 2, 5)]))
+    assert all("square_avg" in state for state in agent.optimizer.state.values())
+    return agent
+
+
+@pytest.mark.filterwarnings("ignore:This agent keeps its own")
+def test_an_optimizer_that_cannot_follow_changes_nothing(make_trained, make_experiences, tmp_path):
+    with_rmsprop(make_trained(lora_config=lora_of(6, 12)), make_experiences).save_checkpoint(tmp_path / "c")
+    reader = with_rmsprop(make_trained(lora_config=lora_of(4, 8), seed=50), make_experiences)
+    before = everything(reader)
+    for load_optimizer in (False, True):
+        with pytest.raises(ValueError, match=r"RMSprop cannot follow.*'square_avg' cannot be scaled"):
+            reader.load_checkpoint(tmp_path / "c", load_optimizer=load_optimizer, merge_lora_configs=True)
+        assert same(everything(reader), before)
+    # There is room, but alpha / r is 2 and not 1, so only the saved moments would have to be scaled.
+    roomy = with_rmsprop(make_trained(lora_config=lora_of(8, 8), seed=50), make_experiences)
+    before = everything(roomy)
+    with pytest.raises(ValueError, match=r"RMSprop cannot follow.*'square_avg' cannot be scaled"):
+        roomy.load_checkpoint(tmp_path / "c", load_optimizer=True, merge_lora_configs=True)
+    assert same(everything(roomy), before)
+    roomy.load_checkpoint(tmp_path / "c", merge_lora_configs=True)
+    assert same(everything(roomy)["moments"], before["moments"])
 
 
 @pytest.mark.parametrize("difference", [{"seed": 5}, {"rope_theta": 500.0}, {"num_hidden_layers": 3}])

@@ -12,6 +12,7 @@ from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.domains import Choice, Domain, LogUniform, RLParameter
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.checkpoint import CheckpointError
+from agiledpo.checkpoint.stored_base import describe_base, make_base
 from agiledpo.scoring import PreferenceBatch
 from tests.checkpoint.conftest import everything, logits, same
 
@@ -66,6 +67,20 @@ def test_without_a_base_anywhere_in_a_fresh_process(make_trained, tmp_path):
     found = in_a_fresh_process(tmp_path / "c", tmp_path / "out.pt")
     assert same(found["logits"], {role: logits(writer, role) for role in ("actor", "reference")})
     assert same(found["optimizer"], everything(writer)["optimizer"])
+
+
+def test_a_stored_base_generates_as_it_did(make_trained, tmp_path):
+    writer = make_trained()
+    model = writer.base.model
+    model.generation_config.update(temperature=0.25, top_k=7, do_sample=True, max_new_tokens=5)
+    made = make_base(describe_base(writer.base), tmp_path, "float32")
+    assert made.generation_config.to_dict() == model.generation_config.to_dict()
+    assert (made.generation_config.temperature, made.generation_config.top_k) == (0.25, 7)
+    assert same(dict(made.state_dict()), dict(writer.base.base_state()))
+    before = {key: value for key, value in describe_base(writer.base).items() if key != "generation_config"}
+    assert make_base(before, tmp_path, "float32").generation_config.top_k != 7  # as it was written once
+    with pytest.raises(CheckpointError, match="the base model cannot be made from what was saved"):
+        make_base({**before, "generation_config": "["}, tmp_path / "attributes.pt", "float32")
 
 
 def test_on_a_base_that_is_given(make_trained, make_experiences, tiny_model, tmp_path):

@@ -314,6 +314,22 @@ def test_float16_that_overflows_is_refused(trained, tmp_path):
         merge(tmp_path / "agent", tmp_path / "out", dtype=torch.float16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_base_model_without_a_name_is_taken_from_the_checkpoint(tiny_model, randomise, tmp_path, tokenizer, dtype):
+    agent = DPO(actor_network=tiny_model("qwen2", dtype=dtype), lora_config=lora_config())
+    randomise(agent)
+    agent.save_checkpoint(tmp_path / "adapters", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="does not say which base model"):
+        merge(tmp_path / "adapters", tmp_path / "out")
+    agent.save_checkpoint(tmp_path / "whole", lora_only=False, tokenizer=tokenizer)
+    merge(tmp_path / "whole", tmp_path / "out")
+    merge(tmp_path / "whole", tmp_path / "given", base_model=agent.base.model)
+    out, given = (AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto") for name in ("out", "given"))
+    assert {key: t.dtype for key, t in bits(out).items()} == {key: t.dtype for key, t in bits(given).items()}
+    assert all(torch.equal(tensor, bits(given)[key]) for key, tensor in bits(out).items())
+    assert (logits(out) - logits(tiny_model("qwen2", dtype=dtype))).abs().max() > 0.1
+
+
 def test_what_is_there_is_not_overwritten(trained, tmp_path):
     trained()
     out = tmp_path / "out"

@@ -648,9 +648,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         Args:
             path: What :meth:`save_checkpoint` wrote, of this algorithm or another, or what PEFT, TRL or AgileRL wrote.
             load_optimizer: Also load the optimizer's moments; its settings stay. False leaves the optimizer alone.
-            overwrite_reference_adapter: True makes the checkpoint's actor the reference too, False restores the
-                checkpoint's reference. None does the first if another algorithm wrote the checkpoint (the next stage
-                of a chain) and the second if this one did (a resume).
+            overwrite_reference_adapter: True makes the checkpoint's actor the reference too. False restores the
+                checkpoint's reference, and makes the reference the bare base if it has none. None does the second if
+                this algorithm wrote the checkpoint, or a subclass or superclass (a resume), and the first if another
+                one did (the next stage of a chain) or nothing says which; a stored reference that is not used because
+                nothing says which is warned of.
             overwrite_critic_adapter: Accepted for AgileRL's sake: no algorithm here has a critic.
             merge_lora_configs: Reconcile LoRA configurations that differ instead of refusing the checkpoint.
             load_hyperparameters: Also take over the hyperparameters that both algorithms have.

@@ -1,6 +1,6 @@
 """Handing an optimizer's state from one agent to another, or to other parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -72,6 +72,25 @@ def move_optimizer(
     optimizer.state.update({new[name]: state for name, state in moved.items()})
 
 
+def check_scalable(states: Iterable[Mapping[str, Any]]) -> None:
+    """Check that optimizer states can be taken along to parameters that become multiples of what they were, and larger.
+
+    Args:
+        states: The states of parameters, by name.
+
+    Raises:
+        ValueError: How a state scales with its parameter is unknown.
+    """
+    for state in states:
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() > 0 and name not in _POWERS:
+                raise _unscalable(name)
+
+
+def _unscalable(name: str) -> ValueError:
+    return ValueError(f"The optimizer's state {name!r} cannot be scaled with its parameter; make a new optimizer.")
+
+
 def moved_state(state: Mapping[str, Any], shape: torch.Size, new: Tensor, factor: float) -> dict[str, Any]:
     """One parameter's optimizer state for a larger parameter; see :func:`move_optimizer`.
 
@@ -90,9 +109,7 @@ def moved_state(state: Mapping[str, Any], shape: torch.Size, new: Tensor, factor
             moved[name] = deepcopy(value)
             continue
         if factor != 1.0 and name not in _POWERS:
-            raise ValueError(
-                f"The optimizer's state {name!r} cannot be scaled with its parameter; make a new optimizer."
-            )
+            raise _unscalable(name)
         padded = torch.zeros(new.shape, dtype=value.dtype, device=new.device)
         padded[tuple(map(slice, value.shape))] = value / factor ** _POWERS.get(name, 0)
         moved[name] = padded
