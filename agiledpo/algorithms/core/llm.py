@@ -1,12 +1,11 @@
 """An evolvable algorithm whose network is a set of LoRA adapters on a shared base model."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self, cast
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import SequentialLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agiledpo.adapters import AgentAdapters, SharedBaseModel
 from agiledpo.adapters.modes import set_modes
@@ -36,11 +34,20 @@ from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optim
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
+from agiledpo.algorithms.core.setup import (
+    can_checkpoint,
+    can_offload,
+    check_accelerator,
+    has_fused_adamw,
+    place,
+    resolve_lora,
+    resolve_pad_token_id,
+)
 from agiledpo.algorithms.core.state_checks import check_history
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
-from agiledpo.scoring.causal_lm import CausalLM, embedding_rows
+from agiledpo.scoring.causal_lm import CausalLM
 from agiledpo.scoring.prompt_batch import PromptBatch
 
 
@@ -123,7 +130,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         fast_layers: bool,
         use_separate_reference_adapter: bool,
     ) -> None:
-        _check_accelerator(accelerator)
+        check_accelerator(accelerator)
         self.lr = lr
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
@@ -144,18 +151,18 @@ class LLMAlgorithm(EvolvableAlgorithm):
             accelerator=accelerator,
             seed=seed,
         )
-        _place(base, self.device)
+        place(base, self.device)
         self.base = base
         self.wrap = wrap
         self.pad_token = pad_token
-        self.pad_token_id = _pad_token_id(base.model, pad_token_id)
+        self.pad_token_id = resolve_pad_token_id(base.model, pad_token_id)
         self.use_separate_reference_adapter = use_separate_reference_adapter
         self.torch_compiler = torch_compiler
         self.fast_layers = fast_layers
-        self.activation_offload = activation_offload and _can_offload(self.device)
-        self.gradient_checkpointing = gradient_checkpointing and _can_checkpoint(base.model)
+        self.activation_offload = activation_offload and can_offload(self.device)
+        self.gradient_checkpointing = gradient_checkpointing and can_checkpoint(base.model)
         start = starting_adapter(actor_network) if isinstance(actor_network, PeftModel) else None
-        self.lora_config = _resolve_lora(lora_config, None if start is None else base.config(start))
+        self.lora_config = resolve_lora(lora_config, None if start is None else base.config(start))
         self.adapters = AgentAdapters(
             base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed, start=start
         )
@@ -163,7 +170,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
         self.optimizer: Optimizer = AdamW(
-            self.adapters.parameters("actor"), lr=lr, weight_decay=weight_decay, fused=_fused(self.device)
+            self.adapters.parameters("actor"), lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
         )
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
@@ -703,88 +710,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
         return load_agent(cls, Path(path), device, accelerator, actor_network=actor_network, model_config=model_config)
 
 
-def _check_accelerator(accelerator: Accelerator | None) -> None:
-    if accelerator is None:
-        return
-    if accelerator.num_processes > 1 or accelerator.state.deepspeed_plugin is not None:
-        raise ValueError(
-            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; "
-            "this version trains in one process without DeepSpeed. Use Accelerator() and a single process."
-        )
-    if accelerator.mixed_precision != "no":
-        raise ValueError(
-            f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
-            "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
-        )
-
-
 def _plain(value: Any) -> Any:
     """A NumPy number as Python's, which loads without unpickling."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _place(base: SharedBaseModel, device: torch.device) -> None:
-    here = base.device
-    if here.type == device.type and device.index in (None, here.index):
-        return
-    if base.adapter_names:
-        raise ValueError(f"The shared base model is on {here} and other agents use it; this agent asks for {device}.")
-    cast(nn.Module, base.model).to(device)
-
-
-def _pad_token_id(model: PreTrainedModel, pad_token_id: int | None) -> int:
-    vocabulary = embedding_rows(model)
-    if pad_token_id is None:
-        return 0 if model.config.get_text_config().pad_token_id is None else model.config.get_text_config().pad_token_id
-    if not 0 <= pad_token_id < vocabulary:
-        raise ValueError(
-            f"pad_token_id={pad_token_id} is outside the model's vocabulary of {vocabulary} tokens. "
-            "Use tokenizer.eos_token_id, or resize the model's embeddings."
-        )
-    return pad_token_id
-
-
-def _can_offload(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return True
-    warnings.warn(
-        "activation_offload=True has no effect: the model computes on the CPU, where its activations are already.",
-        stacklevel=4,
-    )
-    return False
-
-
-def _can_checkpoint(model: PreTrainedModel) -> bool:
-    return any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
-
-
-def _resolve_lora(lora_config: LoraConfig | None, start: LoraConfig | None) -> LoraConfig:
-    if start is not None:
-        differences = _lora_differences(lora_config, start)
-        if differences:
-            raise ValueError(
-                "lora_config differs from that of the PeftModel's adapter, which the actor starts from: "
-                f"{', '.join(differences)}. Leave lora_config out, or pass the base model."
-            )
-        return start
-    if lora_config is not None:
-        return lora_config
-    warnings.warn(
-        "No lora_config given; using LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules='all-linear').",
-        stacklevel=4,
-    )
-    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def _lora_differences(given: LoraConfig | None, start: LoraConfig) -> list[str]:
-    if given is None:
-        return []
-    return [
-        f"{name}={vars(given)[name]} against {vars(start)[name]}"
-        for name in ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
-        if vars(given)[name] != vars(start)[name]
-    ]
-
-
-def _fused(device: torch.device) -> bool:
-    return device.type in ("cpu", "cuda")

@@ -1,0 +1,126 @@
+"""What an agent needs to know and to refuse before it is made: accelerator, device, tokens, LoRA configuration."""
+
+import warnings
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from agiledpo.adapters import SharedBaseModel
+from agiledpo.scoring.causal_lm import embedding_rows
+
+
+def check_accelerator(accelerator: Accelerator | None) -> None:
+    """Check that the agent can train under an accelerator.
+
+    Raises:
+        ValueError: It has several processes, DeepSpeed, or mixed precision.
+    """
+    if accelerator is None:
+        return
+    if accelerator.num_processes > 1 or accelerator.state.deepspeed_plugin is not None:
+        raise ValueError(
+            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; "
+            "this version trains in one process without DeepSpeed. Use Accelerator() and a single process."
+        )
+    if accelerator.mixed_precision != "no":
+        raise ValueError(
+            f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
+            "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
+        )
+
+
+def place(base: SharedBaseModel, device: torch.device) -> None:
+    """Put a base model onto a device.
+
+    Raises:
+        ValueError: Other agents use it elsewhere.
+    """
+    here = base.device
+    if here.type == device.type and device.index in (None, here.index):
+        return
+    if base.adapter_names:
+        raise ValueError(f"The shared base model is on {here} and other agents use it; this agent asks for {device}.")
+    cast(nn.Module, base.model).to(device)
+
+
+def resolve_pad_token_id(model: PreTrainedModel, pad_token_id: int | None) -> int:
+    """The token that fills padding: the one that is asked for, or else the model's.
+
+    Raises:
+        ValueError: It is outside the model's vocabulary.
+    """
+    vocabulary = embedding_rows(model)
+    if pad_token_id is None:
+        return 0 if model.config.get_text_config().pad_token_id is None else model.config.get_text_config().pad_token_id
+    if not 0 <= pad_token_id < vocabulary:
+        raise ValueError(
+            f"pad_token_id={pad_token_id} is outside the model's vocabulary of {vocabulary} tokens. "
+            "Use tokenizer.eos_token_id, or resize the model's embeddings."
+        )
+    return pad_token_id
+
+
+def can_offload(device: torch.device) -> bool:
+    """Whether activations can be moved away from a device; warns where they cannot."""
+    if device.type != "cpu":
+        return True
+    warnings.warn(
+        "activation_offload=True has no effect: the model computes on the CPU, where its activations are already.",
+        stacklevel=4,
+    )
+    return False
+
+
+def can_checkpoint(model: PreTrainedModel) -> bool:
+    """Whether a model has layers that can be recomputed."""
+    return any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+
+
+def resolve_lora(lora_config: LoraConfig | None, start: LoraConfig | None) -> LoraConfig:
+    """The LoRA configuration of an agent.
+
+    Args:
+        lora_config: What was asked for; None for nothing.
+        start: That of the adapter which the actor starts from; None for none.
+
+    Raises:
+        ValueError: The two differ.
+
+    Warns:
+        UserWarning: There is neither, so a default is taken.
+    """
+    if start is not None:
+        differences = _lora_differences(lora_config, start)
+        if differences:
+            raise ValueError(
+                "lora_config differs from that of the PeftModel's adapter, which the actor starts from: "
+                f"{', '.join(differences)}. Leave lora_config out, or pass the base model."
+            )
+        return start
+    if lora_config is not None:
+        return lora_config
+    warnings.warn(
+        "No lora_config given; using LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules='all-linear').",
+        stacklevel=4,
+    )
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _lora_differences(given: LoraConfig | None, start: LoraConfig) -> list[str]:
+    if given is None:
+        return []
+    return [
+        f"{name}={vars(given)[name]} against {vars(start)[name]}"
+        for name in ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+        if vars(given)[name] != vars(start)[name]
+    ]
+
+
+def has_fused_adamw(device: torch.device) -> bool:
+    """Whether torch has a fused AdamW for a device."""
+    return device.type in ("cpu", "cuda")
