@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter
-from agiledpo.adapters.layout import targets
+from agiledpo.adapters.layout import by_pattern, targets
 
 _PREFIX = "base_model.model."
 _FIRST_FACTORS = ("lora_A.weight", "lora_embedding_A")
@@ -33,7 +32,7 @@ def check_ranks(saved: SavedAdapter, modules: Iterable[str], base_weights: Mappi
         weight = base_weights.get(f"{name}.weight")
         if weight is None if everywhere else not targets(config, name):
             continue
-        rank = _rank(saved, name)
+        rank = by_pattern(config.rank_pattern, name, config.r)
         keys = [key for factor in _FIRST_FACTORS if (key := f"{_PREFIX}{name}.{factor}") in saved.tensors]
         shape = saved.tensors[keys[0]].shape if keys else None
         # A first factor has the size of one side of its weight, but for two kinds that cut it into pieces.
@@ -51,11 +50,6 @@ def check_ranks(saved: SavedAdapter, modules: Iterable[str], base_weights: Mappi
         rank = max(config.r, *config.rank_pattern.values()) if config.rank_pattern else config.r
         if rank > shown:
             raise AdapterFileError(f"{saved.config_file} has rank {rank}; {_ranks_shown(saved, shown)}")
-
-
-def _rank(saved: SavedAdapter, name: str) -> int:
-    pattern = saved.config.rank_pattern
-    return pattern.get(get_pattern_key(list(pattern), name), saved.config.r) if pattern else saved.config.r
 
 
 def _ranks_shown(saved: SavedAdapter, shown: int) -> str:

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import get_pattern_key
 from torch import nn
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,14 @@ def targets(config: LoraConfig, key: str) -> bool:
     """Whether a configuration gives LoRA factors to the module of a name."""
     # PEFT answers "excluded" with an object that is false.
     return bool(check_target_module_exists(config, key))
+
+
+def by_pattern(pattern: Mapping[str, Number] | None, key: str, otherwise: Number) -> Number:
+    """A module's value of ``rank_pattern`` or ``alpha_pattern``, as PEFT looks it up.
+
+    Args:
+        pattern: Values by regular expression of module names.
+        key: Name of the module.
+        otherwise: The value where none matches.
+    """
+    return pattern.get(get_pattern_key(list(pattern), key), otherwise) if pattern else otherwise

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 
-from agiledpo.adapters.layout import AdapterLayout, targets
+from agiledpo.adapters.layout import AdapterLayout, by_pattern, targets
 
 # What a configuration says of where it comes from, of how the weights began, and of how PEFT is to run them.
 _LABELS = {
@@ -187,7 +186,7 @@ def merged_layout(live: AdapterLayout, saved: AdapterLayout, config: LoraConfig)
         saved: Layout of the saved adapter on the same model.
         config: What :func:`merged` made of the two.
     """
-    ranks = {key: _pattern(config.rank_pattern, key, config.r) for key in {*live.ranks, *saved.ranks}}
+    ranks = {key: by_pattern(config.rank_pattern, key, config.r) for key in {*live.ranks, *saved.ranks}}
     return AdapterLayout(
         config=config,
         ranks=ranks,
@@ -198,13 +197,8 @@ def merged_layout(live: AdapterLayout, saved: AdapterLayout, config: LoraConfig)
 
 def _scaling(config: LoraConfig, key: str, rank: int) -> float:
     """LoRA's alpha / r, or rank-stabilised alpha / sqrt(r) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
-    alpha = _pattern(config.alpha_pattern, key, config.lora_alpha)
+    alpha = by_pattern(config.alpha_pattern, key, config.lora_alpha)
     return float(alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
-
-
-def _pattern(pattern: Mapping[str, Any], key: str, otherwise: Any) -> Any:
-    """A module's value of ``rank_pattern`` or ``alpha_pattern``, as PEFT looks it up."""
-    return pattern.get(get_pattern_key(list(pattern), key), otherwise) if pattern else otherwise
 
 
 def _target(config: LoraConfig, other: LoraConfig, wanted: Iterable[str], modules: Iterable[str]) -> None:

@@ -455,7 +455,7 @@ def _related(cls: type[LLMAlgorithm]) -> set[str]:
     return {relative.__name__ for relative in (*cls.__mro__, *_descendants(cls))}
 
 
-def _descendants(cls: type) -> Iterator[type]:
+def _descendants(cls: type[Any]) -> Iterator[type[Any]]:
     for child in cls.__subclasses__():
         yield child
         yield from _descendants(child)

@@ -52,8 +52,8 @@ def merge(
         path: An agent's checkpoint, or a directory that PEFT, TRL or AgileRL wrote an adapter to.
         out: Directory to write; it must be absent or empty.
         base_model: The base model: its name or path, or the model itself, which may carry agents' adapters and does not
-            change. None takes the weights in a checkpoint that was saved with ``lora_only=False``, or else the name that
-            the checkpoint gives.
+            change. None takes the weights in a checkpoint that was saved with ``lora_only=False``, or else the name
+            that the checkpoint gives.
         tokenizer: The tokenizer, its name or its path. None takes the one in the checkpoint, or else the base model's.
         dtype: Of the weights that are written; None keeps each one's own, as the base model has it (in its files, if it
             is loaded here).
