@@ -2,9 +2,10 @@
 
 from agiledpo.checkpoint.directory import check_destination, check_writable, settle, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
-from agiledpo.checkpoint.load import load_agent, load_into, restore
+from agiledpo.checkpoint.load import load_into
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.merging import merge
+from agiledpo.checkpoint.restoring import load_agent, restore
 from agiledpo.checkpoint.save import save_agent, write_agent
 
 __all__ = [

@@ -13,10 +13,11 @@ from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import RUN_STATE, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import identity_of
-from agiledpo.checkpoint.load import SavedAgent, check_restorable, differences_to, read_whole
 from agiledpo.checkpoint.manifest import Manifest, now
 from agiledpo.checkpoint.matching import match
+from agiledpo.checkpoint.restoring import check_restorable, differences_to, read_whole
 from agiledpo.checkpoint.save import write_agent
+from agiledpo.checkpoint.saved_agent import SavedAgent
 from agiledpo.checkpoint.state_file import write_state
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
