@@ -16,6 +16,7 @@ from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from agiledpo.checkpoint.packing import packed
 from agiledpo.checkpoint.state_file import write_state
+from agiledpo.checkpoint.stored_base import describe_base
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
@@ -154,6 +155,5 @@ def _attributes(agent: LLMAlgorithm, lora_only: bool, save_optimizer: bool) -> d
     if not save_optimizer:
         del attributes["optimizer"]
     if not lora_only:
-        attributes["base_model"] = agent.base.base_state()
-        attributes["base_config"] = agent.base.model.config.to_json_string(use_diff=False)
+        attributes.update(describe_base(agent.base))
     return attributes

@@ -77,6 +77,9 @@ def test_a_stored_base_generates_as_it_did(make_trained, tmp_path):
     assert made.generation_config.to_dict() == model.generation_config.to_dict()
     assert (made.generation_config.temperature, made.generation_config.top_k) == (0.25, 7)
     assert same(dict(made.state_dict()), dict(writer.base.base_state()))
+    writer.save_checkpoint(tmp_path / "c", lora_only=False)
+    loaded = DPO.load(tmp_path / "c").base.model.generation_config
+    assert (loaded.temperature, loaded.top_k, loaded.max_new_tokens) == (0.25, 7, 5)
     before = {key: value for key, value in describe_base(writer.base).items() if key != "generation_config"}
     assert make_base(before, tmp_path, "float32").generation_config.top_k != 7  # as it was written once
     with pytest.raises(CheckpointError, match="the base model cannot be made from what was saved"):
