@@ -166,6 +166,7 @@ class RunCheckpoints:
             ValueError: The run was made with other agents, environments or strategies.
         """
         run.check_state(state, agents=len(state["agents"]))
+        run.place(state)  # what may be refused comes before the agents change
         restore_agents(path, state["agents"], run.population)
         run.load_loop_state_dict(state)
 

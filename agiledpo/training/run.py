@@ -96,9 +96,9 @@ class TrainingRun(Generic[Agent]):
         """
         if not self.population.lineage:
             self._introduce()
-        # Without a place to save to, a signal does what it always does.
         if self.rows_done and not self.done and self._ended_with_epoch:
             self._end_epoch()  # which the end of a shorter run had no use for
+        # Without a place to save to, a signal does what it always does.
         with nullcontext() if self.checkpoints is None else Interruption() as interruption:
             while not self.done:
                 self.advance()
@@ -195,6 +195,16 @@ class TrainingRun(Generic[Agent]):
         if (state["evolution"] is None) is not (self.evolution is None):
             raise ValueError("The state was taken with evolution and this run has none, or the other way round.")
 
+    def place(self, state: Mapping[str, Any]) -> None:
+        """Go to the place in the data and in the evolution where a state was taken; agents stay as they are.
+
+        Raises:
+            ValueError: The environments are of other data, or the strategies are others.
+        """
+        self.environments.load_state_dict(state["environments"])
+        if self.evolution is not None:
+            self.evolution.load_state_dict(state["evolution"])
+
     def load_loop_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where :meth:`loop_state_dict` was taken, with agents that are as they were there.
 
@@ -209,9 +219,7 @@ class TrainingRun(Generic[Agent]):
             queue.load_state_dict(waiting)
         self._rest = [self._kind(**rest) for rest in state["rest"]]
         self._ended_with_epoch = state["ended_with_epoch"]
-        self.environments.load_state_dict(state["environments"])
-        if self.evolution is not None:
-            self.evolution.load_state_dict(state["evolution"])
+        self.place(state)
         self.population.lineage.load_state_dict(state["lineage"])
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
         self.iteration, self.rows_done = state["iteration"], state["rows_done"]

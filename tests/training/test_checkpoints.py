@@ -401,8 +401,10 @@ def test_other_agents_and_other_data_do_not_take_a_run_up(make_env, make_populat
     train(make_population(), make_env(), checkpoint_path=tmp_path / "run")
     with pytest.raises(ValueError, match="of 3 agents; this run has 2"):
         train(make_population(2), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest")
+    agents = make_population()
     with pytest.raises(ValueError, match="other training rows"):
-        train(make_population(), make_env(train=20), checkpoint_path=tmp_path / "run", resume_from="latest")
+        train(agents, make_env(train=20), checkpoint_path=tmp_path / "run", resume_from="latest")
+    assert all(agent.steps == [0] for agent in agents)
     with pytest.raises(ValueError, match="or the other way round"):
         train(make_population(), make_env(), checkpoint_path=tmp_path / "run", resume_from="latest", **evolution())
     elsewhere = DPO.population(3, actor_network=tiny_model(seed=9), lora_config=lora, batch_size=3, lr=1e-3)
