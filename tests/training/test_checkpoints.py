@@ -29,6 +29,18 @@ from agiledpo.training.retention import Retention
 from agiledpo.training.train_llm import finetune_llm_preference
 
 
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """Whoever starts the tests in the background may have SIGINT ignored for them."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def make_population(tiny_model, lora):
     def make(size=3, **arguments):
