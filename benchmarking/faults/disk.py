@@ -31,12 +31,15 @@ def full(job: Job, mount: Path, elsewhere: Path, expected: str) -> dict[str, Any
 
 
 def read_only(job: Job, mount: Path, elsewhere: Path, expected: str) -> dict[str, Any]:
-    """Make the disk read-only after the first evaluation, and writable again before the run is taken up."""
+    """Make the directory read-only after the first evaluation, and writable again before the run is taken up."""
+    run = str(mount / "run")
 
-    def remount(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(mount)], check=True)
+    def forbid() -> None:
+        # A disk of which a file is open (the run's lock) cannot be made read-only; a second mount of it can.
+        subprocess.run(["mount", "--bind", run, run], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", run], check=True)
 
-    return _disturbed(job, mount, elsewhere, expected, lambda: remount("ro"), lambda: remount("rw"))
+    return _disturbed(job, mount, elsewhere, expected, forbid, lambda: subprocess.run(["umount", run], check=True))
 
 
 def _disturbed(job: Job, mount: Path, elsewhere: Path, expected: str, break_it: Any, mend: Any) -> dict[str, Any]:
