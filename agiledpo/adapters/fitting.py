@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter
-from agiledpo.adapters.layout import by_pattern, targets
+from agiledpo.adapters.layout import base_key, by_pattern, targets
 
 _PREFIX = "base_model.model."
 _FIRST_FACTORS = ("lora_A.weight", "lora_embedding_A")
@@ -91,7 +91,7 @@ def fill(expected: Mapping[str, Tensor], saved: SavedAdapter, base_weights: Call
 
 def _check_base_weights(saved: SavedAdapter, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
-        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".original_module.", ".")
+        name = base_key(key.removeprefix(_PREFIX))
         if name not in base:
             raise AdapterFileError(
                 f"{saved.weights_file} has {key}, which its configuration does not call for on this base model: "

@@ -66,3 +66,8 @@ def by_pattern(pattern: Mapping[str, Number] | None, key: str, otherwise: Number
         otherwise: The value where none matches.
     """
     return pattern.get(get_pattern_key(list(pattern), key), otherwise) if pattern else otherwise
+
+
+def base_key(key: str) -> str:
+    """Name of a base weight as it was before PEFT wrapped its module."""
+    return key.replace(".base_layer.", ".").replace(".original_module.", ".")

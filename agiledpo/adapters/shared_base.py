@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from agiledpo.adapters.contents import NOTHING, WatchedTensors, describe_adapter, describe_model
 from agiledpo.adapters.files import AdapterFileError, SavedAdapter
 from agiledpo.adapters.fitting import check_ranks, fill
-from agiledpo.adapters.layout import AdapterLayout, layout_of, targets
+from agiledpo.adapters.layout import AdapterLayout, base_key, layout_of, targets
 from agiledpo.adapters.transplant import check_transplantable, transplant
 
 _ADAPTER_NUMBERS = itertools.count()
@@ -547,7 +547,7 @@ def _base_tensors(model: PreTrainedModel, peft_model: PeftModel | None) -> Calla
     adapters = set() if peft_model is None else set(peft_model.peft_config)
     saved = model.state_dict().keys()
     slots = {
-        _base_key(key): (tensors, name)
+        base_key(key): (tensors, name)
         for prefix, module in model.named_modules()
         for tensors in (module._parameters, module._buffers)
         for name in tensors
@@ -559,11 +559,6 @@ def _base_tensors(model: PreTrainedModel, peft_model: PeftModel | None) -> Calla
 def _place(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
     """Where a tensor's elements lie; those of a tied head may be an embedding's, transposed."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
-def _base_key(key: str) -> str:
-    """Name of a base weight as it was before PEFT wrapped its module."""
-    return key.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def _hand_back(peft_model: PeftModel, owned: dict[str, bool], idle: str) -> None:

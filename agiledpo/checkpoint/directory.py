@@ -25,6 +25,7 @@ from agiledpo.disk import flush
 MANIFEST = "manifest.json"
 ATTRIBUTES = "attributes.pt"
 RUN_STATE = "run.pt"
+TOKENIZER = "tokenizer"
 FORMAT = "agiledpo-checkpoint"
 
 # Whether a process on another machine still writes cannot be asked; one that has not for so long does not.

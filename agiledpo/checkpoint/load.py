@@ -97,7 +97,7 @@ def _read_foreign(path: Path, agent: LLMAlgorithm) -> tuple[SavedAdapter, SavedA
     name, live = actor.config.base_model_name_or_path, agent.base.model.name_or_path
     if name and live and name != live:
         warnings.warn(
-            f"{actor.source / 'adapter_config.json'} names the base model {name!r}, and the agent is on {live!r}. That "
+            f"{actor.config_file} names the base model {name!r}, and the agent is on {live!r}. That "
             "shapes fit does not make them the same.",
             stacklevel=4,
         )

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self, get_args
@@ -197,6 +197,15 @@ class Manifest:
 def now() -> str:
     """The time, ISO 8601, UTC, in a form that sorts as text."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def later(time: str) -> str:
+    """The least time that sorts after another one.
+
+    Args:
+        time: What :func:`now` gave, here or on another machine.
+    """
+    return (datetime.fromisoformat(time) + timedelta(microseconds=1)).isoformat(timespec="microseconds")
 
 
 def file_sha256(file: Path) -> str:

@@ -15,7 +15,7 @@ from agiledpo.adapters.files import SavedAdapter, find_actor, read_adapter
 from agiledpo.adapters.folding import bare_twin, fold
 from agiledpo.adapters.shared_base import SharedBaseModel
 from agiledpo.checkpoint.attributes import read_attributes
-from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, written_atomically
+from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, TOKENIZER, written_atomically
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest, library_versions
@@ -171,7 +171,7 @@ def _tokenizer(
         return tokenizer
     if tokenizer is not None:
         return _load_tokenizer(os.fspath(tokenizer), "tokenizer")
-    own = (source.path / "tokenizer", source.path, source.adapter.source)
+    own = (source.path / TOKENIZER, source.path, source.adapter.source)
     for directory in chain(own, _of_the_run(source)):
         if (directory / "tokenizer_config.json").is_file():
             return _load_tokenizer(os.fspath(directory), "path")
@@ -186,7 +186,7 @@ def _of_the_run(source: _Source) -> Iterator[Path]:
     An agent's manifest does not list it, so it is checked against the run's.
     """
     agents = source.path.resolve().parent
-    directory = agents.parent / "tokenizer"
+    directory = agents.parent / TOKENIZER
     if source.manifest is None or agents.name != "agents":
         return
     if directory.exists() or (agents.parent / MANIFEST).exists():

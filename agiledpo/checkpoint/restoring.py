@@ -48,7 +48,7 @@ def restore(agent: LLMAlgorithm, path: Path) -> None:
     Warns:
         UserWarning: The agent rounds otherwise than the saved one did.
     """
-    saved = read_whole(path, type(agent))
+    saved = check_whole(required_agent(path, type(agent)))
     differences = differences_to(agent, saved)
     if differences.objective:
         raise CheckpointError(
@@ -61,17 +61,15 @@ def restore(agent: LLMAlgorithm, path: Path) -> None:
     restorable.put_back(agent)
 
 
-def read_whole(path: Path, cls: type[LLMAlgorithm]) -> SavedAgent:
-    """Read and verify all that an agent of a class was.
+def check_whole(saved: SavedAgent) -> SavedAgent:
+    """The same checkpoint, if it holds all that an agent was.
 
     Args:
-        path: The checkpoint.
-        cls: Its class.
+        saved: The checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint is damaged, of another class, or without the optimizer.
+        CheckpointError: It is without the optimizer.
     """
-    saved = required_agent(path, cls)
     if "optimizer" not in saved.attributes:
         raise CheckpointError(
             f"{saved.attributes_file} holds no optimizer state, so training cannot go on exactly. Use load_checkpoint, "
@@ -225,7 +223,7 @@ def _parameters(agent: LLMAlgorithm, role: str, saved: SavedAdapter) -> dict[str
     differing = config_differences(agent.base.config(name), saved.config)
     if differing:
         raise CheckpointError(
-            f"{saved.source / 'adapter_config.json'}: the adapter's configuration is not the agent's: "
+            f"{saved.config_file}: the adapter's configuration is not the agent's: "
             f"{', '.join(differing)}. Make the agent with the lora_config that it had, or use load_checkpoint."
         )
     keys = agent.base.file_keys(name)

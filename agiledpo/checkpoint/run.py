@@ -15,13 +15,9 @@ from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import Manifest, now
 from agiledpo.checkpoint.matching import match
-from agiledpo.checkpoint.restoring import check_restorable, differences_to, read_whole
-from agiledpo.checkpoint.save import write_agent
-from agiledpo.checkpoint.saved_agent import SavedAgent
-from agiledpo.checkpoint.state_file import write_state
-from agiledpo.data.fingerprint import tokenizer_sha256
-from agiledpo.data.tokenization import isolated_copy
-from agiledpo.disk import disk_errors
+from agiledpo.checkpoint.restoring import check_restorable, check_whole, differences_to
+from agiledpo.checkpoint.save import write_agent, write_state, write_tokenizer
+from agiledpo.checkpoint.saved_agent import SavedAgent, check_class, open_agent
 
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
@@ -63,13 +59,11 @@ def save_run(
             place.mkdir(parents=True)
             write_agent(agent, place, metrics={} if metrics is None else agent.held_out, linked=linked)
         write_state({**state, "agents": [agent.index for agent in agents]}, draft / RUN_STATE)
-        with disk_errors(draft / "tokenizer"):
-            tokenizer.save_pretrained(str(draft / "tokenizer"))
         Manifest(
             kind="run",
             algorithm=type(agents[0]).__name__,
             base_model=identity_of(agents[0].base),
-            tokenizer=tokenizer_sha256(isolated_copy(tokenizer)),
+            tokenizer=write_tokenizer(tokenizer, draft),
             metrics=metrics or {},
             run=run,
             created=now() if created is None else created,
@@ -101,7 +95,7 @@ def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> N
     it was, which may be at another place. What is missing is cloned and what is left over is cleaned up.
 
     Args:
-        path: The run's directory.
+        path: The run's directory, whose files :func:`read_run` has checked.
         indices: The saved agents, in the run's order.
         agents: As many, made as those were that the run began with; changed in place once everything has been found.
 
@@ -111,7 +105,7 @@ def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> N
     Warns:
         UserWarning: An agent rounds otherwise than the saved one did.
     """
-    saved = [read_whole(_place(path, index), type(agents[0])) for index in indices]
+    saved = [_verified(_place(path, index), type(agents[0])) for index in indices]
     differences = [[differences_to(agent, one) for agent in agents] for one in saved]
     places = [
         _closest_is_too_far(one, row, agents) if place is None else place
@@ -132,6 +126,11 @@ def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> N
         agent.hp_config = config
         state.put_back(agent)
     agents[:] = restored
+
+
+def _verified(path: Path, cls: type["LLMAlgorithm"]) -> SavedAgent:
+    """An agent of a run whose files have been checked with the run's."""
+    return check_whole(check_class(open_agent(path, Manifest.read(path)), cls))
 
 
 def _closest_is_too_far(

@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.adapters.files import WEIGHTS
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.plain import plain
 from agiledpo.checkpoint.card import write_card
-from agiledpo.checkpoint.directory import ATTRIBUTES, written_atomically
+from agiledpo.checkpoint.directory import ATTRIBUTES, TOKENIZER, written_atomically
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from agiledpo.checkpoint.packing import packed
-from agiledpo.checkpoint.state_file import write_state
 from agiledpo.checkpoint.stored_base import describe_base
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def save_agent(
@@ -89,11 +89,12 @@ def write_agent(
         The manifest that was written.
     """
     figures = _figures(agent) if metrics is None else dict(metrics)
+    base = identity_of(agent.base)
     manifest = Manifest(
         kind="agent",
         algorithm=type(agent).__name__,
-        base_model=identity_of(agent.base),
-        tokenizer=None if tokenizer is None else tokenizer_sha256(isolated_copy(tokenizer)),
+        base_model=base,
+        tokenizer=None if tokenizer is None else write_tokenizer(tokenizer, draft),
         metrics=figures,
     )
     attributes = _attributes(agent, lora_only, save_optimizer)
@@ -101,7 +102,7 @@ def write_agent(
         _save_adapter(agent, name, draft / role, {} if linked is None else linked)
     write_card(
         draft / "actor",
-        base=identity_of(agent.base),
+        base=base,
         algorithm=type(agent).__name__,
         hyperparameters=attributes["hyperparameters"],
         metrics=figures,
@@ -109,11 +110,39 @@ def write_agent(
         rows=agent.steps[-1],
         versions=manifest.versions,
     )
-    if tokenizer is not None:
-        with disk_errors(draft / "tokenizer"):
-            tokenizer.save_pretrained(draft / "tokenizer")
     write_state(attributes, draft / ATTRIBUTES)
     return manifest.write(draft)
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, draft: Path) -> str:
+    """Write a tokenizer into a checkpoint.
+
+    Args:
+        tokenizer: The tokenizer.
+        draft: The checkpoint's directory.
+
+    Returns:
+        SHA-256 over what it does.
+    """
+    with disk_errors(draft / TOKENIZER):
+        tokenizer.save_pretrained(str(draft / TOKENIZER))
+    return tokenizer_sha256(isolated_copy(tokenizer))
+
+
+def write_state(state: Mapping[str, Any], file: Path) -> None:
+    """Write a state that ``torch.load(weights_only=True)`` reads.
+
+    Args:
+        state: What :func:`agiledpo.algorithms.core.plain.plain` takes.
+        file: Where.
+
+    Raises:
+        OSError: It could not be written.
+        TypeError: Something is in it that cannot be read back; it is named.
+    """
+    values = plain(state, file.name)
+    with disk_errors(file), file.open("wb") as handle:
+        torch.save(values, handle)
 
 
 def _figures(agent: LLMAlgorithm) -> dict[str, float]:
@@ -151,9 +180,9 @@ def _attributes(agent: LLMAlgorithm, lora_only: bool, save_optimizer: bool) -> d
         **agent.state_dict(),
     }
     del attributes["adapters"]  # they have directories of their own
-    attributes["optimizer"] = packed(attributes["optimizer"])
-    if not save_optimizer:
-        del attributes["optimizer"]
+    optimizer = attributes.pop("optimizer")
+    if save_optimizer:
+        attributes["optimizer"] = packed(optimizer)
     if not lora_only:
         attributes.update(describe_base(agent.base))
     return attributes

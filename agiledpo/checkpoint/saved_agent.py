@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agiledpo.adapters import SharedBaseModel
-from agiledpo.adapters.files import SavedAdapter, read_adapter
+from agiledpo.adapters.files import CONFIG, SavedAdapter, read_adapter
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.attributes import read_attributes
 from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, settle
@@ -67,6 +67,19 @@ def read_agent(path: Path) -> SavedAgent | None:
             f"{path / MANIFEST} is of a whole run. To go on with it pass it as resume_from to the training loop; "
             f"to load one agent pass its directory: {agents}."
         )
+    return open_agent(path, manifest)
+
+
+def open_agent(path: Path, manifest: Manifest) -> SavedAgent:
+    """An agent's checkpoint whose files have been verified.
+
+    Args:
+        path: Its directory.
+        manifest: Its manifest.
+
+    Raises:
+        CheckpointError: It is incomplete, or not as agiledpo writes it.
+    """
     if manifest.base_model is None:
         raise CheckpointError(f"{path / MANIFEST} does not name the base model. Take another checkpoint.")
     attributes = read_attributes(path, required=_REQUIRED)
@@ -79,7 +92,7 @@ def read_agent(path: Path) -> SavedAgent | None:
                 "checkpoint."
             ) from error
     listed = [PurePosixPath(name) for name in manifest.files]
-    roles = [file.parent.name for file in listed if len(file.parts) == 2 and file.name == "adapter_config.json"]
+    roles = [file.parent.name for file in listed if len(file.parts) == 2 and file.name == CONFIG]
     if "actor" not in roles:
         raise CheckpointError(f"{path / 'actor'} is missing from the manifest. Take another checkpoint.")
     # A run goes on with an agent that diverged; whoever loads one adapter checks it.
@@ -95,9 +108,22 @@ def required_agent(path: Path, cls: type[LLMAlgorithm]) -> SavedAgent:
             f"{path / MANIFEST} is missing: the directory holds an adapter at most, not an agent. Make an agent and "
             "call its load_checkpoint."
         )
+    return check_class(saved, cls)
+
+
+def check_class(saved: SavedAgent, cls: type[LLMAlgorithm]) -> SavedAgent:
+    """The same checkpoint, if an agent of this class wrote it.
+
+    Args:
+        saved: The checkpoint.
+        cls: The class.
+
+    Raises:
+        CheckpointError: Another algorithm wrote it.
+    """
     if saved.manifest.algorithm != cls.__name__:
         raise CheckpointError(
-            f"{path / MANIFEST}: the agent is a {saved.manifest.algorithm}, not a {cls.__name__}. To start a "
+            f"{saved.path / MANIFEST}: the agent is a {saved.manifest.algorithm}, not a {cls.__name__}. To start a "
             f"{cls.__name__} from its adapter make an agent and call load_checkpoint."
         )
     seed = saved.attributes["seed"]

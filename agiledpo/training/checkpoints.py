@@ -1,12 +1,12 @@
 """The checkpoints of a run: a directory of steps, of which the newest complete one can be taken up again."""
 
+import math
 import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from agiledpo.checkpoint.directory import MANIFEST, check_writable, settle
 from agiledpo.checkpoint.errors import CheckpointError
-from agiledpo.checkpoint.manifest import Manifest
+from agiledpo.checkpoint.manifest import Manifest, later, now
 from agiledpo.checkpoint.run import read_run, restore_agents, save_run
 from agiledpo.training.retention import Retention, Saved
 
@@ -52,7 +52,7 @@ class RunCheckpoints:
     @property
     def present(self) -> list[Path]:
         """Checkpoints in the directory, oldest first; whether they are intact is not looked at."""
-        return [saved.path for saved in self._saved()]
+        return [path for path, manifest in self._entries() if manifest is not None]
 
     @property
     def newest(self) -> Path | None:
@@ -115,7 +115,7 @@ class RunCheckpoints:
             self._check_is_step(path)
             return self._taken(path, read_run(path))
         damaged = []
-        for path in reversed(self._candidates()):
+        for path, _ in reversed(self._entries()):
             try:
                 state = read_run(path)
             except (CheckpointError, OSError) as error:
@@ -136,10 +136,10 @@ class RunCheckpoints:
     def _taken(self, path: Path, state: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Go on with the run of a checkpoint."""
         run = Manifest.read(path).run
-        others = [other for other in self.present if Manifest.read(other).run != run]
+        others = [other.name for other, manifest in self._entries() if manifest is not None and manifest.run != run]
         if others:
             raise FileExistsError(
-                f"{self.directory} holds checkpoints of another run than {path}, {others[-1].name} the newest. Pass "
+                f"{self.directory} holds checkpoints of another run than {path}, {others[-1]} the newest. Pass "
                 "another checkpoint_path."
             )
         self._run = run or self._run
@@ -187,7 +187,6 @@ class RunCheckpoints:
         if self._current is not None and path.resolve() == self._current.resolve():  # nothing has been learned since
             return path
         metrics = run.metrics if run.measured_at == run.rows_done else None
-        self._check_judged(metrics)
         try:
             save_run(
                 path,
@@ -207,21 +206,12 @@ class RunCheckpoints:
         self._prune()
         return path
 
-    def _check_judged(self, metrics: Mapping[str, float] | None) -> None:
-        name = self.retention.metric_name
-        if self.judges and metrics and name not in metrics:
-            warnings.warn(
-                f"retention.metric_name={name!r} was not measured, so it cannot say what is best; known are "
-                f"{', '.join(sorted(metrics))}.",
-                stacklevel=3,
-            )
-
     def _stamp(self) -> str:
         """The time, but later than all checkpoints', whatever the clocks of the machines that wrote them say."""
-        now = datetime.now(UTC)
-        for path in self.present[-1:]:
-            now = max(now, datetime.fromisoformat(Manifest.read(path).created) + timedelta(microseconds=1))
-        return now.isoformat(timespec="microseconds")
+        written = [manifest.created for _, manifest in self._entries() if manifest is not None]
+        if not written or written[-1] < now():
+            return now()
+        return later(written[-1])
 
     def _settle(self) -> None:
         """Finish what processes that were killed left undone, whichever step they were at."""
@@ -244,21 +234,26 @@ class RunCheckpoints:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def _saved(self) -> list[Saved]:
-        saved = []
-        for path in self._candidates():
-            try:
-                manifest = Manifest.read(path)
-            except (CheckpointError, OSError):
-                continue
-            saved.append(Saved(path, _rows(path), manifest.metrics.get(self.retention.metric_name, float("nan"))))
-        return saved
+        name = self.retention.metric_name
+        return [
+            Saved(path, _rows(path), manifest.metrics.get(name, math.nan))
+            for path, manifest in self._entries()
+            if manifest is not None
+        ]
 
-    def _candidates(self) -> list[Path]:
-        """Directories of checkpoints, oldest first; a run that was taken up at an older step writes that step anew."""
+    def _entries(self) -> list[tuple[Path, Manifest | None]]:
+        """Directories of checkpoints and their manifests, oldest first.
+
+        Not by their numbers: a run that was taken up at an older step writes later ones anew. What has no manifest that
+        can be read counts as the newest, so that it is looked at and reported.
+        """
         if not self.directory.is_dir():
             return []
         paths = [path for path in self.directory.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
-        return sorted(paths, key=lambda path: (_created(path), _rows(path)))
+        entries = [(path, _manifest(path)) for path in paths]
+        return sorted(
+            entries, key=lambda entry: (entry[1] is None, "" if entry[1] is None else entry[1].created, _rows(entry[0]))
+        )
 
 
 def _rows(path: Path) -> int:
@@ -267,9 +262,8 @@ def _rows(path: Path) -> int:
     return int(match[1])
 
 
-def _created(path: Path) -> str:
+def _manifest(path: Path) -> Manifest | None:
     try:
-        return Manifest.read(path).created
+        return Manifest.read(path)
     except (CheckpointError, OSError):
-        # As new as can be, so that it is looked at and reported.
-        return "9"
+        return None

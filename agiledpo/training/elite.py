@@ -8,17 +8,19 @@ from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.training.environments import Gym
 
 
-@dataclass(frozen=True)
+@dataclass
 class EliteKeeper:
     """Saves the fittest agent.
 
     Args:
         path: Its directory; None saves nothing.
-        saved: Directories that this run has written to.
+
+    Attributes:
+        saved: The same, once something has been saved there.
     """
 
     path: Path | None = None  # absolute, as the working directory may change
-    saved: list[Path] = field(default_factory=list)
+    saved: Path | None = field(default=None, init=False)
 
     def save(self, elite: LLMAlgorithm | None, env: Gym) -> None:
         """Save the fittest agent as it is: before it is mutated.
@@ -37,4 +39,4 @@ class EliteKeeper:
         except OSError as error:
             warnings.warn(f"The elite could not be written to {self.path}: {error}. The run goes on.", stacklevel=2)
         else:
-            self.saved[:] = [self.path]
+            self.saved = self.path

@@ -283,10 +283,9 @@ class TrainingRun(Generic[Agent]):
             return
         queue.put(batch)
         flush = self.schedule.flushes(moment)
-        size = agent.hyperparameters["batch_size"]
         try:
-            while len(queue) >= size or (flush and len(queue)):
-                self.progress.learned(agent.index, agent.learn(queue.take(size)))
+            while len(queue) >= agent.batch_size or (flush and len(queue)):
+                self.progress.learned(agent.index, agent.learn(queue.take(agent.batch_size)))
         except NonFiniteLossError as error:
             self._set_aside(agent, error, moment)
             queue.clear()
@@ -340,8 +339,8 @@ class TrainingRun(Generic[Agent]):
         self.progress.say(f"agent {agent.index} has diverged and is set aside: {error}")
         if not self.population.well:
             reasons = "; ".join(f"agent {agent.index}: {agent.diverged}" for agent in self.population)
-            saved = [*self.elite.saved, *([] if self.checkpoints is None else self.checkpoints.present)]
-            where = f"The last good state is in {saved[-1]}." if saved else "Nothing had been saved."
+            saved = (None if self.checkpoints is None else self.checkpoints.newest) or self.elite.saved
+            where = "Nothing had been saved." if saved is None else f"The last good state is in {saved}."
             raise PopulationDivergedError(f"All agents have diverged. {reasons} {where}") from error
 
     def _report(self) -> None:

@@ -115,23 +115,26 @@ def limited() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_without_room_is_an_os_error_and_leaves_the_old_checkpoint(agent, tmp_path, limited):
+def test_a_disk_without_room_is_an_os_error_and_leaves_the_old_checkpoint(agent, tiny_tokenizer, tmp_path, limited):
     path = tmp_path / "checkpoint"
-    agent.save_checkpoint(path)
+    agent.save_checkpoint(path, tokenizer=tiny_tokenizer)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     largest = max(len(content) for content in before.values())
     failures = 0
-    for size in [1, 100, 1000, *range(1500, largest + 1, 1500)]:
+    for size in [0, 1, 100, 1000, *range(1500, largest + 1, 1500)]:
         limited(size)
         try:
             with pytest.raises(OSError, match="File too large"):
-                agent.save_checkpoint(path)
+                agent.save_checkpoint(path, tokenizer=tiny_tokenizer)
         finally:
             limited(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         failures += 1
         assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
         assert os.listdir(tmp_path) == ["checkpoint"]
     assert failures > 5
+    agent.lr = 3e-4
+    agent.save_checkpoint(path, tokenizer=tiny_tokenizer)
+    assert torch.load(path / "attributes.pt", weights_only=True)["hyperparameters"]["lr"] == 3e-4
 
 
 def test_the_default_path(agent, tmp_path, monkeypatch):

@@ -3,12 +3,10 @@
 import inspect
 import warnings
 from collections.abc import Mapping
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from agiledpo.algorithms.core.domains import Choice, Domain, LogUniform, RLParameter
+from agiledpo.algorithms.core.plain import plain
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def plain_arguments(agent: "EvolvableAlgorithm") -> dict[str, Any]:
     """
     arguments = agent.inspect_attributes(agent, input_args_only=True)
     return {
-        name: plain_ranges(value) if isinstance(value, HyperparameterConfig) else plain(value)
+        name: plain_ranges(value) if isinstance(value, HyperparameterConfig) else plain(value, name)
         for name, value in arguments.items()
         if name not in _NOT_CARRIED
     }
@@ -61,30 +59,6 @@ def constructor_arguments(algorithm: "type[EvolvableAlgorithm]", saved: object) 
     if not isinstance(saved, dict) or unknown:
         raise ValueError(f"this version of {algorithm.__name__} has no arguments {', '.join(unknown)}")
     return {**saved, "hp_config": read_ranges(saved.get("hp_config"), None)} if "hp_config" in saved else dict(saved)
-
-
-def plain(value: Any) -> Any:
-    """A value as ``torch.load(weights_only=True)`` reads it: NumPy's numbers as Python's, paths as text.
-
-    Args:
-        value: A number, text, None, path, or a list, tuple or dictionary of them.
-
-    Raises:
-        TypeError: It is something else.
-    """
-    match value:
-        case None | bool() | int() | float() | str():
-            # Subclasses such as NumPy's float64 would be pickled as what they are.
-            return value.item() if isinstance(value, np.generic) else value
-        case np.generic():
-            return value.item()
-        case PathLike():
-            return str(value)
-        case Mapping():
-            return {str(name): plain(entry) for name, entry in value.items()}
-        case list() | tuple():
-            return type(value)(plain(entry) for entry in value) if type(value) in (list, tuple) else list(value)
-    raise TypeError(f"A {type(value).__name__} cannot be saved as plain data: {value!r}.")
 
 
 def plain_ranges(config: HyperparameterConfig | None) -> dict[str, dict[str, Any]] | None:

@@ -31,6 +31,7 @@ from agiledpo.algorithms.core.construction import compare_constructions, constru
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.measured import Measured
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
+from agiledpo.algorithms.core.plain import plain
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
 from agiledpo.algorithms.core.schedule import CosineLRScheduleConfig, cosine_schedule
@@ -87,6 +88,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         UNIT: What a row is called.
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         USES_REFERENCE: Whether the objective has a reference policy.
+        batch_size: Rows per optimizer step.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
 
@@ -101,6 +103,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
     LEARNS_FROM: ClassVar[str]
     UNIT: ClassVar[str]
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
+
+    batch_size: int
     USES_REFERENCE: ClassVar[bool] = True
 
     def __init__(
@@ -494,7 +498,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         return {
             "index": self.index,
             **{name: deepcopy(vars(self)[name]) for name in HISTORY},
-            "hyperparameters": {name: _plain(value) for name, value in self.hyperparameters.items()},
+            "hyperparameters": plain(self.hyperparameters),
             "optimizer_steps": self.optimizer_steps,
             "reference_update_tracker": self.reference_update_tracker,
             "random_stream": self.random_stream.state_dict(),
@@ -708,8 +712,3 @@ class LLMAlgorithm(EvolvableAlgorithm):
         from agiledpo.checkpoint import load_agent
 
         return load_agent(cls, Path(path), device, accelerator, actor_network=actor_network, model_config=model_config)
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy number as Python's, which loads without unpickling."""
-    return value.item() if isinstance(value, np.generic) else value
