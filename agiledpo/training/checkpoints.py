@@ -143,7 +143,7 @@ class RunCheckpoints:
                 "another checkpoint_path."
             )
         self._run = run or self._run
-        self._protected = path
+        self._protected = path.resolve()
         self._current = path if path.parent == self.directory.resolve() else None
         return path, state
 
@@ -220,9 +220,8 @@ class RunCheckpoints:
             settle(self.directory / name)
 
     def _prune(self) -> None:
-        kept = {path.resolve() for path in (self._protected, self._current) if path is not None}
         for path in self.retention.expendable(self._saved()):
-            if path.resolve() in kept:
+            if self._protected is not None and path.resolve() == self._protected:
                 continue
             # What is half removed must not look like a checkpoint.
             doomed = path.with_name(f".{path.name}.removed")
