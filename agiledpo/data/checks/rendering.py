@@ -1,0 +1,115 @@
+"""Show a check in the terminal."""
+
+from collections.abc import Iterator
+
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agiledpo.data.checks.findings import Finding, Severity, Sighting
+from agiledpo.data.checks.histogram import class_name
+from agiledpo.data.checks.report import CheckReport, DatasetFigures
+
+_BAR = 18
+_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def print_report(report: CheckReport, console: Console) -> None:
+    """Print figures, histograms and findings.
+
+    Args:
+        report: The report.
+        console: Where.
+    """
+    console.print(_figures_table(report))
+    for figures in report.datasets:
+        if figures.lengths:
+            console.print(_histogram(figures))
+    for finding in report.findings:
+        console.print(_finding(finding))
+    console.print(_verdict(report))
+
+
+def _figures_table(report: CheckReport) -> Table:
+    table = Table(title="Preference data", title_justify="left")
+    table.add_column("")
+    for figures in report.datasets:
+        table.add_column(figures.name, justify="right", overflow="fold")
+    columns = [dict(_figures(figures)) for figures in report.datasets]
+    for name in columns[0]:
+        table.add_row(name, *(Text(column.get(name, "–")) for column in columns))
+    return table
+
+
+def _figures(figures: DatasetFigures) -> Iterator[tuple[str, str]]:
+    """Names and values of the first table, the same names for every dataset."""
+    if figures.source:
+        yield "file", figures.source
+    yield "format", f"{figures.layout}, {figures.form}"
+    yield "rows", f"{figures.rows:,}"
+    yield "unusable rows", f"{figures.unusable_rows:,}"
+    yield "rows without preference", f"{figures.rows_without_preference:,}"
+    yield "pairs", f"{figures.pairs:,}"
+    yield "distinct prompts", f"{figures.distinct_prompts:,}"
+    bias = figures.length_bias
+    if bias is not None:
+        low, high = bias.longer_interval
+        yield "mean length, chosen – rejected", f"{bias.mean_difference:+.1f} ± {bias.standard_error:.1f}"
+        yield '"longer is better" is right', f"{bias.longer_accuracy:.1%} ({low:.1%} to {high:.1%})"
+        yield '"shorter is better" is right', f"{1 - bias.longer_accuracy:.1%} ({1 - high:.1%} to {1 - low:.1%})"
+        yield "pairs of equal length", f"{bias.equal:,}"
+    for number, opening in enumerate(figures.openings, start=1):
+        yield (
+            f"first words that differ, {number}",
+            f'"{opening.words}": chosen {opening.chosen:.1%}, rejected {opening.rejected:.1%}',
+        )
+
+
+def _histogram(figures: DatasetFigures) -> Table:
+    """A row for each class of lengths, and the quantiles below."""
+    table = Table(title=f"Lengths in {figures.length_unit}, {figures.name}", title_justify="left")
+    table.add_column(figures.length_unit, justify="right")
+    for part in figures.lengths:
+        table.add_column(part, width=_BAR)
+        table.add_column("pairs", justify="right")
+    counts = [part.counts for part in figures.lengths.values()]
+    occupied = [number for number in range(len(counts[0])) if any(part[number] for part in counts)]
+    largest = max(max(part) for part in counts)
+    for number in range(occupied[0], occupied[-1] + 1):
+        cells: list[RenderableType] = []
+        for part in counts:
+            cells += [Bar(largest, 0, part[number], width=_BAR), f"{part[number]:,}" if part[number] else ""]
+        table.add_row(class_name(number), *cells)
+    table.add_section()
+    for percentile, label in ((50, "median"), (99, "99 %"), (100, "longest")):
+        cells = []
+        for part_figures in figures.lengths.values():
+            cells += ["", f"{part_figures.quantiles[percentile]:,}"]
+        table.add_row(label, *cells)
+    return table
+
+
+def _finding(finding: Finding) -> Group:
+    head = Text()
+    head.append(f"{finding.severity}", style=_STYLES[finding.severity])
+    head.append(f" {finding.dataset}: {finding.problem}: ")
+    head.append(f"{finding.count:,} of {finding.total:,} {finding.unit} ({finding.share:.2%})", style="bold")
+    head.append(f". {finding.remedy}")
+    return Group(head, *(Text(f"    {_where(example, finding)}", style="dim") for example in finding.examples))
+
+
+def _where(example: Sighting, finding: Finding) -> str:
+    where = f"row {example.row}" if example.file is None else f"{example.file}, row {example.row}"
+    if example.other_row is not None:
+        leaked = finding.check in ("leaked_pairs", "swapped_test_pairs", "leaked_prompts", "nearly_leaked_prompts")
+        where += f" (train row {example.other_row})" if leaked else f" (and row {example.other_row})"
+    return f"{where}: {example.excerpt!r}" if example.excerpt else where
+
+
+def _verdict(report: CheckReport) -> Text:
+    counts = ((Severity.ERROR, "error"), (Severity.WARNING, "warning"), (Severity.NOTE, "note"))
+    said = ", ".join(
+        f"{report.count(severity)} {name}{'s' * (report.count(severity) != 1)}" for severity, name in counts
+    )
+    return Text(f"{said}.", style="bold" if report.passes(strict=True) else _STYLES[report.findings[0].severity])
