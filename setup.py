@@ -51,6 +51,9 @@ setup(
         "filelock>=3.12",
         "numpy>=1.26",
         "tqdm>=4.66",
+        "typer>=0.20",
+        "rich>=13",
     ],
+    entry_points={"console_scripts": ["agiledpo = agiledpo.cli:main"]},
     extras_require=EXTRAS,
 )
