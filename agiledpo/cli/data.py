@@ -1,0 +1,86 @@
+"""`agiledpo data ...`: look at data before training on them."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from agiledpo.cli.reporting import user_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+data = typer.Typer(name="data", help="Look at preference data before training on them.", no_args_is_help=True)
+
+
+# With a callback, a single command keeps its name.
+@data.callback()
+def _commands() -> None:
+    pass
+
+
+@data.command()
+def check(
+    file: Annotated[str, typer.Argument(help="Training data: a file, a directory, or a name on the Hub.")],
+    test: Annotated[
+        str | None, typer.Option(help="Test data, to look for training data in them.", show_default=False)
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory or name of the model's tokenizer: count tokens, and find errors that only it shows.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of FILE.", show_default=False)] = None,
+    prompt_key: Annotated[
+        str | None, typer.Option("--prompt-key", "--prompt_key", help="Column of the prompt.", show_default=False)
+    ] = None,
+    chosen_key: Annotated[
+        str | None,
+        typer.Option("--chosen-key", "--chosen_key", help="Column of the chosen completion.", show_default=False),
+    ] = None,
+    rejected_key: Annotated[
+        str | None,
+        typer.Option("--rejected-key", "--rejected_key", help="Column of the rejected completion.", show_default=False),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Rows to show of everything that is found.")] = 3,
+    format: Annotated[Literal["table", "json"], typer.Option(help="For people or for programs.")] = "table",
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+) -> None:
+    """Look for what training would refuse, and for what it would learn although nobody means it.
+
+    Counts rows by what is wrong with them, duplicates, contradictions and test data that training has seen, and tells
+    how well length alone predicts the labels. Exit status 1 if training would refuse the data (with --strict, also on
+    warnings), 2 for options that cannot be.
+    """
+    with user_errors():
+        from rich.console import Console
+
+        from agiledpo.data.checks import check_preferences
+        from agiledpo.data.checks.rendering import print_report
+
+        # A bar on a terminal only; what is printed stays what is asked for.
+        progress = Console(stderr=True).is_terminal
+        keys = {"prompt_key": prompt_key, "chosen_key": chosen_key, "rejected_key": rejected_key}
+        report = check_preferences(
+            file,
+            test=test,
+            tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
+            split=split,
+            **keys,
+            examples=examples,
+            show_progress=progress,
+        )
+    if format == "json":
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print_report(report, Console(highlight=False))
+    if not report.passes(strict=strict):
+        raise typer.Exit(1)
+
+
+def _load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name)
