@@ -77,6 +77,7 @@ def read_once(
         name=opened.name,
         source=opened.source,
         layout=repr(opened.layout),
+        columns=opened.layout.present(opened.dataset),
         form=opened.form,
         rows=found.rows,
         unusable_rows=found.unusable.count,

@@ -25,7 +25,7 @@ def exact(turns: Turns) -> bytes:
     if isinstance(turns, str):
         return _encoded(turns)
     if turns and not isinstance(turns[0], dict):
-        return array("q", cast(list[int], turns)).tobytes()
+        return array("q", turns).tobytes()
     return _json(without_none(cast(list[Message], turns)))
 
 

@@ -55,5 +55,5 @@ def class_name(number: int) -> str:
     low = int(EDGES[number])
     high = int(EDGES[number + 1]) - 1 if number + 1 < len(EDGES) else None
     if high is None:
-        return f"{low}-"
+        return f"{low:,}-"
     return str(low) if low == high else f"{low:,}-{high:,}"

@@ -46,7 +46,7 @@ def _figures(figures: DatasetFigures) -> Iterator[tuple[str, str]]:
     """Names and values of the first table, the same names for every dataset."""
     if figures.source:
         yield "file", figures.source
-    yield "format", f"{figures.layout}, {figures.form}"
+    yield "format", f"{figures.form}: {', '.join(figures.columns)}"
     yield "rows", f"{figures.rows:,}"
     yield "unusable rows", f"{figures.unusable_rows:,}"
     yield "rows without preference", f"{figures.rows_without_preference:,}"
@@ -73,13 +73,14 @@ def _histogram(figures: DatasetFigures) -> Table:
     for part in figures.lengths:
         table.add_column(part, width=_BAR)
         table.add_column("pairs", justify="right")
-    counts = [part.counts for part in figures.lengths.values()]
-    occupied = [number for number in range(len(counts[0])) if any(part[number] for part in counts)]
-    largest = max(max(part) for part in counts)
+    counts = [lengths.counts for lengths in figures.lengths.values()]
+    occupied = [number for number in range(len(counts[0])) if any(of_part[number] for of_part in counts)]
+    largest = max(max(of_part) for of_part in counts)
     for number in range(occupied[0], occupied[-1] + 1):
         cells: list[RenderableType] = []
-        for part in counts:
-            cells += [Bar(largest, 0, part[number], width=_BAR), f"{part[number]:,}" if part[number] else ""]
+        for of_part in counts:
+            count = of_part[number]
+            cells += [Bar(largest, 0, count, width=_BAR), f"{count:,}" if count else ""]
         table.add_row(class_name(number), *cells)
     table.add_section()
     for percentile, label in ((50, "median"), (99, "99 %"), (100, "longest")):

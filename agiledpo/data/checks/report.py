@@ -19,6 +19,7 @@ class DatasetFigures:
         name: Such as "train".
         source: The file or folder it is from, or "".
         layout: The format that was recognised, as it would be written in Python.
+        columns: The columns that are read.
         form: How prompts and completions are written.
         rows: Rows there are.
         unusable_rows: Of them, rows that training refuses.
@@ -34,6 +35,7 @@ class DatasetFigures:
     name: str
     source: str
     layout: str
+    columns: tuple[str, ...]
     form: Form
     rows: int
     unusable_rows: int
@@ -51,6 +53,7 @@ class DatasetFigures:
             "name": self.name,
             "source": self.source,
             "layout": self.layout,
+            "columns": list(self.columns),
             "form": str(self.form),
             "rows": self.rows,
             "unusable_rows": self.unusable_rows,

@@ -1,6 +1,7 @@
 """The words in prompts and completions, and excerpts of them."""
 
 import json
+
 from agiledpo.data.examples import Message, Turns
 
 EXCERPT = 72
