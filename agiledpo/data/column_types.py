@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Features, Json, List, Value
 
 _INT64 = range(-(2**63), 2**63)
+_EXACT = 2**53  # integers up to here are floats too
 
 
 class Kind(StrEnum):
@@ -43,12 +44,14 @@ class ColumnType:
     Attributes:
         first: Where each kind occurs first: row and, in a file of text, line.
         items: Kinds of the items of lists.
-        integers: Whether all numbers are integers that Arrow can hold.
+        integers: Whether all numbers are integers of 64 bits.
+        wide: Whether there are integers that a float does not hold.
     """
 
     first: dict[Kind, tuple[int, int | None]] = field(default_factory=dict)
     items: set[Kind | None] = field(default_factory=set)
     integers: bool = True
+    wide: bool = False
 
     def add(self, value: Any, row: int, line: int | None = None) -> None:
         """Take note of a value.
@@ -72,6 +75,7 @@ class ColumnType:
 
     def _add_number(self, number: float) -> None:
         self.integers = self.integers and isinstance(number, int) and number in _INT64
+        self.wide = self.wide or (isinstance(number, int) and abs(number) > _EXACT)
 
     @property
     def mixed(self) -> bool:
@@ -88,7 +92,7 @@ class ColumnType:
 
         Objects are kept as JSON: Arrow would give all of them the keys of each.
         """
-        number = Value("int64") if self.integers else Value("float64")
+        number = Value("int64") if self.integers else Json() if self.wide else Value("float64")
         scalars = {Kind.TEXT: Value("string"), Kind.TRUTH: Value("bool"), Kind.NUMBER: number, Kind.OBJECT: Json()}
         match list(self.first):
             case []:
@@ -121,6 +125,7 @@ class ColumnTypes(dict[str, ColumnType]):
                 ours.first.setdefault(kind, place)
             ours.items |= theirs.items
             ours.integers = ours.integers and theirs.integers
+            ours.wide = ours.wide or theirs.wide
 
     def features(self) -> Features:
         """How datasets keeps the columns without changing any value."""

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from agiledpo.data.column_types import ColumnTypes, kind_of
 from agiledpo.data.errors import DatasetError
@@ -18,48 +18,30 @@ UNREADABLE_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file that may be compressed by gzip."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def read_column_types(path: Path, *, name: str) -> ColumnTypes:
-    """The types of the columns of a JSON file, found by reading all of it.
-
-    This takes many times as long as loading it, and is done where loading failed or was ambiguous.
+def read_json(path: Path, *, name: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """The rows of a JSON file with their lines, read one by one: slow, but exact.
 
     Args:
-        path: Lines of JSON objects, or one JSON list of them; may be compressed by gzip.
+        path: Lines of JSON objects, or one JSON list of them; may be compressed by gzip, begin with a byte order mark
+            and have blank lines.
         name: The dataset's name, for messages.
 
     Raises:
         DatasetError: The file is not what it should be; names the row and line.
     """
+    with open_bytes(path) as file:
+        yield from _rows_of_list(path, file.read(), name) if _is_list(file) else _rows_of_lines(path, file, name)
+
+
+def read_column_types(path: Path, *, name: str) -> ColumnTypes:
+    """The types of the columns of a JSON file, found by reading all of it as `read_json` does."""
     types = ColumnTypes()
-    with open_bytes(path) as file:
-        rows = _rows_of_list(path, file.read(), name) if _is_list(file) else _rows_of_lines(path, file, name)
-        for row, (line, values) in enumerate(rows):
-            types.add(values, row, line)
+    for row, (line, values) in enumerate(read_json(path, name=name)):
+        types.add(values, row, line)
     return types
-
-
-def json_lines_of(path: Path, *, name: str) -> Iterator[str]:
-    """The rows of a JSON file as lines that hold one object each, without what else a file may have.
-
-    Args:
-        path: As for `read_column_types`; it may begin with a byte order mark and have blank lines.
-        name: The dataset's name, for messages.
-
-    Raises:
-        DatasetError: As `read_column_types`.
-    """
-    with open_bytes(path) as file:
-        if _is_list(file):
-            for _, values in _rows_of_list(path, file.read(), name):
-                yield json.dumps(values)
-            return
-        for number, line in enumerate(file):
-            text = (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).strip()
-            if text:
-                yield text.decode()
 
 
 def mixed_column(types: ColumnTypes, column: str, *, name: str, file: Path) -> DatasetError:
@@ -108,8 +90,7 @@ def explain_csv(path: Path, header: Sequence[str], *, name: str) -> DatasetError
             for row, fields in enumerate((fields for fields in reader if fields), start=-1):
                 if row >= 0 and len(fields) != len(header):
                     return DatasetError(
-                        f"line {line} has {len(fields)} fields, but the header has {len(header)} "
-                        f"({', '.join(header)})",
+                        f"line {line} has {len(fields)} fields, but the header has {len(header)} ({', '.join(header)})",
                         remedy="Put a field that contains a comma or a line break into double quotes.",
                         dataset=name,
                         row=row,

@@ -3,10 +3,8 @@
 import codecs
 import csv
 import hashlib
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,15 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from agiledpo.cache import cache_directory
 from agiledpo.data.arrow_files import file_sha256, with_fingerprint, write_arrow
+from agiledpo.data.arrow_rows import tables_of_rows
 from agiledpo.data.column_types import ColumnTypes
 from agiledpo.data.diagnosis import (
     UNREADABLE_GZIP,
     explain_csv,
     explain_header,
-    json_lines_of,
     open_bytes,
     read_column_types,
+    read_json,
     unreadable_gzip,
 )
 from agiledpo.data.errors import DatasetError
@@ -51,7 +50,7 @@ class FileRows:
 
 
 def kind_of_file(path: Path) -> str | None:
-    """ "json", "csv" or "parquet" by the file's name, or None."""
+    """What a file is by its name: json, csv or parquet, or None for something else."""
     suffixes = path.name.lower().split(".")[1:]
     compressed = suffixes[-1:] == ["gz"]
     last = suffixes[-2:-1] if compressed else suffixes[-1:]
@@ -85,7 +84,7 @@ def open_files(paths: Sequence[Path], *, name: str) -> tuple[Dataset, tuple[File
     files = tuple(FileRows(path, len(part)) for path, part in zip(paths, parts, strict=True))
     for file in files:
         if file.rows == 0:
-            raise DatasetError("the file has no rows", remedy="Fill it or leave it out.", dataset=name, file=file.path)
+            raise _no_rows(file.path, name)
     if len(parts) == 1:
         return parts[0], files
     _check_same_columns(paths, parts, name)
@@ -104,45 +103,48 @@ class _TextFacts:
 
 def _open_json(paths: Sequence[Path], name: str) -> list[Dataset]:
     facts = [_read_facts(path, name) for path in paths]
-    readable = [_as_json_lines(path, fact, name) for path, fact in zip(paths, facts, strict=True)]
-    try:
-        parts = [_load_json(path, None) for path, _ in readable]
-        trusted = all(_is_faithful(path, part) for (path, _), part in zip(readable, parts, strict=True))
-        trusted = trusted and all(part.features == parts[0].features for part in parts)
-    except OSError:
-        raise
-    except Exception:  # of pyarrow, pandas or datasets, which say no more than that it failed
-        trusted = False
-    if not trusted:
-        types = ColumnTypes()
-        for path in paths:
-            types.merge(read_column_types(path, name=name))
-        try:
-            parts = [_load_json(path, types.features()) for path, _ in readable]
-        except OSError:
-            raise
-        except Exception as error:
-            raise _unknown_failure(paths[0], error, name) from error
-    for path, part, (_, lines) in zip(paths, parts, readable, strict=True):
-        if len(part) != lines:
-            read_column_types(path, name=name)  # says which line is not one object
-            raise _unknown_failure(path, f"{len(part)} rows were read from {lines} lines", name)
-    return [
-        with_fingerprint(part, fact.digest, part.features) for part, fact in zip(parts, facts, strict=True)
+    parts = [_load_json_lines(path) if fact.clean else None for path, fact in zip(paths, facts, strict=True)]
+    faithful = [
+        part
+        for path, part, fact in zip(paths, parts, facts, strict=True)
+        if part is not None and len(part) == fact.lines and _is_faithful(path, part)
     ]
+    if len(faithful) < len(paths) or any(part.features != faithful[0].features for part in faithful):
+        faithful = _read_json_slowly(paths, name)
+    return [with_fingerprint(part, fact.digest, part.features) for part, fact in zip(faithful, facts, strict=True)]
 
 
-def _load_json(path: Path, features: Features | None) -> Dataset:
-    return _first_split(
-        load_dataset(
-            "json",
-            data_files=str(path),
-            features=features,
-            chunksize=_JSON_PIECE,
-            parse_agent_traces=False,
-            cache_dir=str(cache_directory("sources")),
+def _load_json_lines(path: Path) -> Dataset | None:
+    """Let datasets read a file, which is fast; None if it cannot."""
+    try:
+        return _first_split(
+            load_dataset(
+                "json",
+                data_files=str(path),
+                chunksize=_JSON_PIECE,
+                parse_agent_traces=False,
+                cache_dir=str(cache_directory("sources")),
+            )
         )
-    )
+    except Exception as error:  # of pyarrow, pandas or datasets, and no more to the point than that it failed
+        _raise_os_error(error)
+        return None
+
+
+def _read_json_slowly(paths: Sequence[Path], name: str) -> list[Dataset]:
+    """Read files that datasets cannot read, or would change the values of; or say what is wrong with them."""
+    types = ColumnTypes()
+    for path in paths:
+        types.merge(read_column_types(path, name=name))
+    features = types.features()
+    parts = [
+        write_arrow(tables_of_rows((row for _, row in read_json(path, name=name)), features, name=name), features)
+        for path in paths
+    ]
+    for path, part in zip(paths, parts, strict=True):
+        if part is None:
+            raise _no_rows(path, name)
+    return [part for part in parts if part is not None]
 
 
 def _is_faithful(path: Path, dataset: Dataset) -> bool:
@@ -152,7 +154,7 @@ def _is_faithful(path: Path, dataset: Dataset) -> bool:
     text where the first has text.
     """
     schema = dataset.features.arrow_schema
-    if any(_has_times(column.type) for column in schema):
+    if not all(_is_exact(column.type) for column in schema):
         return False
     with open_bytes(path) as file:
         if len(file.read(_JSON_PIECE + 1)) <= _JSON_PIECE:
@@ -169,32 +171,13 @@ def _is_faithful(path: Path, dataset: Dataset) -> bool:
     return True
 
 
-def _has_times(column_type: pa.DataType) -> bool:
+def _is_exact(column_type: pa.DataType) -> bool:
+    """Whether values of this type are those of the file. JSON in an object may have been text that looks like it."""
     if pa.types.is_struct(column_type):
-        return any(_has_times(field.type) for field in column_type)
+        return all(_is_exact(field.type) and not isinstance(field.type, pa.BaseExtensionType) for field in column_type)
     if pa.types.is_list(column_type):
-        return _has_times(column_type.value_type)
-    return pa.types.is_temporal(column_type)
-
-
-def _as_json_lines(path: Path, facts: _TextFacts, name: str) -> tuple[Path, int]:
-    """A file with one object on each of its lines, and the number of its lines: the file itself if it is one."""
-    if facts.clean:
-        return path, facts.lines
-    directory = cache_directory("sources")
-    directory.mkdir(parents=True, exist_ok=True)
-    lines = 0
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as beside:
-        unfinished = Path(beside) / "rows.jsonl"
-        with unfinished.open("w", encoding="utf-8") as file:
-            for lines, line in enumerate(json_lines_of(path, name=name), start=1):  # noqa: B007
-                file.write(f"{line}\n")
-        if lines == 0:
-            raise DatasetError("the file has no rows", remedy="Fill it or leave it out.", dataset=name, file=path)
-        target = directory / f"{facts.digest}.jsonl"
-        if not target.exists():
-            os.replace(unfinished, target)
-    return target, lines
+        return _is_exact(column_type.value_type)
+    return not pa.types.is_temporal(column_type)
 
 
 def _open_csv(path: Path, name: str) -> Dataset:
@@ -218,7 +201,7 @@ def _open_csv(path: Path, name: str) -> Dataset:
     except pa.ArrowInvalid as error:
         raise explain_csv(path, header, name=name) or _unknown_failure(path, error, name) from error
     if dataset is None:
-        raise DatasetError("the file has no rows", remedy="Fill it or leave it out.", dataset=name, file=path)
+        raise _no_rows(path, name)
     return with_fingerprint(dataset, facts.digest, features)
 
 
@@ -245,15 +228,12 @@ def _open_parquet(path: Path, name: str) -> Dataset:
             file=path,
         ) from error
     if rows == 0:
-        raise DatasetError("the file has no rows", remedy="Fill it or leave it out.", dataset=name, file=path)
+        raise _no_rows(path, name)
     try:
-        dataset = _first_split(
-            load_dataset("parquet", data_files=str(path), cache_dir=str(cache_directory("sources")))
-        )
-    except OSError:
-        raise
+        dataset = _first_split(load_dataset("parquet", data_files=str(path), cache_dir=str(cache_directory("sources"))))
     except Exception as error:
-        raise _unknown_failure(path, error, name) from error
+        _raise_os_error(error)
+        raise _unknown_failure(path, error.__cause__ or error, name) from error
     return with_fingerprint(dataset, file_sha256(path))
 
 
@@ -315,6 +295,17 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with open_bytes(path) as file:
         while piece := file.read(_READ_BYTES):
             yield piece
+
+
+def _raise_os_error(error: Exception) -> None:
+    """Raise what the system said, such as that the disk is full, if that is why datasets failed."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise cause
+
+
+def _no_rows(path: Path, name: str) -> DatasetError:
+    return DatasetError("the file has no rows", remedy="Fill it or leave it out.", dataset=name, file=path)
 
 
 def _unknown_failure(path: Path, error: Any, name: str) -> DatasetError:
