@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from agiledpo.cli.data import data
 from agiledpo.cli.pairs import pairs
 
 app = typer.Typer(
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(pairs)
+app.add_typer(data)
 
 
 # With a callback, a single command keeps its name.

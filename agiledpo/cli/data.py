@@ -1,6 +1,7 @@
 """`agiledpo data ...`: look at data before training on them."""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -33,6 +34,13 @@ def check(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Which split of FILE.", show_default=False)] = None,
+    test_split: Annotated[
+        str | None, typer.Option("--test-split", "--test_split", help="Which split of --test.", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The published dataset that the rows are of, such as HelpSteer3.", show_default=False),
+    ] = None,
     prompt_key: Annotated[
         str | None, typer.Option("--prompt-key", "--prompt_key", help="Column of the prompt.", show_default=False)
     ] = None,
@@ -59,18 +67,25 @@ def check(
 
         from agiledpo.data.checks import check_preferences
         from agiledpo.data.checks.rendering import print_report
+        from agiledpo.data.loading import PreferenceData, load_preferences
 
-        # A bar on a terminal only; what is printed stays what is asked for.
-        progress = Console(stderr=True).is_terminal
-        keys = {"prompt_key": prompt_key, "chosen_key": chosen_key, "rejected_key": rejected_key}
+        def load(source: str, split: str | None, dataset_name: str) -> PreferenceData:
+            return load_preferences(
+                source,
+                split=split,
+                name=name,
+                prompt_key=prompt_key,
+                chosen_key=chosen_key,
+                rejected_key=rejected_key,
+                dataset_name=dataset_name,
+            )
+
         report = check_preferences(
-            file,
-            test=test,
+            load(file, split, "train"),
+            test=None if test is None else load(test, test_split, "test"),
             tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
-            split=split,
-            **keys,
             examples=examples,
-            show_progress=progress,
+            show_progress=sys.stderr.isatty(),
         )
     if format == "json":
         print(json.dumps(report.to_dict(), indent=2))

@@ -1,7 +1,5 @@
 """Check preference data before anything is trained on them."""
 
-from typing import Any
-
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.checks.checked import CheckedDataset, read_once
@@ -12,17 +10,17 @@ from agiledpo.data.checks.repeats import repeat_findings
 from agiledpo.data.checks.report import CheckReport
 from agiledpo.data.checks.shortcuts import shortcut_findings
 from agiledpo.data.checks.traps import TRAPS
-from agiledpo.data.layout import Layout
+from agiledpo.data.loading import PreferenceData
+from agiledpo.data.sources import Source
 
 _ORDER = (Severity.ERROR, Severity.WARNING, Severity.NOTE)
 
 
 def check_preferences(
-    data: Any,
+    data: Source | PreferenceData,
     *,
-    test: Any = None,
+    test: Source | PreferenceData | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    layout: Layout | None = None,
     examples: int = 3,
     show_progress: bool = False,
 ) -> CheckReport:
@@ -32,10 +30,10 @@ def check_preferences(
     and completions is that of 64-bit digests.
 
     Args:
-        data: The training data, in any form and format that `PreferenceGym` takes.
+        data: The training data: a file, a directory, a name on the Hub, a `datasets.Dataset`, a stream, or what
+            `load_preferences` returned, which can be told more of the source.
         test: The test data, which should have nothing in common with them; None for none.
         tokenizer: The model's, for lengths in tokens and errors that only tokenising finds; None for characters.
-        layout: Where in a row the prompt and its completions are; None recognises it by the columns.
         examples: How many rows to show of everything that is found.
         show_progress: Whether to draw progress bars.
 
@@ -45,7 +43,7 @@ def check_preferences(
     """
     sources = {"train": data} if test is None else {"train": data, "test": test}
     # All are looked at before any is read, which may take minutes.
-    opened = [open_preferences(source, layout, name) for name, source in sources.items()]
+    opened = [open_preferences(source, name) for name, source in sources.items()]
     checked = [read_once(one, tokenizer, examples=examples, show_progress=show_progress) for one in opened]
     findings = [finding for one in checked for finding in _findings(one, examples)]
     if test is not None:
@@ -57,7 +55,7 @@ def check_preferences(
 def _findings(checked: CheckedDataset, examples: int) -> list[Finding]:
     """Everything but what concerns another dataset too."""
     found, opened = checked.scan, checked.opened
-    findings = found.unusable.findings(found.rows, opened.name, opened.locate)
+    findings = found.unusable.findings(found.rows, opened.name, opened.place)
     findings += repeat_findings(checked, examples)
     for trap in TRAPS:
         findings += checked.finding(trap.check, trap.severity, found.traps[trap.check], trap.problem, trap.remedy)

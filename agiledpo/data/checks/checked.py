@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data.checks.findings import Finding, Severity
+from agiledpo.data.checks.findings import Finding, Severity, Sighting
 from agiledpo.data.checks.histogram import length_figures
 from agiledpo.data.checks.length_bias import length_bias
 from agiledpo.data.checks.opened import OpenedDataset
@@ -41,7 +41,7 @@ class CheckedDataset:
         if not seen.count:
             return []
         total = self.scan.rows if unit == "rows" else len(self.pairs)
-        examples = tuple(self.opened.sighting(sighting.row, sighting.excerpt) for sighting in seen.first)
+        examples = tuple(Sighting(self.opened.place(row), excerpt) for row, excerpt in seen.first)
         return [Finding(check, severity, self.opened.name, problem, remedy, seen.count, total, unit, examples)]
 
 
@@ -63,8 +63,8 @@ def read_once(
         check_tokenizer(tokenizer, opened.form)
         tokenizer = isolated_copy(tokenizer)
     found = scan(
-        opened.dataset,
-        opened.layout,
+        opened.data.dataset,
+        opened.data.layout,
         opened.form,
         tokenizer,
         name=opened.name,
@@ -75,9 +75,9 @@ def read_once(
     parts = zip(("prompt", "chosen", "rejected"), pairs.lengths, strict=True)
     figures = DatasetFigures(
         name=opened.name,
-        source=opened.source,
-        layout=repr(opened.layout),
-        columns=opened.layout.present(opened.dataset),
+        files=tuple(str(file.path) for file in opened.data.files),
+        layout=repr(opened.data.layout),
+        columns=opened.data.layout.present(opened.data.dataset),
         form=opened.form,
         rows=found.rows,
         unusable_rows=found.unusable.count,

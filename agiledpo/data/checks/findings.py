@@ -14,25 +14,43 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row is.
+
+    Attributes:
+        row: Its number from 0, in the file if there is one and otherwise in the dataset.
+        file: The file, if the data are from several.
+    """
+
+    row: int
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return f"row {self.row}" if self.file is None else f"{self.file}, row {self.row}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        return {"row": self.row} if self.file is None else {"file": self.file, "row": self.row}
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """A row in which something was found.
 
     Attributes:
-        row: Its number from 0, in the dataset or, if there is one, in the file.
-        excerpt: What is seen there, shortened.
-        file: The file, if the data are in several.
-        other_row: The row that it repeats or contradicts, which for leakage is one of the training data; or None.
+        place: Where it is.
+        excerpt: What is seen there, shortened; "" if the finding says it all.
+        other: The row that it repeats or contradicts, which for leakage is one of the training data; or None.
     """
 
-    row: int
-    excerpt: str
-    file: str | None = None
-    other_row: int | None = None
+    place: Place
+    excerpt: str = ""
+    other: Place | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Without what it does not have."""
-        values = {"row": self.row, "excerpt": self.excerpt, "file": self.file, "other_row": self.other_row}
-        return {key: value for key, value in values.items() if value is not None}
+        """What JSON can hold."""
+        values: dict[str, Any] = {**self.place.to_dict(), "excerpt": self.excerpt}
+        return values if self.other is None else {**values, "other": self.other.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def leakage_findings(test: CheckedDataset, train: CheckedDataset, examples: int)
             remedy,
             int(mask.sum()),
             len(ours),
-            examples=test.opened.first_pairs(mask, ours, wanted, theirs, among, examples),
+            examples=test.opened.first_pairs(mask, ours, wanted, (train.opened, theirs, among), examples),
         )
         for check, mask, (wanted, among), problem, remedy in kinds
         if mask.any()

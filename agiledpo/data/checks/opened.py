@@ -1,20 +1,17 @@
 """A dataset whose format is known, and where its rows come from."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
 
-from agiledpo.data.checking import check_dataset
-from agiledpo.data.checks.findings import Sighting
+from agiledpo.data.checks.findings import Place, Sighting
 from agiledpo.data.checks.pair_table import PairColumns
 from agiledpo.data.checks.texts import prompt_excerpt
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Form
-from agiledpo.data.layout import Layout
-from agiledpo.data.recognition import recognise_preferences
+from agiledpo.data.loading import PreferenceData, load_preferences
+from agiledpo.data.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +19,28 @@ class OpenedDataset:
     """Rows, and how to read them.
 
     Attributes:
-        dataset: The rows.
-        layout: Where in a row the prompt and its completions are.
-        form: How they are written.
+        data: The rows, their layout and their files.
+        form: How prompts and completions are written.
         name: What messages call the dataset.
-        source: The file or folder it is from, or "".
     """
 
-    dataset: Dataset
-    layout: Layout
+    data: PreferenceData
     form: Form
     name: str
-    source: str = ""
 
-    def locate(self, error: DatasetError) -> DatasetError:
-        """The same error, said of the row of a file if there is one."""
-        return error
-
-    def sighting(self, row: int, excerpt: str, other_row: int | None = None) -> Sighting:
-        """Something seen in a row."""
-        return Sighting(row, excerpt, other_row=other_row)
+    def place(self, row: int) -> Place:
+        """Where a row of the dataset is."""
+        if len(self.data.files) < 2:
+            return Place(row)
+        located = self.data.locate(DatasetError("", remedy="", dataset=self.name, row=row))
+        return Place(row if located.row is None else located.row, located.file)
 
     def first_pairs(
         self,
         mask: NDArray[np.bool_],
         pairs: PairColumns,
         wanted: NDArray[np.uint64],
-        others: PairColumns,
-        among: NDArray[np.uint64],
+        like: tuple["OpenedDataset", PairColumns, NDArray[np.uint64]],
         examples: int,
     ) -> tuple[Sighting, ...]:
         """The first pairs that were found, with their prompts and the rows of the first pairs they are like.
@@ -58,30 +49,28 @@ class OpenedDataset:
             mask: (pairs,) bool, which were found.
             pairs: All pairs of this dataset.
             wanted: (pairs,) digests by which they were found.
-            others: All pairs among which like ones are.
-            among: (others,) digests of these.
+            like: The dataset in which the pairs are that they are like, its pairs, and their digests.
             examples: How many at most.
         """
+        other, others, among = like
         found = []
-        for place in np.flatnonzero(mask)[:examples]:
-            row = int(pairs.row[place])
-            prompt = self.layout.read(self.form, row, self.dataset[row], name=self.name)[0].prompt
-            like = int(np.argmax(among == wanted[place]))
-            found.append(self.sighting(row, prompt_excerpt(prompt), int(others.row[like])))
+        for number in np.flatnonzero(mask)[:examples]:
+            row = int(pairs.row[number])
+            read = self.data.layout.read(self.form, row, self.data.dataset[row], name=self.name)
+            first = int(np.argmax(among == wanted[number]))
+            found.append(Sighting(self.place(row), prompt_excerpt(read[0].prompt), other.place(int(others.row[first]))))
         return tuple(found)
 
 
-def open_preferences(data: Any, layout: Layout | None, name: str) -> OpenedDataset:
+def open_preferences(source: Source | PreferenceData, name: str) -> OpenedDataset:
     """Find out what a dataset is.
 
     Args:
-        data: What `PreferenceGym` takes.
-        layout: The format; None recognises it.
+        source: A source of preferences, or preferences that were loaded.
         name: What messages call the dataset.
 
     Raises:
         DatasetError: It cannot be read as preferences.
     """
-    dataset = check_dataset(data, name=name)
-    layout = layout or recognise_preferences(dataset, name=name)
-    return OpenedDataset(dataset, layout, layout.form(dataset, name=name), name)
+    data = source if isinstance(source, PreferenceData) else load_preferences(source, dataset_name=name)
+    return OpenedDataset(data, data.layout.form(data.dataset, name=name), name)

@@ -1,8 +1,10 @@
 """Show a check in the terminal."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.bar import Bar
+from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,7 +13,8 @@ from agiledpo.data.checks.findings import Finding, Severity, Sighting
 from agiledpo.data.checks.histogram import class_name
 from agiledpo.data.checks.report import CheckReport, DatasetFigures
 
-_BAR = 18
+# Bars get what the numbers leave of the line.
+_NUMBERS, _SHORTEST_BAR, _LONGEST_BAR = 56, 6, 24
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
@@ -25,15 +28,16 @@ def print_report(report: CheckReport, console: Console) -> None:
     console.print(_figures_table(report))
     for figures in report.datasets:
         if figures.lengths:
-            console.print(_histogram(figures))
+            bar = min(max((console.width - _NUMBERS) // 3, _SHORTEST_BAR), _LONGEST_BAR)
+            console.print(_histogram(figures, bar))
     for finding in report.findings:
         console.print(_finding(finding))
     console.print(_verdict(report))
 
 
 def _figures_table(report: CheckReport) -> Table:
-    table = Table(title="Preference data", title_justify="left")
-    table.add_column("")
+    table = Table(box=SIMPLE)
+    table.add_column("", no_wrap=True)
     for figures in report.datasets:
         table.add_column(figures.name, justify="right", overflow="fold")
     columns = [dict(_figures(figures)) for figures in report.datasets]
@@ -44,8 +48,8 @@ def _figures_table(report: CheckReport) -> Table:
 
 def _figures(figures: DatasetFigures) -> Iterator[tuple[str, str]]:
     """Names and values of the first table, the same names for every dataset."""
-    if figures.source:
-        yield "file", figures.source
+    if figures.files:
+        yield "file", Path(figures.files[0]).name if len(figures.files) == 1 else f"{len(figures.files):,} files"
     yield "format", f"{figures.form}: {', '.join(figures.columns)}"
     yield "rows", f"{figures.rows:,}"
     yield "unusable rows", f"{figures.unusable_rows:,}"
@@ -55,24 +59,24 @@ def _figures(figures: DatasetFigures) -> Iterator[tuple[str, str]]:
     bias = figures.length_bias
     if bias is not None:
         low, high = bias.longer_interval
-        yield "mean length, chosen – rejected", f"{bias.mean_difference:+.1f} ± {bias.standard_error:.1f}"
+        yield "chosen is longer by", f"{bias.mean_difference:.1f} ± {bias.standard_error:.1f}"
         yield '"longer is better" is right', f"{bias.longer_accuracy:.1%} ({low:.1%} to {high:.1%})"
         yield '"shorter is better" is right', f"{1 - bias.longer_accuracy:.1%} ({1 - high:.1%} to {1 - low:.1%})"
         yield "pairs of equal length", f"{bias.equal:,}"
     for number, opening in enumerate(figures.openings, start=1):
         yield (
-            f"first words that differ, {number}",
+            f"first words, {number}",
             f'"{opening.words}": chosen {opening.chosen:.1%}, rejected {opening.rejected:.1%}',
         )
 
 
-def _histogram(figures: DatasetFigures) -> Table:
-    """A row for each class of lengths, and the quantiles below."""
-    table = Table(title=f"Lengths in {figures.length_unit}, {figures.name}", title_justify="left")
-    table.add_column(figures.length_unit, justify="right")
+def _histogram(figures: DatasetFigures, bar: int) -> Table:
+    """A row for each class of lengths, and the quantiles below; bars as wide as asked for."""
+    table = Table(box=SIMPLE, title=f"{figures.name}: lengths in {figures.length_unit}", title_justify="left")
+    table.add_column(figures.length_unit, justify="right", no_wrap=True)
     for part in figures.lengths:
-        table.add_column(part, width=_BAR)
-        table.add_column("pairs", justify="right")
+        table.add_column(part, width=bar)
+        table.add_column("pairs", justify="right", no_wrap=True)
     counts = [lengths.counts for lengths in figures.lengths.values()]
     occupied = [number for number in range(len(counts[0])) if any(of_part[number] for of_part in counts)]
     largest = max(max(of_part) for of_part in counts)
@@ -80,7 +84,7 @@ def _histogram(figures: DatasetFigures) -> Table:
         cells: list[RenderableType] = []
         for of_part in counts:
             count = of_part[number]
-            cells += [Bar(largest, 0, count, width=_BAR), f"{count:,}" if count else ""]
+            cells += [Bar(largest, 0, count, width=bar), f"{count:,}" if count else ""]
         table.add_row(class_name(number), *cells)
     table.add_section()
     for percentile, label in ((50, "median"), (99, "99 %"), (100, "longest")):
@@ -101,10 +105,10 @@ def _finding(finding: Finding) -> Group:
 
 
 def _where(example: Sighting, finding: Finding) -> str:
-    where = f"row {example.row}" if example.file is None else f"{example.file}, row {example.row}"
-    if example.other_row is not None:
+    where = str(example.place)
+    if example.other is not None:
         leaked = finding.check in ("leaked_pairs", "swapped_test_pairs", "leaked_prompts", "nearly_leaked_prompts")
-        where += f" (train row {example.other_row})" if leaked else f" (and row {example.other_row})"
+        where += f" (train {example.other})" if leaked else f" (and {example.other})"
     return f"{where}: {example.excerpt!r}" if example.excerpt else where
 
 

@@ -75,10 +75,10 @@ def repeat_findings(checked: CheckedDataset, examples: int) -> list[Finding]:
         "chosen and rejected differ in nothing but upper and lower case and whitespace",
         "Drop the pair, unless that is what is to be learned.",
     )
+    opened, name = checked.opened, checked.opened.name
     for check, severity, mask, (wanted, among), problem, remedy in kinds:
         if mask.any():
-            found = checked.opened.first_pairs(mask, pairs, wanted, pairs, among, examples)
+            found = opened.first_pairs(mask, pairs, wanted, (opened, pairs, among), examples)
             count = int(mask.sum())
-            name = checked.opened.name
             findings.append(Finding(check, severity, name, problem, remedy, count, len(pairs), examples=found))
     return findings

@@ -17,7 +17,7 @@ class DatasetFigures:
 
     Attributes:
         name: Such as "train".
-        source: The file or folder it is from, or "".
+        files: The files it is from, if it is from files.
         layout: The format that was recognised, as it would be written in Python.
         columns: The columns that are read.
         form: How prompts and completions are written.
@@ -33,7 +33,7 @@ class DatasetFigures:
     """
 
     name: str
-    source: str
+    files: tuple[str, ...]
     layout: str
     columns: tuple[str, ...]
     form: Form
@@ -51,7 +51,7 @@ class DatasetFigures:
         """What JSON can hold."""
         return {
             "name": self.name,
-            "source": self.source,
+            "files": list(self.files),
             "layout": self.layout,
             "columns": list(self.columns),
             "form": str(self.form),

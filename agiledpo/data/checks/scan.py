@@ -8,7 +8,6 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data.checks.findings import Sighting
 from agiledpo.data.checks.openings import Openings
 from agiledpo.data.checks.pair_table import PairTable
 from agiledpo.data.checks.texts import beginning, length, plain_text
@@ -28,13 +27,13 @@ class Sightings:
     """How often something was seen, and where first."""
 
     count: int = 0
-    first: list[Sighting] = field(default_factory=list)
+    first: list[tuple[int, str]] = field(default_factory=list)  # row and excerpt
 
     def add(self, row: int, excerpt: str, most: int) -> None:
         """Count it; keep it if fewer than `most` are kept."""
         self.count += 1
         if len(self.first) < most:
-            self.first.append(Sighting(row, excerpt))
+            self.first.append((row, excerpt))
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from agiledpo.data.checks.findings import Finding, Severity, Sighting
+from agiledpo.data.checks.findings import Finding, Place, Severity, Sighting
 from agiledpo.data.errors import DatasetError
 
 # A template's message may be another one for each row: beyond this many they are counted together.
@@ -38,33 +38,31 @@ class UnusableRows:
         if len(first) < self._examples:
             first.append(error)
 
-    def findings(self, rows: int, name: str, locate: Callable[[DatasetError], DatasetError]) -> list[Finding]:
+    def findings(self, rows: int, name: str, place: Callable[[int], Place]) -> list[Finding]:
         """One for each kind, the most frequent first.
 
         Args:
             rows: How many rows there are in all.
             name: The dataset's name.
-            locate: Says in which file, and row of it, the row of an error is.
+            place: Tells where a row is.
         """
         found = []
         for key in sorted(self._counts, key=lambda key: -self._counts[key]):
             column, problem = key
-            located = [locate(error) for error in self._first[key]]
+            first = self._first[key]
+            # The problem is the finding's; that of other kinds is each row's own.
+            sightings = [Sighting(place(error.row or 0), error.problem if key == _OTHER else "") for error in first]
             found.append(
                 Finding(
                     "unusable",
                     Severity.ERROR,
                     name,
                     problem if column is None else f"column {column!r}: {problem}",
-                    self._first[key][0].remedy,
+                    first[0].remedy,
                     self._counts[key],
                     rows,
                     unit="rows",
-                    # The sentence would repeat what the finding says; other kinds say it themselves.
-                    examples=tuple(
-                        Sighting(error.row or 0, error.problem if key == _OTHER else "", error.file)
-                        for error in located
-                    ),
+                    examples=tuple(sightings),
                 )
             )
         return found

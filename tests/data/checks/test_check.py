@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import DatasetError
-from agiledpo.data.checks import CheckReport, Finding, Severity, check_preferences
+from agiledpo.data.checks import CheckReport, Finding, Place, Severity, check_preferences
 from agiledpo.data.checks.digests import digest, exact, near
 from agiledpo.data.tokenization import isolated_copy, tokenize_rows
 from agiledpo.embedded.preferences import load_embedded_preferences
@@ -95,12 +95,18 @@ def test_examples_name_the_row_and_the_one_it_is_like() -> None:
     assert duplicate is not None
     assert contradiction is not None
     assert (duplicate.count, duplicate.total, duplicate.share) == (2, 5, 0.4)
-    assert [(example.row, example.other_row) for example in duplicate.examples] == [(3, 1), (4, 1)]
-    assert [(example.row, example.other_row) for example in contradiction.examples] == [(0, 2), (2, 0)]
+    assert [(example.place, example.other) for example in duplicate.examples] == [
+        (Place(3), Place(1)),
+        (Place(4), Place(1)),
+    ]
+    assert [(example.place, example.other) for example in contradiction.examples] == [
+        (Place(0), Place(2)),
+        (Place(2), Place(0)),
+    ]
     assert duplicate.examples[0].excerpt == "b?\n"
     leaked = found(report, "leaked_prompts", "test")
     assert leaked is not None
-    assert [(example.row, example.other_row) for example in leaked.examples] == [(1, 1)]
+    assert [(example.place, example.other) for example in leaked.examples] == [(Place(1), Place(1))]
 
 
 def test_all_unusable_rows_are_counted_by_what_is_wrong() -> None:
@@ -111,7 +117,7 @@ def test_all_unusable_rows_are_counted_by_what_is_wrong() -> None:
     rows[1300] |= {"chosen": "same", "rejected": "same"}
     report = check_preferences(Dataset.from_list(rows))
     errors = [finding for finding in report.findings if finding.severity is Severity.ERROR]
-    assert [(error.problem, error.count, [example.row for example in error.examples]) for error in errors] == [
+    assert [(error.problem, error.count, [example.place.row for example in error.examples]) for error in errors] == [
         ("column 'chosen': the completion is empty or only whitespace", 3, [3, 1200, 2499]),
         ("column 'rejected': the value is None", 1, [7]),
         ("chosen and rejected are equal, so there is nothing to prefer", 1, [1300]),
@@ -167,7 +173,7 @@ def test_a_tokenizer_finds_what_only_tokens_show(make_tokenizer: Any) -> None:
     report = check_preferences(text_data(rows), tokenizer=make_tokenizer(bos=True))
     (error,) = [finding for finding in report.findings if finding.severity is Severity.ERROR]
     assert error.problem == "chosen and rejected differ as text but are the same tokens"
-    assert [example.row for example in error.examples] == [17]
+    assert [example.place.row for example in error.examples] == [17]
     assert report.datasets[0].pairs == 39
 
 
