@@ -63,6 +63,7 @@ def check(
     warnings), 2 for options that cannot be.
     """
     with user_errors():
+        from datasets import disable_progress_bars
         from rich.console import Console
 
         from agiledpo.data.checks import check_preferences
@@ -80,12 +81,15 @@ def check(
                 dataset_name=dataset_name,
             )
 
+        on_terminal = sys.stderr.isatty()
+        if not on_terminal:
+            disable_progress_bars()
         report = check_preferences(
             load(file, split, "train"),
             test=None if test is None else load(test, test_split, "test"),
             tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
             examples=examples,
-            show_progress=sys.stderr.isatty(),
+            show_progress=on_terminal,
         )
     if format == "json":
         print(json.dumps(report.to_dict(), indent=2))

@@ -60,14 +60,18 @@ def _figures(figures: DatasetFigures) -> Iterator[tuple[str, str]]:
     if bias is not None:
         low, high = bias.longer_interval
         yield "chosen is longer by", f"{bias.mean_difference:.1f} ± {bias.standard_error:.1f}"
-        yield '"longer is better" is right', f"{bias.longer_accuracy:.1%} ({low:.1%} to {high:.1%})"
-        yield '"shorter is better" is right', f"{1 - bias.longer_accuracy:.1%} ({1 - high:.1%} to {1 - low:.1%})"
+        yield '"longer is better" is right', _interval(bias.longer_accuracy, low, high)
+        yield '"shorter is better" is right', _interval(1 - bias.longer_accuracy, 1 - high, 1 - low)
         yield "pairs of equal length", f"{bias.equal:,}"
     for number, opening in enumerate(figures.openings, start=1):
         yield (
             f"first words, {number}",
             f'"{opening.words}": chosen {opening.chosen:.1%}, rejected {opening.rejected:.1%}',
         )
+
+
+def _interval(share: float, low: float, high: float) -> str:
+    return f"{share:.1%} ({100 * low:.1f}–{high:.1%})"
 
 
 def _histogram(figures: DatasetFigures, bar: int) -> Table:

@@ -4,7 +4,7 @@ import json
 
 from agiledpo.data.examples import Message, Turns
 
-EXCERPT = 72
+EXCERPT = 48
 
 
 def plain_text(turns: Turns) -> str:
