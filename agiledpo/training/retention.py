@@ -31,8 +31,8 @@ class Retention:
         keep_last: How many of the latest; None keeps all.
         keep_best: How many of the best beside them.
         metric_name: What they are judged by: ``"fitness"``, or a metric that the algorithm measures on the test split,
-            such as ``"loss"`` or ``"rewards/margins"``, or on a validation set, such as ``"validation-<name>_loss"``; that
-            of the fittest agent counts. NeMo RL's way of writing it, ``"val:validation-<name>_loss"``, is understood.
+            such as ``"loss"`` or ``"rewards/margins"``, or on a validation set, such as ``"validation-helpful_loss"``;
+            that of the fittest agent counts. A prefix ``"val:"``, as NeMo RL writes it, is left out.
         higher_is_better: Whether a larger value of it is better.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The fittest agent on each validation set: figures to watch a run by and to keep checkpoints by, never to select by."""
+"""The fittest agent on each validation set: to watch a run and keep checkpoints by, never to select by."""
 
 from collections.abc import Sequence
 from time import perf_counter

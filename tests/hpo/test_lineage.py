@@ -18,6 +18,7 @@ from agiledpo.hpo.records import (
     Final,
     Mutated,
     Selected,
+    Validated,
     record_from_json,
     record_from_line,
 )
@@ -41,6 +42,7 @@ RECORDS = st.one_of(
         tie_break=NUMBERS,
         metrics=st.dictionaries(TEXT, NUMBERS, max_size=3),
     ),
+    st.builds(Validated, **COMMON, metrics=st.dictionaries(TEXT, NUMBERS, max_size=3)),
     st.builds(Mutated, **COMMON, parameter=TEXT, old=VALUES, new=VALUES),
     st.builds(Diverged, **COMMON, reason=TEXT),
     st.builds(
