@@ -379,6 +379,7 @@ def test_a_record_about_nobody_is_refused_and_not_written(family, tmp_path):
         (born(3, parent=8), "Born: no agent 8 was born"),
         (evaluated(5, 0.5), "Evaluated: no agent 5"),
         (Selected(generation=1, pairs=1, elite=0, survivors=[0], replaced=[1, 6]), "Selected: no agent 6"),
+        (Validated(agent=7, generation=0, pairs=1, metrics={}), "Validated: no agent 7"),
         (Final(agent=4, pairs=1, split="test", fitness=1, error=0), "Final: no agent 4"),
     ]:
         with pytest.raises(ValueError, match=message):
