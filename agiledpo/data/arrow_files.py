@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,6 @@ from datasets.arrow_writer import ArrowWriter
 
 from agiledpo.cache import cache_directory
 from agiledpo.disk import flush
-
-_READ_BYTES = 1 << 23
 
 
 def write_arrow(tables: Iterable[pa.Table], features: Features) -> Dataset | None:
@@ -28,12 +27,16 @@ def write_arrow(tables: Iterable[pa.Table], features: Features) -> Dataset | Non
     Returns:
         The rows, memory-mapped, with a fingerprint made of their content; None if there are none.
     """
+    tables = iter(tables)
+    first = next(tables, None)
+    if first is None:
+        return None
     directory = cache_directory("sources")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as beside:
         unfinished = Path(beside) / "rows.arrow"
         with ArrowWriter(path=str(unfinished), features=features, writer_batch_size=None) as writer:
-            for table in tables:
+            for table in chain([first], tables):
                 writer.write_table(table)
             rows, _ = writer.finalize()
         if rows == 0:

@@ -68,7 +68,7 @@ def missing_file(path: Path, *, name: str) -> DatasetError:
     """The error for a path that is not there, with the name in its directory that is nearest."""
     if path.parent.is_dir():
         near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1, cutoff=0.5)
-        remedy = f"Is {str(path.parent / near[0])!r} meant?" if near else f"Look into {str(path.parent)!r}."
+        remedy = f"Perhaps {str(path.parent / near[0])!r} is meant." if near else f"Look into {str(path.parent)!r}."
     else:
         remedy = f"Its directory {str(path.parent)!r} does not exist either."
     return DatasetError("there is no such file or directory", remedy=remedy, dataset=name, file=path)

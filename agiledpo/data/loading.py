@@ -1,6 +1,7 @@
 """From a file, a name or a dataset to preference data whose format is known."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def load_preferences(
     if layout is None and given:
         layout = Pairs(**{key.removesuffix("_key"): column for key, column in given.items()})
     try:
+        _check_keys(given, dataset.column_names, dataset_name)
         if layout is None:
             layout = recognise_preferences(dataset, name=dataset_name)
         layout.form(dataset, name=dataset_name)
@@ -110,6 +112,17 @@ def load_preferences(
         raise _explained(error, files, dataset_name) from error
     _refuse_mixed(dataset, layout.columns, files, dataset_name)
     return PreferenceData(dataset, layout, files, dataset_name)
+
+
+def _check_keys(given: Mapping[str, str], columns: Sequence[str], name: str) -> None:
+    for key, column in given.items():
+        if column not in columns:
+            near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
+            raise DatasetError(
+                f"{key}={column!r} is none of the columns, which are {', '.join(columns)}",
+                remedy=f"Perhaps {key}={near[0]!r} is meant." if near else f"Give {key} the name of one of them.",
+                dataset=name,
+            )
 
 
 def _where(

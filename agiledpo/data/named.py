@@ -146,11 +146,11 @@ class Transcripts(Layout):
         chosen, rejected = dialogues
         comparable = (
             chosen[:-1] == rejected[:-1]
-            and chosen[-1] != rejected[-1]
+            and chosen[-1]["content"].strip() != rejected[-1]["content"].strip()
             and len(chosen) > 1
             and chosen[-2]["role"] == "user"
             and chosen[-1]["role"] == rejected[-1]["role"] == "assistant"
-            and all(message["content"] for message in (*chosen, *rejected))
+            and all(message["content"].strip() for message in (*chosen, *rejected))
         )
         if not comparable:
             return []
@@ -205,7 +205,7 @@ def named_dataset(name: str) -> NamedDataset:
     if name.lower() in by_lower_case:
         return NAMED[by_lower_case[name.lower()]]
     near = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.4)
-    meant = f" Is {by_lower_case[near[0]]!r} meant?" if near else ""
+    meant = f" Perhaps {by_lower_case[near[0]]!r} is meant." if near else ""
     raise ValueError(f"name={name!r} is no dataset known here; known are {', '.join(NAMED)}.{meant}")
 
 

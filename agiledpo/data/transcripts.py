@@ -12,7 +12,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 def parse_transcript(text: str) -> list[Message]:
     r"""Take a transcript apart into messages.
 
-    A turn begins with an empty line and ``Human:`` or ``Assistant:``; spaces around what is said are not part of it.
+    A turn begins with an empty line and ``Human:`` or ``Assistant:`` and a space, which are not part of what is said.
 
     Args:
         text: ``"\n\nHuman: ...\n\nAssistant: ..."``; the empty line before the first turn may be missing.
@@ -23,12 +23,11 @@ def parse_transcript(text: str) -> list[Message]:
     Raises:
         ValueError: The text does not begin with a turn.
     """
-    text = "\n\n" + text.lstrip("\n")
-    before, *turns = _TURN.split(text)
-    if before.strip() or not turns:
+    before, *turns = _TURN.split("\n\n" + text.lstrip())
+    if before or not turns:
         raise ValueError("the text does not begin with 'Human:' or 'Assistant:'")
     return [
-        {"role": _ROLES[speaker], "content": said.strip()}
+        {"role": _ROLES[speaker], "content": said.removeprefix(" ")}
         for speaker, said in zip(turns[::2], turns[1::2], strict=True)
     ]
 
@@ -37,6 +36,6 @@ def write_transcript(messages: list[Message]) -> str:
     """The transcript that `parse_transcript` takes apart into these messages.
 
     Args:
-        messages: Of roles ``user`` and ``assistant``.
+        messages: Of roles ``user`` and ``assistant``, none of which says what begins a turn.
     """
     return "".join(f"\n\n{_SPEAKERS[message['role']]}: {message['content']}" for message in messages)
