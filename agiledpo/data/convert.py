@@ -1,9 +1,11 @@
 """Write a dataset in another format, without losing anything."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Json, LargeList, List, Value
 
 from agiledpo.data.checking import check_dataset
@@ -17,6 +19,9 @@ from agiledpo.data.recognition import recognise_preferences
 
 Format = Literal["pairs", "text", "implicit", "ranked", "demonstrations"]
 FORMATS: tuple[str, ...] = get_args(Format)
+
+# Which row a pair is of, to count the rows that have none.
+_ROW = "_row"
 
 
 def convert(
@@ -48,9 +53,12 @@ def convert(
         num_proc: Processes to convert with; None works in this one.
 
     Raises:
-        DatasetError: A row cannot be learned from, or cannot be written in the format; or a column that is not read
-            is in the way.
+        DatasetError: A row cannot be learned from, or cannot be written in the format; no row has a preference; or a
+            column that is not read is in the way.
         ValueError: There is no such format, or the layout's rows are not preferences.
+
+    Warns:
+        UserWarning: Rows without a preference were left out.
     """
     if to not in FORMATS:
         raise ValueError(f"to must be one of {', '.join(map(repr, FORMATS))}, got {to!r}.")
@@ -76,16 +84,31 @@ def convert(
                 dataset=name,
             )
     features |= kept
-    return dataset.map(
+    converted = dataset.map(
         _convert_batch,
         batched=True,
         with_indices=True,
         remove_columns=dataset.column_names,
-        features=Features(features),
+        features=Features(features | {_ROW: Value("int64")}),
         fn_kwargs={"features": features, "layout": layout, "form": form, "to": to, "kept": list(kept), "name": name},
         num_proc=num_proc,
         desc=f"Converting {name} dataset",
     )
+    found = pc.count_distinct(converted.data.column(_ROW)).as_py()
+    if found == 0:
+        raise DatasetError(
+            f"none of its {len(dataset)} rows has a preference",
+            remedy="Give completions that differ in quality different ranks.",
+            dataset=name,
+        )
+    if found < len(dataset):
+        warnings.warn(
+            f"{len(dataset) - found} of {len(dataset)} rows were left out of the {name} dataset: "
+            "no preference between the completions.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return converted.remove_columns(_ROW)
 
 
 def _convert_batch(
@@ -99,7 +122,7 @@ def _convert_batch(
     kept: Sequence[str],
     name: str,
 ) -> dict[str, list[Any]]:
-    converted: dict[str, list[Any]] = {column: [] for column in features}
+    converted: dict[str, list[Any]] = {column: [] for column in (*features, _ROW)}
     for place, row in enumerate(rows):
         values = {column: batch[column][place] for column in batch}
         extras: dict[str, Any] = {column: values[column] for column in kept}
@@ -107,6 +130,7 @@ def _convert_batch(
         extras[TEMPLATE_KWARGS] = _json(read_template_kwargs(values.get(TEMPLATE_KWARGS), row=row, name=name))
         for example in layout.read(form, row, values, name=name):
             written = _written(example, form, to, layout, row, name) | extras
+            converted[_ROW].append(row)
             for column, feature in features.items():
                 converted[column].append(_storable(written[column], feature))
     return converted

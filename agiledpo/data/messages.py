@@ -15,7 +15,8 @@ def without_none(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Copy messages without the keys that are None, at any depth, and with tool calls as lists.
 
     Arrow gives every message of a column the keys of all of them, and every tool call the arguments of all of them;
-    templates expect absent keys to be absent. Tool calls that are JSON text are exact, so theirs are left as they are.
+    templates expect absent keys to be absent. What is None in tool calls that are JSON text was written so, and stays;
+    a second time it would go, so layouts leave messages as they are.
 
     Args:
         messages: Passed `check_messages`.

@@ -114,8 +114,7 @@ class ImplicitPairs(Layout):
     ) -> tuple[list[Message], tuple[list[Message], list[Message]]]:
         for column, dialogue in ((self.chosen, chosen), (self.rejected, rejected)):
             check_messages(dialogue, row=row, column=column, name=name)
-        chosen, rejected = without_none(chosen), without_none(rejected)
-        parting = common_prefix_length(chosen, rejected)
+        parting = common_prefix_length(without_none(chosen), without_none(rejected))
         border = _border(chosen, rejected, parting)
 
         def error(problem: str, remedy: str, column: str | None = None) -> DatasetError:
@@ -128,7 +127,7 @@ class ImplicitPairs(Layout):
             )
         sides = ((self.chosen, chosen, self.rejected, rejected), (self.rejected, rejected, self.chosen, chosen))
         for column, dialogue, other, longer in sides:
-            if parting == len(dialogue) and (border == parting or not _is_answer(longer[parting:])):
+            if parting == len(dialogue) and (border == parting or not _is_answer(longer[border:])):
                 raise error(
                     f"the dialogue is the beginning of {other}'s, so it has no completion of its own",
                     "End both dialogues with their answers to the same turn, or drop such rows.",

@@ -14,7 +14,7 @@ from agiledpo.data.checking import checked_example, require_values
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Form, Message
 from agiledpo.data.layout import Layout, column_forms
-from agiledpo.data.messages import check_completion_messages, without_none
+from agiledpo.data.messages import check_completion_messages
 
 Pairing = Literal["best_worst", "adjacent", "all"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
@@ -125,7 +125,7 @@ class Ranked(Layout):
             check_completion_messages(completion, row=row, column=self.ranking, name=name)
         except DatasetError as error:
             raise self._error(f"in {where}, {error.problem}", name, row) from error
-        return int(rank), without_none(completion)
+        return int(rank), completion
 
     def _error(self, problem: str, name: str, row: int | None = None) -> DatasetError:
         return DatasetError(problem, remedy=_REMEDY, dataset=name, row=row, column=self.ranking)
