@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from agiledpo.cli.pairs import pairs
+from agiledpo.cli.pairs import pairs_command
 
 app = typer.Typer(
     name="agiledpo",
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(pairs)
+app.command("pairs")(pairs_command)
 
 
 # With a callback, a single command keeps its name.

@@ -1,7 +1,7 @@
 """Every strategy against a second implementation that enumerates and compares one by one, in exact arithmetic."""
 
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def brute_adjacent(rollouts, min_gap):
             levels.setdefault(reward, []).append(number)
         ties += len(group) - len(levels)
         ranked = sorted(levels, reverse=True)
-        for upper, below in zip(ranked, ranked[1:], strict=False):
+        for upper, below in pairwise(ranked):
             if is_clear(upper - below, min_gap):
                 pairs.append((levels[upper][0], levels[below][0]))
             else:
@@ -143,9 +143,7 @@ def test_rewards_that_differ_by_rounding_are_a_tie(strategy):
     rewards = np.array([0.1 + 0.2, 0.3])
     assert rewards[0] > rewards[1]
     prompts = np.zeros(2, dtype=np.int64)
-    pairing = pair_within_prompts(
-        strategy, prompts, rewards, min_gap=0.0, max_pairs=None, rng=np.random.default_rng(0)
-    )
+    pairing = pair_within_prompts(strategy, prompts, rewards, min_gap=0.0, max_pairs=None, rng=np.random.default_rng(0))
     assert listed(pairing) == []
     assert pairing.ties == 1
 
