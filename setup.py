@@ -51,6 +51,7 @@ setup(
         "filelock>=3.12",
         "numpy>=1.26",
         "tqdm>=4.66",
+        "typing-extensions>=4.5",
         "typer>=0.20",
         "rich>=13",
     ],

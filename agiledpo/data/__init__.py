@@ -1,21 +1,30 @@
 """Read, recognise, check and tokenise prompts with their completions."""
 
-from agiledpo.data.columns import PAIRS, RowColumns, demonstration_columns
+from agiledpo.data.demonstrations import Demonstrations, Dialogues, recognise_demonstrations
 from agiledpo.data.errors import DatasetError, PreferenceDataError
+from agiledpo.data.examples import Example, Form
 from agiledpo.data.filtering import FilterCounts
-from agiledpo.data.formats import Form
+from agiledpo.data.layout import Layout
+from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
+from agiledpo.data.recognition import recognise_preferences
 from agiledpo.data.tokenization import TokenizedRow
 
 __all__ = [
     "PAIRS",
     "DatasetError",
+    "Demonstrations",
+    "Dialogues",
+    "Example",
     "FilterCounts",
     "Form",
+    "ImplicitPairs",
+    "Layout",
+    "Pairs",
     "PreferenceDataError",
     "PreparedRows",
-    "RowColumns",
     "TokenizedRow",
-    "demonstration_columns",
     "prepare_rows",
+    "recognise_demonstrations",
+    "recognise_preferences",
 ]

@@ -47,12 +47,14 @@ class FilterCounts:
 
     Attributes:
         total: Rows before filtering.
+        without_preference: The row prefers neither of its completions.
         prompt_too_long: The prompt leaves no room for `min_completion_length` tokens.
         pair_too_long: The prompt with its longest completion exceeds `max_context_length`.
         completion_too_short: A completion has fewer than `min_completion_length` tokens.
     """
 
     total: int
+    without_preference: int = 0
     prompt_too_long: int = 0
     pair_too_long: int = 0
     completion_too_short: int = 0
@@ -60,7 +62,7 @@ class FilterCounts:
     @property
     def dropped(self) -> int:
         """Rows left out."""
-        return self.prompt_too_long + self.pair_too_long + self.completion_too_short
+        return self.without_preference + self.prompt_too_long + self.pair_too_long + self.completion_too_short
 
     @property
     def kept(self) -> int:
@@ -70,6 +72,7 @@ class FilterCounts:
     def describe(self, limits: LengthLimits) -> str:
         """The causes that occurred, with their counts and limits."""
         causes = (
+            (self.without_preference, "no preference between the completions"),
             (
                 self.prompt_too_long,
                 f"prompt longer than max_context_length - min_completion_length "
@@ -103,16 +106,15 @@ def filter_by_length(
     Warns:
         UserWarning: Rows were left out.
     """
-    rows = lengths.shape[1]
-    if limits.max_context_length is None and limits.least_completion == 0:
-        return None, FilterCounts(rows)
     prompt, longer, shorter = lengths[0], lengths[1:].max(axis=0), lengths[1:].min(axis=0)
     context = limits.max_context_length if limits.max_context_length is not None else np.iinfo(np.int64).max
+    without_preference = prompt == 0  # only such rows have no prompt
     prompt_too_long = prompt > context - limits.least_completion
     pair_too_long = ~prompt_too_long & (prompt + longer > context)
-    completion_too_short = ~prompt_too_long & ~pair_too_long & (shorter < limits.least_completion)
+    completion_too_short = ~without_preference & ~prompt_too_long & ~pair_too_long & (shorter < limits.least_completion)
     counts = FilterCounts(
-        total=rows,
+        total=lengths.shape[1],
+        without_preference=int(without_preference.sum()),
         prompt_too_long=int(prompt_too_long.sum()),
         pair_too_long=int(pair_too_long.sum()),
         completion_too_short=int(completion_too_short.sum()),
@@ -122,12 +124,16 @@ def filter_by_length(
     if counts.kept == 0:
         raise _nothing_left(counts, limits, prompt + longer, shorter, name)
     warnings.warn(
-        f"{counts.dropped} samples were filtered out of the {name} dataset due to the max context length constraint. "
+        f"{counts.dropped} samples were filtered out of the {name} dataset{_reason(counts)}. "
         f"{counts.describe(limits)}.",
         UserWarning,
         stacklevel=3,
     )
-    return np.flatnonzero(~(prompt_too_long | pair_too_long | completion_too_short)), counts
+    return np.flatnonzero(~(without_preference | prompt_too_long | pair_too_long | completion_too_short)), counts
+
+
+def _reason(counts: FilterCounts) -> str:
+    return "" if counts.dropped == counts.without_preference else " due to the max context length constraint"
 
 
 def _check_limit(limit: str, value: Any, *, lowest: int) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ import transformers
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data.columns import PAIRS
+from agiledpo.data.layout import Layout
+from agiledpo.data.pairs import PAIRS
 
 # Raise it whenever the tokens or columns of a prepared row change: old files are then no longer found.
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 
-def tokenized_fingerprint(
-    dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, columns: Sequence[str] = PAIRS.columns
-) -> str:
+def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, layout: Layout = PAIRS) -> str:
     """Name the tokenised form of a dataset: equal names mean equal tokens, in this process or any other.
 
     Hashing the tokenizer object would not do: its bytes change when it is called.
@@ -29,13 +27,13 @@ def tokenized_fingerprint(
     Args:
         dataset_fingerprint: Fingerprint that datasets keeps of the rows' content.
         tokenizer: From `isolated_copy`, so that truncation and padding do not count.
-        columns: Columns that rows are read from; the order says what is made of them.
+        layout: What is made of the columns.
 
     Returns:
         32 hexadecimal digits.
     """
     parts = {
-        **_origin(dataset_fingerprint, tokenizer, columns),
+        **_origin(dataset_fingerprint, tokenizer, layout),
         "libraries": [transformers.__version__, tokenizers.__version__],
     }
     return _digest(json.dumps(parts, sort_keys=True).encode())[:32]
@@ -45,7 +43,7 @@ def rows_fingerprint(
     dataset_fingerprint: str,
     tokenizer: PreTrainedTokenizerBase,
     lengths: NDArray[np.int32],
-    columns: Sequence[str] = PAIRS.columns,
+    layout: Layout = PAIRS,
 ) -> str:
     """Name the rows that a run learns from, the same under any version of the libraries that makes the same of them.
 
@@ -53,20 +51,20 @@ def rows_fingerprint(
         dataset_fingerprint: Fingerprint that datasets keeps of the rows' content.
         tokenizer: From `isolated_copy`.
         lengths: Tokens of each part of each row, (parts, rows): versions that tokenise differently differ in these.
-        columns: Columns that rows are read from.
+        layout: What is made of the columns.
 
     Returns:
         32 hexadecimal digits.
     """
-    origin = json.dumps(_origin(dataset_fingerprint, tokenizer, columns), sort_keys=True)
+    origin = json.dumps(_origin(dataset_fingerprint, tokenizer, layout), sort_keys=True)
     return _digest(origin.encode(), np.ascontiguousarray(lengths, dtype="<i4").tobytes())[:32]
 
 
-def _origin(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, columns: Sequence[str]) -> dict[str, Any]:
+def _origin(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> dict[str, Any]:
     return {
         "format": _FORMAT_VERSION,
         "dataset": dataset_fingerprint,
-        "columns": list(columns),
+        "layout": repr(layout),
         "tokenizer": _tokenizer_identity(tokenizer),
     }
 

@@ -21,7 +21,7 @@ def split_dialogue(messages: Any, *, row: int, column: str, name: str) -> tuple[
     Raises:
         DatasetError: A message is malformed, or the last one is not the assistant's; names the row and column.
     """
-    _check_messages(messages, row=row, column=column, name=name)
+    check_messages(messages, row=row, column=column, name=name)
     last = messages[-1]["role"]
     if last != "assistant":
         raise _error(
@@ -48,7 +48,7 @@ def check_prompt_messages(messages: Any, *, row: int, column: str, name: str) ->
     Raises:
         DatasetError: See above; names the row and column.
     """
-    _check_messages(messages, row=row, column=column, name=name)
+    check_messages(messages, row=row, column=column, name=name)
     last = messages[-1]["role"]
     if last not in ("user", "tool"):
         raise _error(
@@ -69,7 +69,7 @@ def check_completion_messages(messages: Any, *, row: int, column: str, name: str
     Raises:
         DatasetError: See above; names the row and column.
     """
-    _check_messages(messages, row=row, column=column, name=name)
+    check_messages(messages, row=row, column=column, name=name)
     first = messages[0]["role"]
     if first != "assistant":
         raise _error(
@@ -99,7 +99,12 @@ def check_completion_messages(messages: Any, *, row: int, column: str, name: str
             )
 
 
-def _check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
+def check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
+    """Refuse what is not a list of chat messages.
+
+    Raises:
+        DatasetError: See above; names the row and column.
+    """
     if not isinstance(messages, list):
         raise _error(
             f"expected a list of chat messages, got {type(messages).__name__}",

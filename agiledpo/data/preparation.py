@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.cache import cache_directory
-from agiledpo.data.columns import PAIRS, RowColumns
+from agiledpo.data.checking import check_dataset
+from agiledpo.data.examples import Form
 from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
 from agiledpo.data.fingerprint import rows_fingerprint, tokenized_fingerprint
-from agiledpo.data.formats import Form, check_dataset, recognise_form
+from agiledpo.data.layout import Layout
 from agiledpo.data.lengths import token_lengths
+from agiledpo.data.pairs import PAIRS
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_rows
 
 # Below this, starting processes takes longer than tokenising.
@@ -72,7 +74,7 @@ class PreparedRows:
 def prepare_rows(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    columns: RowColumns = PAIRS,
+    layout: Layout = PAIRS,
     *,
     name: str,
     max_context_length: int | None = None,
@@ -86,9 +88,9 @@ def prepare_rows(
     turns the reuse off.
 
     Args:
-        dataset: Has these columns, all text or all chat messages; others are ignored.
+        dataset: Has the layout's columns; others are ignored.
         tokenizer: The model's tokenizer; it is not changed.
-        columns: Where the prompt and its completions are.
+        layout: Where the prompt and its completions are.
         name: What messages call the dataset, such as "train".
         max_context_length: Leave out rows whose prompt and longest completion have more tokens together.
         min_completion_length: Leave out rows with a completion of fewer tokens (its end-of-sequence token counts) or
@@ -108,14 +110,14 @@ def prepare_rows(
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
     limits = LengthLimits(max_context_length, min_completion_length)
     dataset = check_dataset(dataset, name=name)
-    form = recognise_form(dataset, columns, name=name)
+    form = layout.form(dataset, name=name)
     check_tokenizer(tokenizer, form)
     tokenizer = isolated_copy(tokenizer)
-    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, columns.columns)
-    tokenized = _tokenize(dataset, tokenizer, columns, form, fingerprint, name, _processes(num_proc, len(dataset)))
-    lengths = token_lengths(tokenized, [f"{part}_length" for part in ("prompt", *columns.completions)], fingerprint)
+    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout)
+    tokenized = _tokenize(dataset, tokenizer, layout, form, fingerprint, name, _processes(num_proc, len(dataset)))
+    lengths = token_lengths(tokenized, [f"{part}_length" for part in ("prompt", *layout.completions)], fingerprint)
     kept, counts = filter_by_length(lengths, limits, name=name)
-    rows = rows_fingerprint(dataset._fingerprint, tokenizer, lengths, columns.columns)
+    rows = rows_fingerprint(dataset._fingerprint, tokenizer, lengths, layout)
     return PreparedRows(
         tokenized=tokenized,
         lengths=lengths,
@@ -141,7 +143,7 @@ def _processes(num_proc: int | None, rows: int) -> int | None:
 def _tokenize(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    columns: RowColumns,
+    layout: Layout,
     form: Form,
     fingerprint: str,
     name: str,
@@ -149,16 +151,17 @@ def _tokenize(
 ) -> Dataset:
     directory = cache_directory("tokenized")
     directory.mkdir(parents=True, exist_ok=True)
-    return dataset.select_columns(list(columns.columns)).map(
+    columns = list(layout.present(dataset))
+    return dataset.select_columns(columns).map(
         _tokenize_batch,
         batched=True,
         with_indices=True,
-        remove_columns=list(columns.columns),
-        features=_features(columns),
+        remove_columns=columns,
+        features=_features(layout),
         # datasets writes beside and renames, so a file that is there is complete.
         cache_file_name=str(directory / f"{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
-        fn_kwargs={"tokenizer": tokenizer, "columns": columns, "form": form, "name": name},
+        fn_kwargs={"tokenizer": tokenizer, "layout": layout, "form": form, "name": name},
         num_proc=num_proc,
         desc=f"Tokenizing {name} dataset",
     )
@@ -169,27 +172,27 @@ def _tokenize_batch(
     rows: Sequence[int],
     *,
     tokenizer: PreTrainedTokenizerBase,
-    columns: RowColumns,
+    layout: Layout,
     form: Form,
     name: str,
 ) -> dict[str, list[Any]]:
-    tokenized = tokenize_rows(batch, rows, tokenizer, form, columns, name=name)
-    prepared: dict[str, list[Any]] = {"row": list(rows)}
+    tokenized = tokenize_rows(batch, rows, tokenizer, form, layout, name=name)
+    prepared: dict[str, list[Any]] = {"row": [row.row for row in tokenized]}
     texts = zip(*((row.prompt, *row.completions) for row in tokenized), strict=True)
     ids = zip(*((row.prompt_ids, *row.completion_ids) for row in tokenized), strict=True)
-    for part, part_texts, part_ids in zip(("prompt", *columns.completions), texts, ids, strict=True):
+    for part, part_texts, part_ids in zip(("prompt", *layout.completions), texts, ids, strict=True):
         prepared[part] = list(part_texts)
         prepared[f"{part}_ids"] = list(part_ids)
         prepared[f"{part}_length"] = [len(tokens) for tokens in part_ids]
     return prepared
 
 
-def _features(columns: RowColumns) -> Features:
+def _features(layout: Layout) -> Features:
     """Types of the columns of prepared rows."""
     types = {"": pa.string(), "_ids": pa.list_(pa.int32()), "_length": pa.int64()}
     parts = [
         (f"{part}{suffix}", column_type)
         for suffix, column_type in types.items()
-        for part in ("prompt", *columns.completions)
+        for part in ("prompt", *layout.completions)
     ]
     return Features.from_arrow_schema(pa.schema([("row", pa.int64()), *parts]))

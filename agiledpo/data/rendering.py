@@ -1,13 +1,13 @@
 """Turn a checked row into the texts that are tokenised."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.errors import DatasetError
+from agiledpo.data.examples import Example, Message
 from agiledpo.data.messages import without_none
 from agiledpo.data.prefixes import common_prefix_length
 
@@ -25,24 +25,17 @@ class RenderedRow:
     sequences: tuple[str, ...]
 
 
-def render_text(prompt: str, completions: Sequence[str]) -> RenderedRow:
+def render_text(example: Example) -> RenderedRow:
     """Concatenate; nothing is inserted between prompt and completion."""
+    prompt, completions = cast(str, example.prompt), cast(tuple[str, ...], example.completions)
     return RenderedRow(prompt, tuple(prompt + completion for completion in completions))
 
 
-def render_chat(
-    prompt: list[dict[str, Any]],
-    completions: Sequence[list[dict[str, Any]]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    row: int,
-    name: str,
-) -> RenderedRow:
+def render_chat(example: Example, tokenizer: PreTrainedTokenizerBase, *, row: int, name: str) -> RenderedRow:
     """Render messages with the tokenizer's chat template.
 
     Args:
-        prompt: Checked messages, ending with the turn to be answered.
-        completions: Checked messages of each completion.
+        example: Checked messages.
         tokenizer: A tokenizer that has a chat template.
         row: Row number, for messages.
         name: The dataset's name, for messages.
@@ -51,7 +44,8 @@ def render_chat(
         DatasetError: The template refuses the messages, or renders the prompt differently once a completion
             follows it, so that there is no common prompt to score the completions after.
     """
-    prompt = without_none(prompt)
+    prompt = without_none(cast(list[Message], example.prompt))
+    completions = cast(tuple[list[Message], ...], example.completions)
     conversations = [(prompt, False), (prompt, True)]
     conversations += [(prompt + without_none(completion), False) for completion in completions]
     rendered: list[str] = []

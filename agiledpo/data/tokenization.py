@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from operator import attrgetter
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data.columns import PAIRS, RowColumns
 from agiledpo.data.errors import DatasetError
-from agiledpo.data.formats import Form, read_row
+from agiledpo.data.examples import Example, Form
+from agiledpo.data.layout import Layout
+from agiledpo.data.pairs import PAIRS
 from agiledpo.data.prefixes import common_prefix_length
 from agiledpo.data.rendering import RenderedRow, render_chat, render_text
 
@@ -20,15 +22,18 @@ _UNLIMITED_TOKENS = 10**30
 
 @dataclass(frozen=True, slots=True)
 class TokenizedRow:
-    """One row, ready to be batched.
+    """A prompt with its completions, ready to be batched.
 
     Attributes:
+        row: Number of the row that it was made of.
         prompt: Text of the prompt, as rendered for chat.
         completions: Text of each completion, as rendered for chat.
-        prompt_ids: Tokens that all completions follow, at least one.
+        prompt_ids: Tokens that all completions follow, at least one; none for a row that prefers neither completion,
+            which has no tokens and no texts at all.
         completion_ids: Tokens of each completion, ending its turn.
     """
 
+    row: int
     prompt: str
     completions: tuple[str, ...]
     prompt_ids: list[int]
@@ -72,7 +77,7 @@ def tokenize_rows(
     rows: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
     form: Form,
-    columns: RowColumns = PAIRS,
+    layout: Layout = PAIRS,
     *,
     name: str,
 ) -> list[TokenizedRow]:
@@ -89,23 +94,28 @@ def tokenize_rows(
         rows: Row numbers, for messages.
         tokenizer: From `isolated_copy`; passed `check_tokenizer`.
         form: What the values are.
-        columns: Where the prompt and its completions are.
+        layout: What is made of them.
         name: The dataset's name, for messages.
+
+    Returns:
+        What the rows hold, in order; of a row without a preference one entry without tokens.
 
     Raises:
         DatasetError: A row cannot be learned from; the message names the first such row.
     """
-    values = [
-        read_row(form, columns, row, row_values, name=name)
-        for row, *row_values in zip(rows, *(batch[column] for column in columns.columns), strict=True)
-    ]
+    columns = list(batch)
+    examples: list[tuple[int, Example]] = []
+    tokenized: list[TokenizedRow] = []
+    for row, *values in zip(rows, *batch.values(), strict=True):
+        found = layout.read(form, row, dict(zip(columns, values, strict=True)), name=name)
+        examples += [(row, example) for example in found]
+        if not found:
+            nothing = len(layout.completions)
+            tokenized.append(TokenizedRow(row, "", ("",) * nothing, [], ([],) * nothing))
     if form is Form.CHAT:
-        rendered = [
-            render_chat(prompt, completions, tokenizer, row=row, name=name)
-            for row, (prompt, *completions) in zip(rows, values, strict=True)
-        ]
+        rendered = [render_chat(example, tokenizer, row=row, name=name) for row, example in examples]
     else:
-        rendered = [render_text(prompt, completions) for prompt, *completions in values]
+        rendered = [render_text(example) for _, example in examples]
     # A template writes the special tokens itself.
     encode = partial(_encode, tokenizer=tokenizer, add_special_tokens=form is Form.TEXT)
     if form is Form.CHAT:
@@ -114,16 +124,17 @@ def tokenize_rows(
     else:
         end = partial(_end_text, tokenizer=tokenizer)
     encoded = zip(
-        rows,
+        (row for row, _ in examples),
         rendered,
         encode([text.prompt for text in rendered]),
         *(encode(list(sequences)) for sequences in zip(*(text.sequences for text in rendered), strict=True)),
         strict=True,
     )
-    return [
-        _assemble(row, text, prompt, sequences, eos=tokenizer.eos_token_id, end=end, sources=columns.sources, name=name)
+    tokenized += [
+        _assemble(row, text, prompt, sequences, eos=tokenizer.eos_token_id, end=end, sources=layout.sources, name=name)
         for row, text, prompt, *sequences in encoded
     ]
+    return sorted(tokenized, key=attrgetter("row"))
 
 
 def _encode(texts: list[str], *, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> list[list[int]]:
@@ -181,6 +192,7 @@ def _assemble(
     # For text this is the prompt as given; a template may write the assistant's header differently before an answer.
     shared = common_prefix_length(text.prompt, *text.sequences)
     return TokenizedRow(
+        row=row,
         prompt=text.prompt[:shared],
         completions=tuple(sequence[shared:] for sequence in text.sequences),
         prompt_ids=prompt[:boundary],

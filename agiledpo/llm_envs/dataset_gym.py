@@ -14,8 +14,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import FilterCounts, PreparedRows, RowColumns, prepare_rows
-from agiledpo.data.formats import check_dataset, recognise_form
+from agiledpo.data import FilterCounts, Layout, PreparedRows, prepare_rows
+from agiledpo.data.checking import check_dataset
 from agiledpo.llm_envs.batching import epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -110,11 +110,11 @@ class DatasetGym(ABC, Generic[Experiences]):
         if final_dataset is not None:
             datasets["final"] = final_dataset
         # All are looked at before any is tokenised, which may take minutes.
-        columns: dict[Split, RowColumns] = {}
+        layouts: dict[Split, Layout] = {}
         for name, dataset in datasets.items():
             checked = check_dataset(dataset, name=name)
-            columns[name] = self._columns(checked)
-            recognise_form(checked, columns[name], name=name)
+            layouts[name] = self._layout(checked, name=name)
+            layouts[name].form(checked, name=name)
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
         self.accelerator = accelerator
@@ -126,7 +126,7 @@ class DatasetGym(ABC, Generic[Experiences]):
             name: prepare_rows(
                 dataset,
                 tokenizer,
-                columns[name],
+                layouts[name],
                 name=name,
                 max_context_length=max_context_length,
                 min_completion_length=min_completion_length,
@@ -148,8 +148,8 @@ class DatasetGym(ABC, Generic[Experiences]):
     # What each environment provides ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def _columns(self, dataset: Dataset) -> RowColumns:
-        """The columns of a dataset that rows are read from."""
+    def _layout(self, dataset: Dataset, *, name: str) -> Layout:
+        """In which format a dataset is; the name is for messages."""
 
     @abstractmethod
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> Experiences:

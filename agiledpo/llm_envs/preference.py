@@ -8,7 +8,7 @@ from datasets import Dataset
 from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import PAIRS, RowColumns
+from agiledpo.data import Layout, recognise_preferences
 from agiledpo.llm_envs.batching import collate_pairs
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.types import PreferenceExperiences, Split
@@ -92,8 +92,8 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
             default_name="preferences",
         )
 
-    def _columns(self, dataset: Dataset) -> RowColumns:
-        return PAIRS
+    def _layout(self, dataset: Dataset, *, name: str) -> Layout:
+        return recognise_preferences(dataset, name=name)
 
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> PreferenceExperiences:
         return collate_pairs(columns, split=split, pad_token_id=self.pad_token_id)

@@ -8,7 +8,7 @@ from datasets import Dataset
 from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import RowColumns, demonstration_columns
+from agiledpo.data import Layout, recognise_demonstrations
 from agiledpo.llm_envs.batching import collate_demonstrations
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.types import SFTExperiences, Split
@@ -94,8 +94,8 @@ class SFTGym(DatasetGym[SFTExperiences]):
             default_name="demonstrations",
         )
 
-    def _columns(self, dataset: Dataset) -> RowColumns:
-        return demonstration_columns(dataset, self.response_column)
+    def _layout(self, dataset: Dataset, *, name: str) -> Layout:
+        return recognise_demonstrations(dataset, self.response_column)
 
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> SFTExperiences:
         return collate_demonstrations(columns, split=split, pad_token_id=self.pad_token_id)

@@ -79,8 +79,8 @@ def test_a_bad_line_is_one_sentence_and_status_1(rollouts, tmp_path):
     done = run("pairs", "--input", rollouts, "--output", tmp_path / "pairs.jsonl")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"Error: {rollouts} dataset: line 4, field 'responses_create_params': it is missing. Use the file of rollouts "
-        f"that NeMo Gym wrote, where every line repeats the request.\n"
+        f"Error: rollouts dataset ({rollouts}): line 4, field 'responses_create_params': it is missing. Use the file "
+        f"of rollouts that NeMo Gym wrote, where every line repeats the request.\n"
     )
     assert run("pairs", "--input", rollouts, "--output", tmp_path / "p.jsonl", "--on-invalid", "skip").returncode == 0
 

@@ -11,14 +11,15 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import (
     DatasetError,
+    Demonstrations,
+    Dialogues,
     FilterCounts,
     Form,
     PreparedRows,
     TokenizedRow,
-    demonstration_columns,
     prepare_rows,
+    recognise_demonstrations,
 )
-from agiledpo.data.columns import DIALOGUES, RowColumns
 from agiledpo.data.tokenization import isolated_copy, tokenize_rows
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
@@ -28,7 +29,6 @@ TEXTS = st.lists(
     | st.sampled_from(["hello", "hel", "lo", " world", "unbeliev", "able", "\n", " ", "</s>", "…"]),
     max_size=5,
 ).map("".join)
-COMPLETION = RowColumns("prompt", ("completion",), ("completion",))
 
 
 def user(text: str) -> dict[str, str]:
@@ -42,7 +42,7 @@ def assistant(text: str) -> dict[str, str]:
 def prepare(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreparedRows:
     dataset = Dataset.from_list(rows)
     column = options.pop("response_column", None)
-    return prepare_rows(dataset, tokenizer, demonstration_columns(dataset, column), name="train", **options)
+    return prepare_rows(dataset, tokenizer, recognise_demonstrations(dataset, column), name="train", **options)
 
 
 def refusal(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> DatasetError:
@@ -90,7 +90,7 @@ def test_text_is_tokenised_as_one_piece(
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any, form: Form = Form.TEXT) -> TokenizedRow:
     batch = {"prompt": [prompt], "completion": [completion]}
-    (row,) = tokenize_rows(batch, [0], isolated_copy(tokenizer), form, COMPLETION, name="train")
+    (row,) = tokenize_rows(batch, [0], isolated_copy(tokenizer), form, Demonstrations(), name="train")
     return row
 
 
@@ -116,7 +116,12 @@ def test_of_a_dialogue_exactly_the_last_answer_is_learned(
         assert tokenizer.decode(row.prompt_ids) == header
         assert tokenizer.decode(row.completion_ids[0]).startswith(answer)
     (dialogue,) = tokenize_rows(
-        {"messages": [[*prompt, assistant(answer)]]}, [0], isolated_copy(tokenizer), Form.CHAT, DIALOGUES, name="train"
+        {"messages": [[*prompt, assistant(answer)]]},
+        [0],
+        isolated_copy(tokenizer),
+        Form.CHAT,
+        Dialogues(),
+        name="train",
     )
     assert dialogue == row
 
@@ -151,7 +156,7 @@ def test_other_columns_are_other_rows(make_tokenizer: MakeTokenizer) -> None:
     ]
     dataset, tokenizer = Dataset.from_list(rows), make_tokenizer(bos=True)
     chosen, rejected, target = (
-        prepare_rows(dataset, tokenizer, demonstration_columns(dataset, column), name="train")
+        prepare_rows(dataset, tokenizer, recognise_demonstrations(dataset, column), name="train")
         for column in ("chosen", "rejected", "target")
     )
     pairs = prepare_rows(dataset, tokenizer, name="train")

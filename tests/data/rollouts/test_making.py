@@ -223,8 +223,8 @@ def test_the_line_of_an_error_counts_blank_lines_and_those_before(rollout, write
     with pytest.raises(DatasetError) as caught:
         make_pairs(path, output)
     assert str(caught.value) == (
-        f"{path} dataset: line 4, field 'reward': expected a number, got 'high'. Give every rollout the number its "
-        f"verifier gave; drop those that were not judged."
+        f"rollouts dataset ({path}): line 4, field 'reward': expected a number, got 'high'. Give every rollout the "
+        f"number its verifier gave; drop those that were not judged."
     )
     assert not output.parent.exists()
 
@@ -260,6 +260,13 @@ def test_an_invalid_prompt_is_not_taken_for_the_one_before(rollout, write, outpu
     bad = rollout([{"role": "bot", "content": "?"}], "b", 1.0)
     lines = (rollout("a", "b", 1.0), bad, bad, rollout("a", "c", 0.0))
     assert quietly(write(*lines), output, on_invalid="skip").left_out["input"].lines == [2, 3]
+
+
+def test_a_prompt_that_is_no_text_does_not_spoil_the_next(rollout, write, output):
+    system = [{"role": "system", "content": "Be brief."}, *user("Why?")]
+    path = write(rollout("a", "b", 1.0), rollout(system, "b", 1.0), rollout("a", "c", 0.0))
+    statistics = quietly(path, output, format="text", on_invalid="skip")
+    assert (statistics.left_out["format"].lines, statistics.rollouts, statistics.pairs) == ([2], 2, 1)
 
 
 def test_text_is_refused_where_it_would_lose_something(rollout, write, output):

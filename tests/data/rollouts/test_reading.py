@@ -198,4 +198,4 @@ def test_what_is_wrong_with_a_line_is_said_with_the_field_and_a_remedy(line, rea
     assert problem in caught.value.problem
     assert caught.value.remedy.endswith(".")
     message = str(caught.value.at("r.jsonl", 7))
-    assert message.startswith("r.jsonl dataset: line 7" + (f", field {field!r}: " if field else ": "))
+    assert message.startswith("rollouts dataset (r.jsonl): line 7" + (f", field {field!r}: " if field else ": "))

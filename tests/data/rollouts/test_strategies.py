@@ -203,6 +203,12 @@ def test_stratified_uses_all_high_rollouts_equally_often():
     assert np.bincount(pairing.chosen).tolist() == [2, 2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_stratified_does_not_repeat_pairs_of_the_same_prompt_among_the_others(seed):
+    pairs = listed(stratify([(0, 10), (0, 0), (1, 0)], 7, 4, 2, max_pairs=2, seed=seed))
+    assert pairs == [(0, 1), (0, 2)]
+
+
 def test_stratified_depends_on_the_seed_only():
     rollouts = [(number, 10) for number in range(20)] + [(number, 0) for number in range(20, 40)]
     first, again, other = (listed(stratify(rollouts, 7, 4, 2, None, seed)) for seed in (1, 1, 2))
