@@ -5,8 +5,8 @@ import sys
 
 import typer
 
-from agiledpo.cli.data import data
-from agiledpo.cli.pairs import pairs
+from agiledpo.cli.data import data_app
+from agiledpo.cli.pairs import pairs_command
 
 app = typer.Typer(
     name="agiledpo",
@@ -15,8 +15,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(pairs)
-app.add_typer(data)
+app.command("pairs")(pairs_command)
+app.add_typer(data_app)
 
 
 # With a callback, a single command keeps its name.

@@ -11,16 +11,16 @@ from agiledpo.cli.reporting import user_errors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-data = typer.Typer(name="data", help="Look at preference data before training on them.", no_args_is_help=True)
+data_app = typer.Typer(name="data", help="Look at preference data before training on them.", no_args_is_help=True)
 
 
 # With a callback, a single command keeps its name.
-@data.callback()
+@data_app.callback()
 def _commands() -> None:
     pass
 
 
-@data.command()
+@data_app.command()
 def check(
     file: Annotated[str, typer.Argument(help="Training data: a file, a directory, or a name on the Hub.")],
     test: Annotated[

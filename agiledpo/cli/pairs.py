@@ -25,7 +25,7 @@ _BAR = 30
 _EXAMPLE_LENGTH = 300
 
 
-def pairs(
+def pairs_command(
     input: Annotated[
         Path, typer.Option("--input", "-i", help="Rollouts, one JSON object per line; .gz is read too.", dir_okay=False)
     ],

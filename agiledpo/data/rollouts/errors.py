@@ -28,4 +28,4 @@ class UnusableRolloutError(ValueError):
             line: Number of the line, from 1.
         """
         where = f"line {line}" if self.field is None else f"line {line}, field {self.field!r}"
-        return DatasetError(f"{where}: {self.problem}", remedy=self.remedy, dataset=file)
+        return DatasetError(f"{where}: {self.problem}", remedy=self.remedy, dataset="rollouts", file=file)

@@ -133,7 +133,7 @@ def index_rollouts(
         completion_digests += completion_digest
         final_only += answer.final_only
     if lines == blank_lines:
-        raise DatasetError("the file holds no rollouts", remedy="Check what wrote it.", dataset=name)
+        raise DatasetError("the file holds no rollouts", remedy="Check what wrote it.", dataset="rollouts", file=name)
     return RolloutIndex(
         offsets=np.frombuffer(offsets, dtype=np.int64),
         sizes=np.frombuffer(sizes, dtype=np.int64),

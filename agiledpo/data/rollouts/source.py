@@ -46,7 +46,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         start = file.peek(8)
         for magic, (problem, remedy) in _OTHERS.items():
             if start.startswith(magic):
-                raise DatasetError(f"the file {problem}", remedy=remedy, dataset=str(path))
+                raise DatasetError(f"the file {problem}", remedy=remedy, dataset="rollouts", file=path)
         if start.startswith(_GZIP):
             with tempfile.TemporaryFile() as plain:
                 _decompress(file, plain, str(path))
@@ -80,7 +80,8 @@ def check_unchanged(path: Path, before: tuple[int, int] | None) -> None:
         raise DatasetError(
             "the file changed while it was read",
             remedy="Wait until it is complete, and make the pairs again.",
-            dataset=str(path),
+            dataset="rollouts",
+            file=path,
         )
 
 
@@ -92,6 +93,7 @@ def _decompress(file: BinaryIO, plain: IO[bytes], name: str) -> None:
         raise DatasetError(
             f"the compressed file is damaged or cut off ({error})",
             remedy="Copy it again, or wait for its writer.",
-            dataset=name,
+            dataset="rollouts",
+            file=name,
         ) from None
     plain.seek(0)

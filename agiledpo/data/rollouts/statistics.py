@@ -102,7 +102,9 @@ class PairStatistics:
         """What a user should know before training on the pairs, one sentence or two each."""
         sentences = [] if self.pairs else [self.advice()]
         for reason, entry in self.left_out.items():
-            lines = ", ".join(str(line) for line in entry.lines) + (", ..." if entry.count > len(entry.lines) else "")
+            lines = ", ".join(str(line) for line in entry.lines) + (
+                " and others" if entry.count > len(entry.lines) else ""
+            )
             sentences.append(f"{entry.count} of {self.lines} lines are left out ({reason}): {lines}.")
         if self.prompts_differ:
             sentences.append(

@@ -108,13 +108,13 @@ class ObjectiveConfig:
             )
         if self.asynchronous:
             raise ValueError(
-                f"{setting} does not go with asynchronous=True: a pair needs its whole group; set asynchronous=False, or "
-                f"the objective to 'rl'."
+                f"{setting} does not go with asynchronous=True: a pair needs its whole group; set asynchronous=False, "
+                f"or the objective to 'rl'."
             )
         if self.rollouts_per_prompt is not None and self.rollouts_per_prompt < 2:
             raise ValueError(
-                f"{setting} does not go with rollouts_per_prompt={self.rollouts_per_prompt}: a pair needs two attempts at "
-                f"the same prompt; set rollouts_per_prompt to 2 or more, or the objective to 'rl'."
+                f"{setting} does not go with rollouts_per_prompt={self.rollouts_per_prompt}: a pair needs two attempts "
+                f"at the same prompt; set rollouts_per_prompt to 2 or more, or the objective to 'rl'."
             )
 
 

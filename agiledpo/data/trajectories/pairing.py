@@ -89,8 +89,8 @@ def _reward(group: TrajectoryGroup, number: int, trajectory: Trajectory) -> floa
     if reward is None or not math.isfinite(reward):
         state = "has no reward" if reward is None else f"has the reward {reward}"
         raise ValueError(
-            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number before pairs "
-            f"are made, or take those that were not judged out of their group."
+            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number before "
+            f"pairs are made, or take those that were not judged out of their group."
         )
     return float(reward)
 
@@ -98,7 +98,7 @@ def _reward(group: TrajectoryGroup, number: int, trajectory: Trajectory) -> floa
 def _comparison_problem(
     chosen: Trajectory, rejected: Trajectory, chosen_reward: float, rejected_reward: float, config: DPOObjective
 ) -> str | None:
-    better = np.float64(chosen_reward)
+    better = np.asarray(chosen_reward, dtype=np.float64)
     if rejected_reward > clearly_worse(better, 0.0):
         return "tie"
     if rejected_reward > clearly_worse(better, config.min_reward_gap):

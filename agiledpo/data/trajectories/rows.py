@@ -43,4 +43,5 @@ def pairs_to_rows(pairs: Iterable[PreferencePair]) -> list[dict[str, Any]]:
 
 def pairs_to_dataset(pairs: Iterable[PreferencePair]) -> Dataset:
     """The same rows as a dataset, with the same columns if there are none."""
-    return Dataset.from_list(pairs_to_rows(pairs), features=_FEATURES)
+    rows = pairs_to_rows(pairs)
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in _FEATURES}, features=_FEATURES)

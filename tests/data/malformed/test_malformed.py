@@ -1,16 +1,13 @@
 """Malformed files: each is refused with one sentence that says where, what is wrong and what to do; none trains."""
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.data import DatasetError, prepare_rows
 from agiledpo.data.loading import load_preferences
-from agiledpo.llm_envs import PreferenceGym
 from tests.data.malformed import chats, files, others, texts
 from tests.data.malformed.case import Case
 
@@ -32,10 +29,13 @@ def tokenizers(
     return find
 
 
-def make_gym(case: Case, tokenizer: PreTrainedTokenizerBase, good: Dataset) -> PreferenceGym:
+def prepare(case: Case, tokenizer: PreTrainedTokenizerBase) -> None:
     """What a user does with a file."""
-    train: Any = load_preferences(case.file, **case.load) if case.load else case.file
-    return PreferenceGym(train, good, tokenizer, **case.gym)
+    data = load_preferences(case.file, dataset_name="train", **case.load)
+    try:
+        prepare_rows(data.dataset, tokenizer, data.layout, name="train", **case.gym)
+    except DatasetError as error:
+        raise data.locate(error) from error
 
 
 @pytest.mark.parametrize(("table", "case"), CASES, ids=[f"{table}-{case.name}" for table, case in CASES])
@@ -43,12 +43,11 @@ def test_is_refused_with_one_sentence(
     table: str,
     case: Case,
     tokenizers: Callable[[str], PreTrainedTokenizerBase],
-    text_rows: Callable[..., Dataset],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared as a whole)
-        make_gym(case, tokenizers(case.tokenizer), text_rows())
+        prepare(case, tokenizers(case.tokenizer))
     assert str(caught.value) == case.says
