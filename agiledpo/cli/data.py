@@ -2,22 +2,22 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from agiledpo.cli.reporting import user_errors
+from agiledpo.cli.reporting import plain_warnings, user_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-data_app = typer.Typer(name="data", help="Look at preference data before training on them.", no_args_is_help=True)
+# What `agiledpo.data.convert.FORMATS` holds, which importing would import Transformers.
+FormatName = Literal["pairs", "text", "implicit", "ranked", "demonstrations"]
 
-
-# With a callback, a single command keeps its name.
-@data_app.callback()
-def _commands() -> None:
-    pass
+data_app = typer.Typer(
+    name="data", help="Check preference data, and write them in another format.", no_args_is_help=True
+)
 
 
 @data_app.command()
@@ -103,3 +103,41 @@ def _load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(name)
+
+
+@data_app.command()
+def convert(
+    file: Annotated[str, typer.Argument(help="Data to convert: a file, a directory, or a name on the Hub.")],
+    output: Annotated[Path, typer.Argument(help="File to write, one JSON object per line.")],
+    to: Annotated[FormatName, typer.Option(help="The format to write.")],
+    split: Annotated[str | None, typer.Option(help="Which split of FILE.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The published dataset that the rows are of, such as HelpSteer3.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Write preference data in another format.
+
+    Every row is checked as it is for training; exit status 1 if one cannot be converted, and then nothing is written.
+    """
+    with user_errors(), plain_warnings():
+        from datasets import disable_progress_bars
+
+        from agiledpo.data import DatasetError
+        from agiledpo.data.convert import convert as converted_rows
+        from agiledpo.data.loading import load_preferences
+        from agiledpo.data.rollouts.writing import check_output, drafted
+
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        check_output(output, Path(file), overwrite=overwrite)
+        data = load_preferences(file, split=split, name=name, dataset_name="given")
+        try:
+            rows = converted_rows(data.dataset, to, layout=data.layout, name="given")
+        except DatasetError as error:
+            raise data.locate(error) from error
+        with drafted(output, overwrite=overwrite) as draft:
+            for row in rows:
+                draft.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(f"{output}: {len(rows):,} rows in the format {to}")

@@ -32,7 +32,9 @@ CASES = (
     Case("completion_has_a_turn_of_the_user", rows(CHAT, rejected=[NO, USER, YES])),
     Case("completion_is_whitespace", rows(CHAT, rejected=[said("assistant", " \n")])),
     Case("completions_are_equal", rows(CHAT, rejected=[YES])),
-    Case("completions_differ_in_what_is_trimmed", rows(CHAT, rejected=[said("assistant", " yes ")]), tokenizer="llama3"),
+    Case(
+        "completions_differ_in_what_is_trimmed", rows(CHAT, rejected=[said("assistant", " yes ")]), tokenizer="llama3"
+    ),
     Case("prompt_is_text", all_rows(CHAT, prompt="hello there?", chosen=[YES], rejected=[NO])),
     Case("rejected_is_text", all_rows(CHAT, rejected="no")),
     Case("chosen_is_text", all_rows(TEXT, rejected=[NO])),
@@ -52,7 +54,10 @@ CASES = (
     Case("dialogues_are_equal", rows(IMPLICIT, rejected=[USER, YES])),
     Case("dialogues_without_anything_in_common", rows(IMPLICIT, rejected=[said("user", "bye?"), NO])),
     Case("dialogue_that_is_the_beginning_of_the_other", rows(IMPLICIT, rejected=[USER, YES, USER, NO])),
-    Case("dialogues_that_part_at_the_user", rows(IMPLICIT, rejected=[USER, YES, said("user", "bye?"), NO], chosen=[USER, YES, USER, YES])),
+    Case(
+        "dialogues_that_part_at_the_user",
+        rows(IMPLICIT, rejected=[USER, YES, said("user", "bye?"), NO], chosen=[USER, YES, USER, YES]),
+    ),
     Case("dialogues_of_answers_only", rows(IMPLICIT, chosen=[YES], rejected=[NO])),
     Case("dialogue_without_answer", rows(IMPLICIT, rejected=[USER])),
     Case("dialogue_beside_text", all_rows(IMPLICIT, rejected="no")),
