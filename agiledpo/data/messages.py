@@ -63,8 +63,7 @@ def check_prompt_messages(messages: Any, *, row: int, column: str, name: str) ->
 def check_completion_messages(messages: Any, *, row: int, column: str, name: str) -> None:
     """Refuse a chat completion that is malformed, says nothing, or holds more than the assistant's side.
 
-    A tool's results may follow the assistant's calls. A user turn may not: all of a completion is scored as the
-    model's own words.
+    Neither a user's turn nor a tool's result may be in it: all of a completion is scored as the model's own words.
 
     Raises:
         DatasetError: See above; names the row and column.
@@ -80,10 +79,11 @@ def check_completion_messages(messages: Any, *, row: int, column: str, name: str
             name,
         )
     for message in messages:
-        if message["role"] not in ("assistant", "tool"):
+        if message["role"] != "assistant":
             raise _error(
-                f"the completion holds a message of role {message['role']!r}",
-                "Move the earlier turns to prompt and keep only the last answer as the completion.",
+                f"the completion holds a message of role {message['role']!r}, which would be learned as the model's "
+                "own words",
+                "Move the earlier turns to prompt and keep only the last answer as the completion, or drop such rows.",
                 row,
                 column,
                 name,
