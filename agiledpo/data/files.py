@@ -160,7 +160,7 @@ def _is_faithful(path: Path, dataset: Dataset) -> bool:
         if len(file.read(_JSON_PIECE + 1)) <= _JSON_PIECE:
             return True
         file.seek(0)
-        texts = pa.schema([column for column in schema if str(column.type) == "string"])
+        texts = pa.schema([column for column in schema if _is_of_texts(column.type)])
         options = pyarrow.json.ParseOptions(explicit_schema=texts, unexpected_field_behavior="ignore")
         reading = pyarrow.json.ReadOptions(block_size=_JSON_PIECE)
         try:
@@ -169,6 +169,15 @@ def _is_faithful(path: Path, dataset: Dataset) -> bool:
         except pa.ArrowInvalid:
             return False
     return True
+
+
+def _is_of_texts(column_type: pa.DataType) -> bool:
+    """Whether a column holds texts or messages, and no JSON."""
+    if pa.types.is_struct(column_type):
+        return all(_is_of_texts(field.type) for field in column_type)
+    if pa.types.is_list(column_type):
+        return _is_of_texts(column_type.value_type)
+    return pa.types.is_string(column_type)
 
 
 def _is_exact(column_type: pa.DataType) -> bool:

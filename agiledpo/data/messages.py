@@ -79,8 +79,7 @@ def check_prompt_messages(messages: Any, *, row: int, column: str, name: str) ->
 def check_completion_messages(messages: Any, *, row: int, column: str, name: str) -> None:
     """Refuse a chat completion that is malformed, says nothing, or holds more than the assistant's side.
 
-    A tool's results may follow the assistant's calls. A user turn may not: all of a completion is scored as the
-    model's own words.
+    Calls of tools with their results may be in it, a user's turn may not.
 
     Raises:
         DatasetError: See above; names the row and column.
@@ -99,7 +98,7 @@ def check_completion_messages(messages: Any, *, row: int, column: str, name: str
         if message["role"] not in ANSWERING_ROLES:
             raise _error(
                 f"the completion holds a message of role {message['role']!r}",
-                "Move the earlier turns to prompt and keep only the last answer as the completion.",
+                "Move the earlier turns to prompt and keep only the last answer as the completion, or drop such rows.",
                 row,
                 column,
                 name,

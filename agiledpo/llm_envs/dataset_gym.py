@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import FilterCounts, Layout, PreparedRows, prepare_rows
 from agiledpo.data.checking import check_dataset
+from agiledpo.data.filtering import filter_table
+from agiledpo.data.limits import Truncation
+from agiledpo.data.tokenization import vocabulary_size
 from agiledpo.llm_envs.batching import epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -59,8 +62,10 @@ class DatasetGym(ABC, Generic[Experiences]):
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
         data_batch_size_per_gpu: Rows per batch.
         accelerator: Kept as an attribute; more than one process is not supported yet.
-        max_context_length: Rows of more tokens are left out; None keeps all. Nothing is truncated.
+        max_context_length: Most tokens of a row; None keeps all.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
+        truncation: What becomes of rows of more tokens, see `agiledpo.data.limits.LengthLimits`.
+        chat_template_kwargs: What the chat template is told for all rows; None for nothing.
         seed: Of the training order; not negative.
         num_proc: Processes to tokenise with; None decides by the size of the dataset.
         group_by_length: Put rows of similar length into the same training batch: see `length_grouped_order`.
@@ -73,7 +78,7 @@ class DatasetGym(ABC, Generic[Experiences]):
             other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
 
     Warns:
-        UserWarning: Rows were left out.
+        UserWarning: Rows were left out, or completions were cut.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class DatasetGym(ABC, Generic[Experiences]):
         accelerator: Accelerator | None,
         max_context_length: int | None,
         min_completion_length: int | None,
+        truncation: Truncation,
+        chat_template_kwargs: Mapping[str, Any] | None,
         seed: int,
         num_proc: int | None,
         group_by_length: bool,
@@ -136,6 +143,8 @@ class DatasetGym(ABC, Generic[Experiences]):
                 name=name,
                 max_context_length=max_context_length,
                 min_completion_length=min_completion_length,
+                truncation=truncation,
+                chat_template_kwargs=chat_template_kwargs,
                 num_proc=num_proc,
             )
             for name, dataset in datasets.items()
@@ -144,7 +153,7 @@ class DatasetGym(ABC, Generic[Experiences]):
         self.filter_counts: dict[Split, FilterCounts] = {
             split: prepared.filter_counts for split, prepared in self._splits.items()
         }
-        self.action_space = TokenSpace(_vocabulary_size(tokenizer), sample_rows=data_batch_size_per_gpu)
+        self.action_space = TokenSpace(vocabulary_size(tokenizer), sample_rows=data_batch_size_per_gpu)
         self.observation_space = self._observation_space()
         self._train_cursor = _Cursor("train")
         # The cursor in use: the training cursor, or one of an evaluation.
@@ -254,6 +263,10 @@ class DatasetGym(ABC, Generic[Experiences]):
         for start in range(0, len(self._splits[split]), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor(split, position=start))
 
+    def filter_table(self) -> str:
+        """How many rows of each split were left out or cut and why, as aligned text."""
+        return filter_table({str(split): counts for split, counts in self.filter_counts.items()})
+
     def fingerprint(self, split: Split) -> str:
         """Name of the tokenised rows of a split and of the limits: equal names mean equal rows."""
         return self._splits[split].fingerprint
@@ -308,9 +321,9 @@ class DatasetGym(ABC, Generic[Experiences]):
         if state["fingerprint"] != fingerprint:
             raise ValueError(
                 f"The state belongs to other training rows (fingerprint {state['fingerprint']}, here {fingerprint}): "
-                "resume with the same dataset, tokenizer, max_context_length and min_completion_length. If they "
-                "are the same, another version of transformers, tokenizers or datasets makes something else of them: "
-                "resume with the versions that the run began with."
+                "resume with the same dataset, tokenizer, chat_template_kwargs, max_context_length, "
+                "min_completion_length and truncation. If they are the same, another version of transformers, "
+                "tokenizers or datasets makes something else of them: resume with the versions that the run began with."
             )
         if state["group_by_length"] is not self.group_by_length:
             raise ValueError(
@@ -387,11 +400,6 @@ def batch_spaces(
     parts["row"] = CountSpace(low=0, sample_rows=sample_rows)
     parts["split"] = ChoiceSpace(splits)
     return spaces.Dict(parts)
-
-
-def _vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    # Ids may have gaps, so that the largest is beyond their number.
-    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def _check_integer(name: str, value: Any, *, lowest: int) -> None:
