@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from agiledpo.data import DatasetError, prepare_rows
 from agiledpo.data.loading import load_preferences
 from tests.data.malformed import chats, files, others, texts
-from tests.data.malformed.case import Case
+from tests.data.malformed.case import CHAT, IMPLICIT, RANKED, TEXT, TOKENS, Case, rows
 
 TABLES = {"files": files, "texts": texts, "chats": chats, "others": others}
 CASES = [(table, case) for table, module in TABLES.items() for case in module.CASES]
@@ -51,3 +51,24 @@ def test_is_refused_with_one_sentence(
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared as a whole)
         prepare(case, tokenizers(case.tokenizer))
     assert str(caught.value) == case.says
+
+
+def test_there_are_enough_and_all_differ() -> None:
+    assert len(CASES) > 150
+    assert len({(table, case.name) for table, case in CASES}) == len(CASES)
+    remedies = [case.says.rpartition(". ")[2] for _, case in CASES]
+    assert all(case.says.endswith(".") for _, case in CASES)
+    assert all(remedies)
+
+
+@pytest.mark.parametrize("good", [TEXT, CHAT, IMPLICIT, RANKED, TOKENS])
+def test_the_rows_that_were_spoilt_were_good(
+    good: dict[str, object],
+    tokenizers: Callable[[str], PreTrainedTokenizerBase],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case("good", rows(good))
+    case.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    prepare(case, tokenizers("chatml"))
