@@ -144,12 +144,13 @@ def _refuse_mixed(dataset: Dataset, columns: Sequence[str], files: Sequence[File
     doubtful = [column for column in columns if isinstance(schema.field(column).type, pa.BaseExtensionType)]
     if not doubtful:
         return
-    for file in files:
-        if kind_of_file(file.path) == "json":
-            types = read_column_types(file.path, name=name)
-            for column in doubtful:
-                if column in types and types[column].mixed:
-                    raise mixed_column(types, column, name=name, file=file.path)
+    if not files or kind_of_file(files[0].path) != "json":
+        return
+    types = [(file.path, read_column_types(file.path, name=name)) for file in files]
+    for column in doubtful:
+        error = mixed_column(types, column, name=name)
+        if error is not None:
+            raise error
 
 
 def _explained(error: DatasetError, files: Sequence[FileRows], name: str) -> DatasetError:

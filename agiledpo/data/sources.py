@@ -123,7 +123,7 @@ def _open_directory(path: Path, split: str | None, name: str) -> tuple[Any, tupl
     chosen = _files_of_split(files, path, split, name)
     kinds = {kind: file for file in reversed(chosen) for kind in [kind_of_file(file)]}
     if len(kinds) > 1:
-        mixed = ", ".join(f"{kinds[kind].relative_to(path)} is {kind}" for kind in sorted(map(str, kinds)))
+        mixed = ", ".join(f"{file.relative_to(path)} is {kind}" for kind, file in sorted(kinds.items(), key=str))
         raise DatasetError(
             f"the directory has files of several kinds: {mixed}",
             remedy="Pass one file, or keep one kind.",
