@@ -5,6 +5,7 @@ from typing import Any
 
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.layout import TEMPLATE_KWARGS, TOOLS
+from agiledpo.data.template_kwargs import reserved_names
 
 
 def read_tools(value: Any, *, row: int, name: str) -> list[dict[str, Any]] | None:
@@ -39,14 +40,18 @@ def read_template_kwargs(value: Any, *, row: int, name: str) -> dict[str, Any] |
         name: The dataset's name, for the message.
 
     Raises:
-        DatasetError: It is something else.
+        DatasetError: It is something else, or has a name that is not the template's.
     """
     value = _parsed(value, TEMPLATE_KWARGS, row, name)
     if not value:
         return None
     if not isinstance(value, dict):
         raise _error(f"expected a mapping, got {type(value).__name__}", TEMPLATE_KWARGS, row, name)
-    return {key: item for key, item in value.items() if item is not None} or None
+    told = {key: item for key, item in value.items() if item is not None}
+    reserved = reserved_names(told)
+    if reserved:
+        raise _error(f"{reserved} is what rendering sets itself", TEMPLATE_KWARGS, row, name)
+    return told or None
 
 
 def pruned(value: Any) -> Any:

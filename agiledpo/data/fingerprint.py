@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,12 @@ from agiledpo.data.pairs import PAIRS
 _FORMAT_VERSION = 3
 
 
-def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, layout: Layout = PAIRS) -> str:
+def tokenized_fingerprint(
+    dataset_fingerprint: str,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: Layout = PAIRS,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
     """Name the tokenised form of a dataset: equal names mean equal tokens, in this process or any other.
 
     Hashing the tokenizer object would not do: its bytes change when it is called.
@@ -28,12 +34,13 @@ def tokenized_fingerprint(dataset_fingerprint: str, tokenizer: PreTrainedTokeniz
         dataset_fingerprint: Fingerprint that datasets keeps of the rows' content.
         tokenizer: From `isolated_copy`, so that truncation and padding do not count.
         layout: What is made of the columns.
+        template_kwargs: What the chat template is told for all rows; JSON can hold it.
 
     Returns:
         32 hexadecimal digits.
     """
     parts = {
-        **_origin(dataset_fingerprint, tokenizer, layout),
+        **_origin(dataset_fingerprint, tokenizer, layout, template_kwargs),
         "libraries": [transformers.__version__, tokenizers.__version__],
     }
     return _digest(json.dumps(parts, sort_keys=True).encode())[:32]
@@ -44,6 +51,7 @@ def rows_fingerprint(
     tokenizer: PreTrainedTokenizerBase,
     lengths: NDArray[np.int32],
     layout: Layout = PAIRS,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
     """Name the rows that a run learns from, the same under any version of the libraries that makes the same of them.
 
@@ -52,16 +60,24 @@ def rows_fingerprint(
         tokenizer: From `isolated_copy`.
         lengths: Tokens of each part of each row, (parts, rows): versions that tokenise differently differ in these.
         layout: What is made of the columns.
+        template_kwargs: What the chat template is told for all rows; JSON can hold it.
 
     Returns:
         32 hexadecimal digits.
     """
-    origin = json.dumps(_origin(dataset_fingerprint, tokenizer, layout), sort_keys=True)
+    origin = json.dumps(_origin(dataset_fingerprint, tokenizer, layout, template_kwargs), sort_keys=True)
     return _digest(origin.encode(), np.ascontiguousarray(lengths, dtype="<i4").tobytes())[:32]
 
 
-def _origin(dataset_fingerprint: str, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> dict[str, Any]:
+def _origin(
+    dataset_fingerprint: str,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: Layout,
+    template_kwargs: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    told = {"chat_template_kwargs": dict(template_kwargs)} if template_kwargs else {}
     return {
+        **told,
         "format": _FORMAT_VERSION,
         "dataset": dataset_fingerprint,
         "layout": repr(layout),

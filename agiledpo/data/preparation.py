@@ -1,8 +1,9 @@
 """From the user's dataset to tokenised rows that fit."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from agiledpo.cache import cache_directory
 from agiledpo.data.checking import check_dataset
 from agiledpo.data.examples import Form
-from agiledpo.data.filtering import FilterCounts, LengthLimits, filter_by_length
+from agiledpo.data.filtering import FilterCounts, filter_rows
 from agiledpo.data.fingerprint import rows_fingerprint, tokenized_fingerprint
 from agiledpo.data.layout import Layout
 from agiledpo.data.lengths import token_lengths
+from agiledpo.data.limits import LengthLimits, Truncation
 from agiledpo.data.pairs import PAIRS
+from agiledpo.data.template_kwargs import check_template_kwargs
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_rows
+from agiledpo.data.truncation import cut_columns, fit_lengths
 
 # Below this, starting processes takes longer than tokenising.
 _ROWS_WORTH_PROCESSES = 20_000
@@ -33,20 +37,25 @@ class PreparedRows:
         tokenized: All rows, memory-mapped from the cache: "row" (row number in the user's dataset), and of the prompt
             and each completion, such as "chosen", the text as rendered for chat ("prompt", "chosen"), the token ids
             ("prompt_ids", "chosen_ids") and their number ("prompt_length", "chosen_length").
-        lengths: (1 + completions, rows of `tokenized`) int32, those numbers, prompt first, memory-mapped.
+        parts: What the prompt and the completions are called, in order: "prompt", "chosen", "rejected".
+        lengths: (1 + completions, rows of `tokenized`) int32, those numbers, prompt first, after truncation; memory-
+            mapped where nothing is truncated.
         kept: (rows,) int64, the rows of `tokenized` that are within the limits, in ascending order; None for all.
-        form: Whether the user's rows were text or chat.
-        filter_counts: What filtering by length left out.
+        form: Whether the user's rows were text, chat or token ids.
+        filter_counts: What filtering by length left out, and what truncation cut.
         fingerprint: Name of the data, the tokenizer, the numbers of tokens and the limits: equal fingerprints mean
             equal rows. Versions of libraries are no part of it.
+        bos_token_id: The token that truncation leaves at the beginning of prompts, or None.
     """
 
     tokenized: Dataset
+    parts: tuple[str, ...]
     lengths: NDArray[np.int32]
     kept: NDArray[np.int64] | None
     form: Form
     filter_counts: FilterCounts
     fingerprint: str
+    bos_token_id: int | None
 
     def __len__(self) -> int:
         """Rows within the limits."""
@@ -54,16 +63,36 @@ class PreparedRows:
 
     @property
     def dataset(self) -> Dataset:
-        """The rows within the limits. Selecting them takes datasets long where there are many: see `take`."""
-        return self.tokenized if self.kept is None else self.tokenized.select(self.kept)
+        """The rows within the limits, as `take` hands them out, which is quicker where there are many."""
+        rows = self.tokenized if self.kept is None else self.tokenized.select(self.kept)
+        if not self.filter_counts.truncated:
+            return rows
+        kept = np.arange(len(self.tokenized)) if self.kept is None else self.kept
+        fingerprint = f"{self.tokenized._fingerprint}{self.fingerprint[32:]}"
+        directory = cache_directory("truncated")
+        directory.mkdir(parents=True, exist_ok=True)
+        return rows.map(
+            lambda columns, places: self._cut(columns, kept[places]),
+            batched=True,
+            with_indices=True,
+            features=rows.features,
+            cache_file_name=str(directory / f"{fingerprint}.arrow"),
+            new_fingerprint=fingerprint,
+        )
 
     def take(self, rows: NDArray[np.int64]) -> dict[str, list[Any]]:
-        """The columns of some of the rows within the limits.
+        """The columns of some of the rows within the limits; tokens are truncated, texts are not.
 
         Args:
             rows: Places in `dataset`.
         """
-        return self.tokenized[(rows if self.kept is None else self.kept[rows]).tolist()]
+        places = rows if self.kept is None else self.kept[rows]
+        return self._cut(self.tokenized[places.tolist()], places)
+
+    def _cut(self, columns: Mapping[str, list[Any]], rows: NDArray[np.int64]) -> dict[str, list[Any]]:
+        if not self.filter_counts.truncated:
+            return dict(columns)
+        return cut_columns(columns, self.parts, self.lengths[:, rows], bos_token_id=self.bos_token_id)
 
     def longest_sides(self) -> NDArray[np.int32]:
         """Tokens of the prompt with its longest completion, (rows,), for each row within the limits."""
@@ -79,6 +108,8 @@ def prepare_rows(
     name: str,
     max_context_length: int | None = None,
     min_completion_length: int | None = None,
+    truncation: Truncation = "drop",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     num_proc: int | None = None,
 ) -> PreparedRows:
     """Check, tokenise and filter a dataset of prompts with their completions.
@@ -92,39 +123,54 @@ def prepare_rows(
         tokenizer: The model's tokenizer; it is not changed.
         layout: Where the prompt and its completions are.
         name: What messages call the dataset, such as "train".
-        max_context_length: Leave out rows whose prompt and longest completion have more tokens together.
+        max_context_length: Most tokens of the prompt and its longest completion together.
         min_completion_length: Leave out rows with a completion of fewer tokens (its end-of-sequence token counts) or
             with a prompt that has no room for as many.
+        truncation: What becomes of rows with more: "drop", "keep_end" or "keep_start", see `LengthLimits`. The tokens
+            are cut, not the texts.
+        chat_template_kwargs: What the chat template is told for all rows, such as ``{"enable_thinking": False}``;
+            what a row says in a column of this name wins.
         num_proc: Processes to tokenise with; None takes one per CPU for large datasets and none for small ones.
 
     Raises:
         DatasetError: The dataset or one of its rows cannot be learned from, or no row is left.
-        TypeError: `tokenizer` is not a tokenizer, or a number is not an integer.
-        ValueError: The tokenizer has no end-of-sequence token or no chat template where it needs one, or a number is
-            out of range.
+        TypeError: `tokenizer` is not a tokenizer, a number is not an integer, or JSON cannot hold
+            `chat_template_kwargs`.
+        ValueError: The tokenizer has no end-of-sequence token or no chat template where it needs one, a number is out
+            of range, there is no such truncation, or `chat_template_kwargs` has a name that is reserved or that the
+            template does not have.
 
     Warns:
-        UserWarning: Rows were left out.
+        UserWarning: Rows were left out, or completions were cut.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
-    limits = LengthLimits(max_context_length, min_completion_length)
+    limits = LengthLimits(max_context_length, min_completion_length, truncation)
     dataset = check_dataset(dataset, name=name)
     form = layout.form(dataset, name=name)
     check_tokenizer(tokenizer, form)
+    template_kwargs = check_template_kwargs(chat_template_kwargs, tokenizer, form)
     tokenizer = isolated_copy(tokenizer)
-    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout)
-    tokenized = _tokenize(dataset, tokenizer, layout, form, fingerprint, name, _processes(num_proc, len(dataset)))
-    lengths = token_lengths(tokenized, [f"{part}_length" for part in ("prompt", *layout.completions)], fingerprint)
-    kept, counts = filter_by_length(lengths, limits, name=name)
-    rows = rows_fingerprint(dataset._fingerprint, tokenizer, lengths, layout)
+    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout, template_kwargs)
+    tokenize = partial(
+        _tokenize_batch, tokenizer=tokenizer, layout=layout, form=form, template_kwargs=template_kwargs, name=name
+    )
+    tokenized = _tokenize(dataset, tokenize, layout, fingerprint, name, _processes(num_proc, len(dataset)))
+    parts = ("prompt", *layout.completions)
+    lengths = token_lengths(tokenized, [f"{part}_length" for part in parts], fingerprint)
+    fitted = fit_lengths(tokenized, parts, lengths, limits, bos_token_id=tokenizer.bos_token_id)
+    kept, counts = filter_rows(lengths, fitted, limits, name=name)
+    rows = rows_fingerprint(dataset._fingerprint, tokenizer, lengths, layout, template_kwargs)
     return PreparedRows(
         tokenized=tokenized,
-        lengths=lengths,
+        parts=parts,
+        lengths=fitted.lengths,
         kept=kept,
         form=form,
         filter_counts=counts,
-        fingerprint=f"{rows}-{limits.max_context_length}-{limits.min_completion_length}",
+        fingerprint=f"{rows}-{limits.max_context_length}-{limits.min_completion_length}"
+        + ("" if limits.truncation == "drop" else f"-{limits.truncation}"),
+        bos_token_id=tokenizer.bos_token_id,
     )
 
 
@@ -142,9 +188,8 @@ def _processes(num_proc: int | None, rows: int) -> int | None:
 
 def _tokenize(
     dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenize: Callable[..., dict[str, list[Any]]],
     layout: Layout,
-    form: Form,
     fingerprint: str,
     name: str,
     num_proc: int | None,
@@ -153,7 +198,7 @@ def _tokenize(
     directory.mkdir(parents=True, exist_ok=True)
     columns = list(layout.present(dataset))
     return dataset.select_columns(columns).map(
-        _tokenize_batch,
+        tokenize,
         batched=True,
         with_indices=True,
         remove_columns=columns,
@@ -161,7 +206,6 @@ def _tokenize(
         # datasets writes beside and renames, so a file that is there is complete.
         cache_file_name=str(directory / f"{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
-        fn_kwargs={"tokenizer": tokenizer, "layout": layout, "form": form, "name": name},
         num_proc=num_proc,
         desc=f"Tokenizing {name} dataset",
     )
@@ -174,9 +218,10 @@ def _tokenize_batch(
     tokenizer: PreTrainedTokenizerBase,
     layout: Layout,
     form: Form,
+    template_kwargs: Mapping[str, Any],
     name: str,
 ) -> dict[str, list[Any]]:
-    tokenized = tokenize_rows(batch, rows, tokenizer, form, layout, name=name)
+    tokenized = tokenize_rows(batch, rows, tokenizer, form, layout, template_kwargs, name=name)
     prepared: dict[str, list[Any]] = {"row": [row.row for row in tokenized]}
     texts = zip(*((row.prompt, *row.completions) for row in tokenized), strict=True)
     ids = zip(*((row.prompt_ids, *row.completion_ids) for row in tokenized), strict=True)

@@ -1,15 +1,18 @@
 """Turn a checked row into the texts that are tokenised."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.data.chat_template import REFUSALS, ChatTemplate
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Message
+from agiledpo.data.layout import TOOLS
 from agiledpo.data.messages import without_none
-from agiledpo.data.prefixes import common_prefix_length
+from agiledpo.data.rewriting import explain_lost_completion, explain_rewritten_prompt, ignored_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,46 +34,65 @@ def render_text(example: Example) -> RenderedRow:
     return RenderedRow(prompt, tuple(prompt + completion for completion in completions))
 
 
-def render_chat(example: Example, tokenizer: PreTrainedTokenizerBase, *, row: int, name: str) -> RenderedRow:
+def render_chat(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    template_kwargs: Mapping[str, Any],
+    *,
+    row: int,
+    sources: Sequence[str],
+    name: str,
+) -> RenderedRow:
     """Render messages with the tokenizer's chat template.
 
     Args:
         example: Checked messages.
         tokenizer: A tokenizer that has a chat template.
+        template_kwargs: What the template is told for all rows; a row's own win.
         row: Row number, for messages.
+        sources: Column of each completion, for messages.
         name: The dataset's name, for messages.
 
     Raises:
-        DatasetError: The template refuses the messages, or renders the prompt differently once a completion
-            follows it, so that there is no common prompt to score the completions after.
+        DatasetError: A completion holds a tool's result; or the template refuses the messages; renders the prompt
+            differently once a completion follows it, so that there is no common prompt to score the completions after;
+            or drops a tool or part of an answer, so that something else would be learned than the row says.
     """
+    error = partial(DatasetError, dataset=name, row=row)
     prompt = without_none(cast(list[Message], example.prompt))
-    completions = cast(tuple[list[Message], ...], example.completions)
-    conversations = [(prompt, False), (prompt, True)]
-    conversations += [(prompt + without_none(completion), False) for completion in completions]
-    rendered: list[str] = []
-    for conversation, add_generation_prompt in conversations:
-        try:
-            text = tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=add_generation_prompt, tokenize=False
+    completions = [without_none(each) for each in cast(tuple[list[Message], ...], example.completions)]
+    for column, completion in zip(sources, completions, strict=True):
+        # All of a completion is scored.
+        if any(message["role"] == "tool" for message in completion):
+            raise error(
+                "the completion holds a message of role 'tool', which would be learned as the model's own words",
+                remedy="Move the earlier turns to prompt and keep only the last answer as the completion, or drop such "
+                "rows.",
+                column=column,
             )
-        except (TemplateError, TypeError) as error:  # TypeError: a template that adds text to what is not text
-            raise DatasetError(
-                f"the chat template refuses the messages ({error})",
-                remedy="Change the messages with dataset.map, or set tokenizer.chat_template to one that takes them.",
-                dataset=name,
-                row=row,
-            ) from error
-        rendered.append(str(text))
-    without_header, with_header, *sequences = rendered
-    # Text a template writes only after a last user turn is not part of the prompt and need not be shared.
-    dialogue = with_header[: common_prefix_length(without_header, with_header)]
-    if not all(sequence.startswith(dialogue) for sequence in sequences):
-        raise DatasetError(
-            "the chat template renders the prompt differently once a completion follows it",
-            remedy="Set tokenizer.chat_template to one that leaves earlier turns as they are, "
-            "or render the rows to text yourself.",
-            dataset=name,
-            row=row,
+    template = ChatTemplate(tokenizer, example.tools, {**template_kwargs, **(example.chat_template_kwargs or {})})
+    try:
+        rendered = template.render(prompt, completions)
+    except REFUSALS as refusal:
+        raise error(
+            f"the chat template refuses the messages ({refusal})",
+            remedy="Change the messages with dataset.map, or set tokenizer.chat_template to one that takes them.",
+        ) from refusal
+    if not rendered.keeps_prompt:
+        problem, remedy = explain_rewritten_prompt(template, rendered, prompt, completions)
+        raise error(problem, remedy=remedy)
+    ignored = ignored_tool(example.tools, rendered.dialogue)
+    if ignored is not None:
+        raise error(
+            f"the chat template does not tell the model of the tool {ignored!r}",
+            remedy=f"Set tokenizer.chat_template to one that writes tools, or drop them: "
+            f"dataset.remove_columns({TOOLS!r}).",
+            column=TOOLS,
         )
-    return RenderedRow(with_header, tuple(sequences))
+    for column, completion, sequence in zip(sources, completions, rendered.sequences, strict=True):
+        written = sequence[len(rendered.dialogue) :]
+        lost = explain_lost_completion(template, prompt, completion, written) if written else None
+        if lost is not None:
+            problem, remedy = lost
+            raise error(problem, remedy=remedy, column=column)
+    return RenderedRow(rendered.prompt, rendered.sequences)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -46,7 +46,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, form: Form) -> None:
     Raises:
         ValueError: See above.
     """
-    if tokenizer.eos_token_id is None:
+    if form is not Form.TOKENS and tokenizer.eos_token_id is None:
         raise ValueError(
             "The tokenizer has no end-of-sequence token, so completions could not be ended. "
             'Set tokenizer.eos_token, for example tokenizer.eos_token = "</s>" if the model was trained with it.'
@@ -78,6 +78,7 @@ def tokenize_rows(
     tokenizer: PreTrainedTokenizerBase,
     form: Form,
     layout: Layout = PAIRS,
+    template_kwargs: Mapping[str, Any] | None = None,
     *,
     name: str,
 ) -> list[TokenizedRow]:
@@ -86,8 +87,8 @@ def tokenize_rows(
     The tokens of prompt and completion together are those of `tokenizer(prompt + completion)` for text and of the chat
     template for chat. The prompt is the longest token prefix common to the prompt alone and to all sequences, so where
     a merge crosses the boundary the end of the prompt counts as the beginning of all completions. Text ends with
-    exactly one end-of-sequence token; chat ends as the template ends it, and gets that token only if the template
-    leaves the turn open.
+    exactly one end-of-sequence token; chat ends as the template ends it, with all that it writes after the turn, and
+    gets that token only if the template leaves the turn open. Token ids are taken as they are, and nothing is appended.
 
     Args:
         batch: Columns of the dataset, each with one value per row.
@@ -95,6 +96,7 @@ def tokenize_rows(
         tokenizer: From `isolated_copy`; passed `check_tokenizer`.
         form: What the values are.
         layout: What is made of them.
+        template_kwargs: What the chat template is told for all rows.
         name: The dataset's name, for messages.
 
     Returns:
@@ -112,8 +114,27 @@ def tokenize_rows(
         if not found:
             nothing = len(layout.completions)
             tokenized.append(TokenizedRow(row, "", ("",) * nothing, [], ([],) * nothing))
+    if form is Form.TOKENS:
+        tokenized += _given_tokens(examples, tokenizer, layout.sources, name=name)
+    elif examples:
+        tokenized += _tokenize_examples(examples, tokenizer, form, layout.sources, template_kwargs or {}, name=name)
+    return sorted(tokenized, key=attrgetter("row"))
+
+
+def _tokenize_examples(
+    examples: Sequence[tuple[int, Example]],
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
+    sources: Sequence[str],
+    template_kwargs: Mapping[str, Any],
+    *,
+    name: str,
+) -> list[TokenizedRow]:
     if form is Form.CHAT:
-        rendered = [render_chat(example, tokenizer, row=row, name=name) for row, example in examples]
+        rendered = [
+            render_chat(example, tokenizer, template_kwargs, row=row, sources=sources, name=name)
+            for row, example in examples
+        ]
     else:
         rendered = [render_text(example) for _, example in examples]
     # A template writes the special tokens itself.
@@ -130,11 +151,45 @@ def tokenize_rows(
         *(encode(list(sequences)) for sequences in zip(*(text.sequences for text in rendered), strict=True)),
         strict=True,
     )
-    tokenized += [
-        _assemble(row, text, prompt, sequences, eos=tokenizer.eos_token_id, end=end, sources=layout.sources, name=name)
+    return [
+        _assemble(row, text, prompt, sequences, eos=tokenizer.eos_token_id, end=end, sources=sources, name=name)
         for row, text, prompt, *sequences in encoded
     ]
-    return sorted(tokenized, key=attrgetter("row"))
+
+
+def _given_tokens(
+    examples: Sequence[tuple[int, Example]],
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    *,
+    name: str,
+) -> list[TokenizedRow]:
+    """Take token ids as they are, if they are the tokenizer's; texts are what they decode to."""
+    given = [(row, cast(list[list[int]], [example.prompt, *example.completions])) for row, example in examples]
+    vocabulary = len(tokenizer)
+    if any(max(ids, default=0) >= vocabulary for _, parts in given for ids in parts):
+        vocabulary = vocabulary_size(tokenizer)  # which takes longer to find out
+    tokenized = []
+    for row, (prompt, *completions) in given:
+        for part, ids in zip((None, *sources), (prompt, *completions), strict=True):
+            what = "the prompt" if part is None else "the completion"
+            error = partial(DatasetError, dataset=name, row=row, column=part)
+            if not ids:
+                raise error(f"{what} has no tokens", remedy="Drop the row: both sides are needed to learn from it.")
+            wrong = [token for token in (min(ids), max(ids)) if not 0 <= token < vocabulary]
+            if wrong:
+                raise error(
+                    f"{what} has the token id {wrong[0]}, and the tokenizer's are 0 to {vocabulary - 1}",
+                    remedy="Use the tokenizer that the ids were made with.",
+                )
+        texts = tokenizer.batch_decode([prompt, *completions], clean_up_tokenization_spaces=False)
+        tokenized.append(TokenizedRow(row, texts[0], tuple(texts[1:]), list(prompt), tuple(map(list, completions))))
+    return tokenized
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest token id: ids may have gaps, so that it is beyond their number."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def _encode(texts: list[str], *, tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool) -> list[list[int]]:
@@ -209,9 +264,18 @@ def _end_text(completion: list[int], *, tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def _end_chat(completion: list[int], *, tokenizer: PreTrainedTokenizerBase, closing: frozenset[int]) -> list[int]:
-    """Leave the template's tokens alone unless the last one that is not whitespace is an ordinary word."""
-    for token in reversed(completion):
+    """Leave the template's tokens alone unless the last one that is not whitespace is an ordinary word.
+
+    Of a token that closes the turn several times in a row, because the answer itself ends with it, one is left.
+    """
+    for last in range(len(completion) - 1, -1, -1):
+        token = completion[last]
         # Some vocabularies have added tokens that are runs of newlines: whitespace is looked at first.
         if str(tokenizer.decode([token], clean_up_tokenization_spaces=False)).strip():
-            return completion if token in closing else [*completion, tokenizer.eos_token_id]
+            if token not in closing:
+                break
+            first = last
+            while first and completion[first - 1] == token:
+                first -= 1
+            return completion[:first] + completion[last:]
     return [*completion, tokenizer.eos_token_id]

@@ -16,9 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import FilterCounts, Layout, PreparedRows, prepare_rows
 from agiledpo.data.checking import check_dataset
+from agiledpo.data.filtering import filter_table
+from agiledpo.data.limits import Truncation
+from agiledpo.data.tokenization import vocabulary_size
 from agiledpo.llm_envs.batching import epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import Split
+from agiledpo.llm_envs.validation import validation_split, validation_splits
 
 # Raise it also when an order changes: a place in one is none in another.
 _STATE_VERSION = 3
@@ -54,11 +58,14 @@ class DatasetGym(ABC, Generic[Experiences]):
         train_dataset: Rows to learn from.
         test_dataset: Rows for evaluation.
         final_dataset: Rows for the figures of the finished run; None for none.
+        validation_datasets: Rows to watch the run by, by name; None for none.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
         data_batch_size_per_gpu: Rows per batch.
         accelerator: Kept as an attribute; more than one process is not supported yet.
-        max_context_length: Rows of more tokens are left out; None keeps all. Nothing is truncated.
+        max_context_length: Most tokens of a row; None keeps all.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
+        truncation: What becomes of rows of more tokens, see `agiledpo.data.limits.LengthLimits`.
+        chat_template_kwargs: What the chat template is told for all rows; None for nothing.
         seed: Of the training order; not negative.
         num_proc: Processes to tokenise with; None decides by the size of the dataset.
         group_by_length: Put rows of similar length into the same training batch: see `length_grouped_order`.
@@ -67,11 +74,11 @@ class DatasetGym(ABC, Generic[Experiences]):
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or the accelerator has
-            several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
+            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
 
     Warns:
-        UserWarning: Rows were left out.
+        UserWarning: Rows were left out, or completions were cut.
     """
 
     def __init__(
@@ -79,12 +86,15 @@ class DatasetGym(ABC, Generic[Experiences]):
         train_dataset: Dataset,
         test_dataset: Dataset,
         final_dataset: Dataset | None,
+        validation_datasets: Mapping[str, Dataset] | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
         data_batch_size_per_gpu: int,
         accelerator: Accelerator | None,
         max_context_length: int | None,
         min_completion_length: int | None,
+        truncation: Truncation,
+        chat_template_kwargs: Mapping[str, Any] | None,
         seed: int,
         num_proc: int | None,
         group_by_length: bool,
@@ -109,12 +119,15 @@ class DatasetGym(ABC, Generic[Experiences]):
         datasets: dict[Split, Dataset] = {"train": train_dataset, "test": test_dataset}
         if final_dataset is not None:
             datasets["final"] = final_dataset
+        named = validation_splits(validation_datasets)
+        datasets.update({validation_split(name): dataset for name, dataset in named.items()})
         # All are looked at before any is tokenised, which may take minutes.
         layouts: dict[Split, Layout] = {}
         for name, dataset in datasets.items():
             checked = check_dataset(dataset, name=name)
             layouts[name] = self._layout(checked, name=name)
             layouts[name].form(checked, name=name)
+        self.validation_names = tuple(named)
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
         self.accelerator = accelerator
@@ -130,6 +143,8 @@ class DatasetGym(ABC, Generic[Experiences]):
                 name=name,
                 max_context_length=max_context_length,
                 min_completion_length=min_completion_length,
+                truncation=truncation,
+                chat_template_kwargs=chat_template_kwargs,
                 num_proc=num_proc,
             )
             for name, dataset in datasets.items()
@@ -138,7 +153,7 @@ class DatasetGym(ABC, Generic[Experiences]):
         self.filter_counts: dict[Split, FilterCounts] = {
             split: prepared.filter_counts for split, prepared in self._splits.items()
         }
-        self.action_space = TokenSpace(_vocabulary_size(tokenizer), sample_rows=data_batch_size_per_gpu)
+        self.action_space = TokenSpace(vocabulary_size(tokenizer), sample_rows=data_batch_size_per_gpu)
         self.observation_space = self._observation_space()
         self._train_cursor = _Cursor("train")
         # The cursor in use: the training cursor, or one of an evaluation.
@@ -168,7 +183,7 @@ class DatasetGym(ABC, Generic[Experiences]):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are: "train", "test" and, if it was given, "final"."""
+        """The splits that there are: "train", "test" and, where they were given, "final" and "validation-<name>"."""
         return tuple(self._splits)
 
     @property
@@ -235,16 +250,22 @@ class DatasetGym(ABC, Generic[Experiences]):
         """A whole held-out split once, in order, whatever the current split and place are, and without changing them.
 
         Args:
-            split: "test" or "final".
+            split: "test", "final" or "validation-<name>".
 
         Raises:
             ValueError: There is no such held-out split.
         """
         if split == "train" or split not in self._splits:
             held_out = [name for name in self._splits if name != "train"]
-            raise ValueError(f"There is no held-out split {split!r}, only {held_out}; see final_dataset.")
+            raise ValueError(
+                f"There is no held-out split {split!r}, only {held_out}; see final_dataset and validation_datasets."
+            )
         for start in range(0, len(self._splits[split]), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor(split, position=start))
+
+    def filter_table(self) -> str:
+        """How many rows of each split were left out or cut and why, as aligned text."""
+        return filter_table({str(split): counts for split, counts in self.filter_counts.items()})
 
     def fingerprint(self, split: Split) -> str:
         """Name of the tokenised rows of a split and of the limits: equal names mean equal rows."""
@@ -300,9 +321,9 @@ class DatasetGym(ABC, Generic[Experiences]):
         if state["fingerprint"] != fingerprint:
             raise ValueError(
                 f"The state belongs to other training rows (fingerprint {state['fingerprint']}, here {fingerprint}): "
-                "resume with the same dataset, tokenizer, max_context_length and min_completion_length. If they "
-                "are the same, another version of transformers, tokenizers or datasets makes something else of them: "
-                "resume with the versions that the run began with."
+                "resume with the same dataset, tokenizer, chat_template_kwargs, max_context_length, "
+                "min_completion_length and truncation. If they are the same, another version of transformers, "
+                "tokenizers or datasets makes something else of them: resume with the versions that the run began with."
             )
         if state["group_by_length"] is not self.group_by_length:
             raise ValueError(
@@ -359,12 +380,15 @@ class DatasetGym(ABC, Generic[Experiences]):
         return self._order[1]
 
 
-def batch_spaces(texts: Sequence[str], sequences: Sequence[str], vocabulary_size: int, sample_rows: int) -> spaces.Dict:
+def batch_spaces(
+    texts: Sequence[str], sequences: Sequence[str], splits: Sequence[Split], vocabulary_size: int, sample_rows: int
+) -> spaces.Dict:
     """The space of batches of padded sequences.
 
     Args:
         texts: Keys of lists of texts.
         sequences: Keys of token ids (B, T) and their masks, without "input_ids" and "attention_mask" at the end.
+        splits: Names of the splits that batches come from.
         vocabulary_size: Number of token ids.
         sample_rows: B of a sample.
     """
@@ -374,13 +398,8 @@ def batch_spaces(texts: Sequence[str], sequences: Sequence[str], vocabulary_size
         parts[f"{name}input_ids"] = TokenSpace(vocabulary_size, sample_rows=sample_rows)
         parts[f"{name}attention_mask"] = TokenSpace(2, sample_rows=sample_rows)
     parts["row"] = CountSpace(low=0, sample_rows=sample_rows)
-    parts["split"] = ChoiceSpace(("train", "test", "final"))
+    parts["split"] = ChoiceSpace(splits)
     return spaces.Dict(parts)
-
-
-def _vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    # Ids may have gaps, so that the largest is beyond their number.
-    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def _check_integer(name: str, value: Any, *, lowest: int) -> None:

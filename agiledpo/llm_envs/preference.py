@@ -9,6 +9,7 @@ from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import Layout, recognise_preferences
+from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_pairs
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.types import PreferenceExperiences, Split
@@ -31,7 +32,7 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
         data_batch_size_per_gpu: Pairs per batch.
         accelerator: Kept as an attribute; more than one process is not supported yet.
-        max_context_length: Rows of more tokens are left out; None keeps all. Nothing is truncated.
+        max_context_length: Most tokens of a prompt with its longest completion; None keeps all.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
         seed: Of the training order; not negative.
         num_proc: Processes to tokenise with; None decides by the size of the dataset.
@@ -39,6 +40,15 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
             length is that of its prompt with the longer completion, which is as wide as it makes a padded batch. Models
             whose rows are packed read no padding in either order and gain nothing from this.
         final_dataset: The same as `test_dataset`, for the figures of the finished run; None for none.
+        validation_datasets: More of the same by name, to watch the run by: the training loops measure the fittest agent
+            on each and report "validation-<name>_loss", "validation-<name>_accuracy" and so on. No choice depends on
+            them. None for none.
+        truncation: What becomes of rows of more than `max_context_length` tokens. "drop" leaves them out. "keep_end"
+            cuts the beginning of the prompt, the same for all completions and never its beginning-of-sequence token.
+            "keep_start" cuts the end of completions, which are then unfinished: they have no end-of-sequence token.
+            Only tokens are cut; the texts in a batch stay whole.
+        chat_template_kwargs: What the chat template is told for all rows, such as ``{"enable_thinking": False}``; what
+            a row says in a column of this name wins. None for nothing.
 
     Attributes:
         name: Name of the training dataset, or "preferences" if it has none.
@@ -50,16 +60,17 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
         group_by_length: As given.
         observation_space: Contains every batch.
         action_space: Completions as token ids, int64 tensors (B, T); the `chosen_input_ids` of every batch lie in it.
-        filter_counts: For each split, how many rows were left out and why.
+        validation_names: Names of the validation sets; their splits are "validation-<name>".
+        filter_counts: For each split, how many rows were left out or cut and why; `filter_table()` shows it.
 
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or the accelerator has
-            several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
+            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
 
     Warns:
-        UserWarning: Rows were left out.
+        UserWarning: Rows were left out, or completions were cut.
     """
 
     def __init__(
@@ -76,16 +87,22 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
         num_proc: int | None = None,
         group_by_length: bool = False,
         final_dataset: Dataset | None = None,
+        validation_datasets: Mapping[str, Dataset] | None = None,
+        truncation: Truncation = "drop",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             train_dataset,
             test_dataset,
             final_dataset,
+            validation_datasets,
             tokenizer,
             data_batch_size_per_gpu=data_batch_size_per_gpu,
             accelerator=accelerator,
             max_context_length=max_context_length,
             min_completion_length=min_completion_length,
+            truncation=truncation,
+            chat_template_kwargs=chat_template_kwargs,
             seed=seed,
             num_proc=num_proc,
             group_by_length=group_by_length,
@@ -102,6 +119,7 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
         return batch_spaces(
             ("prompt", "chosen", "rejected"),
             ("chosen_", "rejected_"),
+            self.splits,
             self.action_space.size,
             self.data_batch_size_per_gpu,
         )

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import Layout, recognise_demonstrations
+from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_demonstrations
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.types import SFTExperiences, Split
@@ -29,13 +30,22 @@ class SFTGym(DatasetGym[SFTExperiences]):
         response_column: Column of the completion beside "prompt", such as "chosen" of preference pairs; None finds it
             as described above.
         accelerator: Kept as an attribute; more than one process is not supported yet.
-        max_context_length: Rows of more tokens are left out; None keeps all. Nothing is truncated.
+        max_context_length: Most tokens of a prompt with its completion; None keeps all.
         seed: Of the training order; not negative.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
         num_proc: Processes to tokenise with; None decides by the size of the dataset.
         group_by_length: Put rows of similar length into the same training batch. Models whose rows are packed read no
             padding in either order and gain nothing from this.
         final_dataset: The same as `test_dataset`, for the figures of the finished run; None for none.
+        validation_datasets: More of the same by name, to watch the run by: the training loops measure the fittest agent
+            on each and report "validation-<name>_loss", "validation-<name>_accuracy" and so on. No choice depends on
+            them. None for none.
+        truncation: What becomes of rows of more than `max_context_length` tokens. "drop" leaves them out. "keep_end"
+            cuts the beginning of the prompt, the same for all completions and never its beginning-of-sequence token.
+            "keep_start" cuts the end of completions, which are then unfinished: they have no end-of-sequence token.
+            Only tokens are cut; the texts in a batch stay whole.
+        chat_template_kwargs: What the chat template is told for all rows, such as ``{"enable_thinking": False}``; what
+            a row says in a column of this name wins. None for nothing.
 
     Attributes:
         name: Name of the training dataset, or "demonstrations" if it has none.
@@ -48,16 +58,17 @@ class SFTGym(DatasetGym[SFTExperiences]):
         group_by_length: As given.
         observation_space: Contains every batch.
         action_space: Completions as token ids, int64 tensors (B, T); the `input_ids` of every batch lie in it.
-        filter_counts: For each split, how many rows were left out and why.
+        validation_names: Names of the validation sets; their splits are "validation-<name>".
+        filter_counts: For each split, how many rows were left out or cut and why; `filter_table()` shows it.
 
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or the accelerator has
-            several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
+            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
 
     Warns:
-        UserWarning: Rows were left out.
+        UserWarning: Rows were left out, or completions were cut.
     """
 
     def __init__(
@@ -75,6 +86,9 @@ class SFTGym(DatasetGym[SFTExperiences]):
         num_proc: int | None = None,
         group_by_length: bool = False,
         final_dataset: Dataset | None = None,
+        validation_datasets: Mapping[str, Dataset] | None = None,
+        truncation: Truncation = "drop",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if response_column is not None and not isinstance(response_column, str):
             raise TypeError(f"response_column must be a column's name or None, got {response_column!r}.")
@@ -83,11 +97,14 @@ class SFTGym(DatasetGym[SFTExperiences]):
             train_dataset,
             test_dataset,
             final_dataset,
+            validation_datasets,
             tokenizer,
             data_batch_size_per_gpu=data_batch_size_per_gpu,
             accelerator=accelerator,
             max_context_length=max_context_length,
             min_completion_length=min_completion_length,
+            truncation=truncation,
+            chat_template_kwargs=chat_template_kwargs,
             seed=seed,
             num_proc=num_proc,
             group_by_length=group_by_length,
@@ -101,4 +118,6 @@ class SFTGym(DatasetGym[SFTExperiences]):
         return collate_demonstrations(columns, split=split, pad_token_id=self.pad_token_id)
 
     def _observation_space(self) -> spaces.Dict:
-        return batch_spaces(("prompt", "response"), ("",), self.action_space.size, self.data_batch_size_per_gpu)
+        return batch_spaces(
+            ("prompt", "response"), ("",), self.splits, self.action_space.size, self.data_batch_size_per_gpu
+        )

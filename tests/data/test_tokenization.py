@@ -300,8 +300,7 @@ def test_messages_pass_through_arrow_unchanged(
 ) -> None:
     """Arrow gives every message all keys; the template sees those that the user wrote."""
     call = {"role": "assistant", "tool_calls": [{"name": "clock"}]}
-    result = {"role": "tool", "content": "nine"}
-    completion = [call, result, {"role": "assistant", "content": "nine"}]
+    completion = [call, {"role": "assistant", "content": "nine"}]
     rows = chat_rows(2, {1: {"chosen": completion}})
     tokenizer = make_tokenizer(template="tools")
     prepared = prepare_rows(rows, tokenizer, name="train").dataset

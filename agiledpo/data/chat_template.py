@@ -1,0 +1,83 @@
+"""A prompt with its completions, as a chat template writes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from agiledpo.data.examples import Message
+from agiledpo.data.prefixes import common_prefix_length
+
+# What a template raises that cannot take the messages; TypeError: it adds text to what is not text.
+REFUSALS = (TemplateError, TypeError)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A prompt with its completions.
+
+    Attributes:
+        dialogue: The prompt without the assistant's header, and without text that is written only after a last turn.
+        prompt: The prompt with the header.
+        sequences: The prompt with each of its completions.
+    """
+
+    dialogue: str
+    prompt: str
+    sequences: tuple[str, ...]
+
+    @property
+    def keeps_prompt(self) -> bool:
+        """Whether all sequences begin with the dialogue."""
+        return all(sequence.startswith(self.dialogue) for sequence in self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A tokenizer's chat template with what it is told beside the messages.
+
+    Attributes:
+        tokenizer: Has a chat template.
+        tools: JSON schemas of functions, or None.
+        kwargs: Further variables by name.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    tools: list[dict[str, Any]] | None
+    kwargs: Mapping[str, Any]
+
+    def told(self, **kwargs: Any) -> "ChatTemplate":
+        """The same template, told more."""
+        return replace(self, kwargs={**self.kwargs, **kwargs})
+
+    def render(self, prompt: list[Message], completions: Sequence[list[Message]]) -> RenderedChat:
+        """Render messages.
+
+        Args:
+            prompt: Messages without keys that are None.
+            completions: Messages that follow them.
+
+        Raises:
+            jinja2.TemplateError: The template refuses the messages.
+            TypeError: It cannot make text of them.
+        """
+        without_header = self._text(prompt)
+        with_header = self._text(prompt, add_generation_prompt=True)
+        return RenderedChat(
+            dialogue=with_header[: common_prefix_length(without_header, with_header)],
+            prompt=with_header,
+            sequences=tuple(self._text(prompt + completion) for completion in completions),
+        )
+
+    def _text(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages,
+                tools=None if self.tools is None else [*self.tools],
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **self.kwargs,
+            )
+        )

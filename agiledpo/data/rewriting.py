@@ -1,0 +1,204 @@
+"""Find out what a chat template makes of messages that it does not render as they are, and what can be done."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from agiledpo.data.chat_template import REFUSALS, ChatTemplate, RenderedChat
+from agiledpo.data.examples import Message
+from agiledpo.data.prefixes import common_prefix_length
+from agiledpo.data.template_kwargs import mentions
+
+# Reasoning beside the content, under the names that templates read it by.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_THINKING = re.compile(r"<think>.*?</think>|\[THINK\].*?\[/THINK\]|<\|channel>thought.*?<channel\|>", re.DOTALL)
+_MARKER = re.compile(r"</?think>|\[/?THINK\]|<\|channel>thought")
+# Variables that real templates have for what becomes of reasoning.
+_SWITCHES = (
+    "enable_thinking",
+    "thinking",
+    "preserve_thinking",
+    "keep_thinking",
+    "clear_thinking",
+    "truncate_history_thinking",
+)
+_EXCERPT = 40
+
+
+def explain_rewritten_prompt(
+    template: ChatTemplate, rendered: RenderedChat, prompt: list[Message], completions: Sequence[list[Message]]
+) -> tuple[str, str]:
+    """Say where the rendering of a prompt changes once a completion follows it.
+
+    Args:
+        template: The template.
+        rendered: What it made of the messages; does not keep the prompt.
+        prompt: The messages of the prompt.
+        completions: The messages of its completions.
+
+    Returns:
+        The problem, and a remedy, which has been tried.
+    """
+    sequence = next(text for text in rendered.sequences if not text.startswith(rendered.dialogue))
+    place = common_prefix_length(rendered.dialogue, sequence)
+    before, after = _around(rendered.dialogue, place), _around(sequence, place)
+    where, number = _message_at(prompt, rendered.dialogue, place)
+    problem = (
+        f"the chat template renders the prompt differently once a completion follows it: {where}, "
+        f"{before!r} becomes {after!r}"
+    )
+    if _MARKER.search(before) or _MARKER.search(after) or _thinks(prompt[number]):
+        problem += " (it rewrites the thinking of earlier turns)"
+
+    def helps(template: ChatTemplate, prompt: list[Message]) -> bool:
+        return template.render(prompt, completions).keeps_prompt
+
+    for switch, value in _switches(template):
+        if _tried(lambda: helps(template.told(**{switch: value}), prompt)):  # noqa: B023
+            return problem, f"Pass chat_template_kwargs={{{switch!r}: {value}}}, with which it does not."
+    if any(map(_thinks, prompt)) and _tried(lambda: helps(template, [without_thinking(each) for each in prompt])):
+        return problem, "Remove the thinking from the prompt's earlier turns with dataset.map, which suffices here."
+    folded = _fold_system(prompt)
+    if folded is not None and _tried(lambda: helps(template, folded)):
+        return problem, (
+            "Write the system message's text at the beginning of the first user message with dataset.map, "
+            "which suffices here."
+        )
+    return problem, (
+        "Set tokenizer.chat_template to one that leaves earlier turns as they are, or render the rows to text yourself."
+    )
+
+
+def explain_lost_completion(
+    template: ChatTemplate, prompt: list[Message], completion: list[Message], rendered: str
+) -> tuple[str, str] | None:
+    """Say what of the last message of a completion is not in its rendering; None if all of it is.
+
+    Whitespace does not count, nor how a tool call is written.
+
+    Args:
+        template: The template.
+        prompt: The messages of the prompt.
+        completion: The messages of the completion.
+        rendered: What the template writes after the prompt.
+
+    Returns:
+        The problem, and a remedy.
+    """
+    message = completion[-1]
+    lost = _lost(message, rendered)
+    if lost is None:
+        return None
+    kept = without_thinking(message)
+    thinking = kept != message and (lost in REASONING_KEYS or _lost(kept, rendered) is None)
+    for switch, value in _switches(template):
+        if _tried(lambda: _keeps(template.told(**{switch: value}), prompt, completion)):  # noqa: B023
+            remedy = f"Pass chat_template_kwargs={{{switch!r}: {value}}}, with which it is kept."
+            break
+    else:
+        remedy = (
+            f"Set tokenizer.chat_template to one that writes it, or remove {'the thinking' if thinking else 'it'} "
+            "with dataset.map if it is not to be learned."
+        )
+    written = _around(rendered, 0)
+    if thinking:
+        return f"the chat template drops the completion's thinking: of {lost!r} only {written!r} is left", remedy
+    return f"the chat template does not write the completion's {lost} as it is, but {written!r}", remedy
+
+
+def ignored_tool(tools: Sequence[Mapping[str, Any]] | None, rendered: str) -> str | None:
+    """Name of a tool that is not in the rendering of a prompt; None if all are."""
+    for tool in tools or ():
+        function = tool.get("function", tool)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str) and name not in rendered:
+            return name
+    return None
+
+
+def without_thinking(message: Message) -> Message:
+    """A message without its thinking, be it in the content or beside it."""
+    kept = {key: value for key, value in message.items() if key not in REASONING_KEYS}
+    if isinstance(kept.get("content"), str):
+        kept["content"] = (
+            _THINKING.sub("", kept["content"]).strip() if _THINKING.search(kept["content"]) else kept["content"]
+        )
+    return kept
+
+
+def _thinks(message: Message) -> bool:
+    return without_thinking(message) != message
+
+
+def _keeps(template: ChatTemplate, prompt: list[Message], completion: list[Message]) -> bool:
+    rendered = template.render(prompt, [completion])
+    (sequence,) = rendered.sequences
+    return rendered.keeps_prompt and _lost(completion[-1], sequence[len(rendered.dialogue) :]) is None
+
+
+def _lost(message: Message, rendered: str) -> str | None:
+    """The first part of a message that is not in its rendering: its key, or the name of a function."""
+    content = (message.get("content") or "").strip()
+    reasoning = {key: message[key] for key in REASONING_KEYS if isinstance(message.get(key), str)}
+    calls = list(_called(message.get("tool_calls")))
+    if not reasoning and not calls and content in rendered:  # nearly always
+        return None
+    dense = _dense(rendered)
+    for key, text in (("content", content), *reasoning.items()):
+        if _dense(text) not in dense:
+            return key
+    return next((f"call of {name}" for name in calls if _dense(name) not in dense), None)
+
+
+def _called(calls: Any) -> Iterator[str]:
+    for call in calls or ():
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str):
+            yield name
+
+
+def _dense(text: str) -> str:
+    return "".join(text.split())
+
+
+def _switches(template: ChatTemplate) -> Iterator[tuple[str, bool]]:
+    for switch in _SWITCHES:
+        if mentions(template.tokenizer, switch):
+            for value in (False, True):
+                yield switch, value
+
+
+def _tried(attempt: Callable[[], bool]) -> bool:
+    try:
+        return attempt()
+    except REFUSALS:
+        return False
+
+
+def _fold_system(prompt: list[Message]) -> list[Message] | None:
+    """The prompt with the system message's text in the user message behind it; None if there are not both."""
+    if len(prompt) < 2 or prompt[0]["role"] != "system" or prompt[1]["role"] != "user":
+        return None
+    first = {**prompt[1], "content": f"{prompt[0]['content']}\n\n{prompt[1]['content']}"}
+    return [first, *prompt[2:]]
+
+
+def _message_at(prompt: list[Message], rendered: str, place: int) -> tuple[str, int]:
+    """Where in the dialogue a place in its rendering is, in words, and the number of the message."""
+    end, last = 0, 0
+    for number, message in enumerate(prompt):
+        content = (message.get("content") or "").strip()
+        start = rendered.find(content, end) if content else -1
+        if start < 0:
+            continue
+        end, last = start + len(content), number
+        if place < end:
+            relation = "in" if place >= start else "before"
+            return f"{relation} message {number} (role {message['role']!r})", number
+    return f"after message {last} (role {prompt[last]['role']!r})", last
+
+
+def _around(text: str, place: int) -> str:
+    start, stop = max(0, place - _EXCERPT // 2), place + _EXCERPT
+    return f"{'…' if start else ''}{text[start:stop]}{'…' if stop < len(text) else ''}"
