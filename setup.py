@@ -52,6 +52,9 @@ setup(
         "numpy>=1.26",
         "tqdm>=4.66",
         "typing-extensions>=4.5",
+        "typer>=0.20",
+        "rich>=13",
     ],
+    entry_points={"console_scripts": ["agiledpo = agiledpo.cli:main"]},
     extras_require=EXTRAS,
 )

@@ -121,6 +121,7 @@ class DPO(LLMAlgorithm):
     BATCH = PreferenceBatch
     FITNESS = tuple(FITNESS)
     METRICS = METRICS
+    ACCURACY = "rewards/accuracies"
     LEARNS_FROM = "preference pairs, from PreferenceGym"
     UNIT = "pair"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -307,7 +308,7 @@ class DPO(LLMAlgorithm):
 
         Args:
             env: The environment.
-            split: ``"test"``, or ``"final"`` if the environment has it.
+            split: ``"test"``, or ``"final"`` or ``"validation-<name>"`` if the environment has it.
 
         Raises:
             NonFiniteLossError: A loss is NaN or infinite.

@@ -89,6 +89,7 @@ class SFT(LLMAlgorithm):
     FITNESS = tuple(FITNESS)
     USES_REFERENCE = False
     METRICS = METRICS
+    ACCURACY = "mean_token_accuracy"
     LEARNS_FROM = "prompts with one completion, from SFTGym (response_column='chosen' takes those of preference pairs)"
     UNIT = "row"
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -195,7 +196,7 @@ class SFT(LLMAlgorithm):
 
         Args:
             env: The environment.
-            split: ``"test"``, or ``"final"`` if the environment has it.
+            split: ``"test"``, or ``"final"`` or ``"validation-<name>"`` if the environment has it.
 
         Raises:
             NonFiniteLossError: A loss is NaN or infinite.

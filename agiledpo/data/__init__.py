@@ -1,5 +1,6 @@
 """Read, recognise, check and tokenise prompts with their completions."""
 
+from agiledpo.data.convert import convert
 from agiledpo.data.demonstrations import Demonstrations, Dialogues, recognise_demonstrations
 from agiledpo.data.errors import DatasetError, PreferenceDataError
 from agiledpo.data.examples import Example, Form
@@ -7,7 +8,9 @@ from agiledpo.data.filtering import FilterCounts
 from agiledpo.data.layout import Layout
 from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
+from agiledpo.data.ranked import Ranked
 from agiledpo.data.recognition import recognise_preferences
+from agiledpo.data.token_pairs import TokenPairs
 from agiledpo.data.tokenization import TokenizedRow
 
 __all__ = [
@@ -23,7 +26,10 @@ __all__ = [
     "Pairs",
     "PreferenceDataError",
     "PreparedRows",
+    "Ranked",
+    "TokenPairs",
     "TokenizedRow",
+    "convert",
     "prepare_rows",
     "recognise_demonstrations",
     "recognise_preferences",

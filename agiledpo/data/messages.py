@@ -1,18 +1,34 @@
 """Check chat messages."""
 
+import json
 from typing import Any
 
 from agiledpo.data.errors import DatasetError
+from agiledpo.data.extras import pruned
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# What a completion is made of: the model's words, and what its tools said to it.
+ANSWERING_ROLES = ("assistant", "tool")
 
 
 def without_none(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copy messages without the keys that are None.
+    """Copy messages without the keys that are None, at any depth, and with tool calls as lists.
 
-    Arrow gives every message of a column the keys of all of them; templates expect absent keys to be absent.
+    Arrow gives every message of a column the keys of all of them, and every tool call the arguments of all of them;
+    templates expect absent keys to be absent. What is None in tool calls that are JSON text was written so, and stays;
+    a second time it would go, so layouts leave messages as they are.
+
+    Args:
+        messages: Passed `check_messages`.
     """
-    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+    return [
+        {key: _tool_calls(value) if key == "tool_calls" else pruned(value) for key, value in present.items()}
+        for present in ({key: value for key, value in message.items() if value is not None} for message in messages)
+    ]
+
+
+def _tool_calls(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else pruned(value)
 
 
 def split_dialogue(messages: Any, *, row: int, column: str, name: str) -> tuple[list[Any], list[Any]]:
@@ -63,7 +79,7 @@ def check_prompt_messages(messages: Any, *, row: int, column: str, name: str) ->
 def check_completion_messages(messages: Any, *, row: int, column: str, name: str) -> None:
     """Refuse a chat completion that is malformed, says nothing, or holds more than the assistant's side.
 
-    Neither a user's turn nor a tool's result may be in it: all of a completion is scored as the model's own words.
+    Calls of tools with their results may be in it, a user's turn may not.
 
     Raises:
         DatasetError: See above; names the row and column.
@@ -79,16 +95,15 @@ def check_completion_messages(messages: Any, *, row: int, column: str, name: str
             name,
         )
     for message in messages:
-        if message["role"] != "assistant":
+        if message["role"] not in ANSWERING_ROLES:
             raise _error(
-                f"the completion holds a message of role {message['role']!r}, which would be learned as the model's "
-                "own words",
+                f"the completion holds a message of role {message['role']!r}",
                 "Move the earlier turns to prompt and keep only the last answer as the completion, or drop such rows.",
                 row,
                 column,
                 name,
             )
-        if message["role"] == "assistant" and not message.get("tool_calls") and not message["content"].strip():
+        if message["role"] == "assistant" and not _says_something(message):
             raise _error(
                 "the completion is empty or only whitespace",
                 f"Give it content, or drop such rows: "
@@ -133,8 +148,10 @@ def check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
                 column,
                 name,
             )
-        content = message.get("content")
-        if content is None and message.get("tool_calls"):
+        content, calls = message.get("content"), message.get("tool_calls")
+        if calls is not None:
+            _check_tool_calls(calls, number, row, column, name)
+        if content is None and calls is not None and _tool_calls(calls):
             continue
         if content is None:
             raise _error(
@@ -152,6 +169,22 @@ def check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
                 column,
                 name,
             )
+
+
+def _check_tool_calls(value: Any, number: int, row: int, column: str, name: str) -> None:
+    try:
+        calls = _tool_calls(value)
+    except json.JSONDecodeError as error:
+        problem = f"the tool_calls of message {number} are text, but not JSON ({error})"
+    else:
+        if isinstance(calls, list) and all(isinstance(call, dict) for call in calls):
+            return
+        problem = f"the tool_calls of message {number} are not a list of mappings"
+    raise _error(problem, "Write a list of calls, as JSON text or as it is.", row, column, name)
+
+
+def _says_something(message: dict[str, Any]) -> bool:
+    return bool((message.get("content") or "").strip() or _tool_calls(message.get("tool_calls")))
 
 
 def _error(problem: str, remedy: str, row: int, column: str, name: str) -> DatasetError:

@@ -11,7 +11,7 @@ from agiledpo.data.checking import checked_example, require_values
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Form, Message
 from agiledpo.data.layout import Layout, column_forms, mixed_forms, text_or_chat, wrong_type
-from agiledpo.data.messages import check_messages, without_none
+from agiledpo.data.messages import ANSWERING_ROLES, check_messages, without_none
 from agiledpo.data.prefixes import common_prefix_length
 
 
@@ -51,7 +51,10 @@ class Pairs(Layout):
 
 @dataclass(frozen=True)
 class ImplicitPairs(Layout):
-    """Two whole dialogues. The prompt is what they have in common: the longest prefix of equal *messages*.
+    """Two whole dialogues, whose prompt is the longest beginning of equal *messages* that answers can follow.
+
+    It ends where each side goes on with an answer of its own. So calls of tools with their results that both sides
+    begin with are part of the prompt, unless it is a call or a result that the sides differ in.
 
     Args:
         chosen: Column of the preferred dialogue.
@@ -77,7 +80,8 @@ class ImplicitPairs(Layout):
     def form(self, dataset: Dataset, *, name: str) -> Form:
         forms = column_forms(dataset, self.columns, name=name)
         for column in (self.chosen, self.rejected):
-            if forms.get(column, Form.CHAT) is Form.TEXT and self.prompt is None:
+            found = forms.get(column, Form.CHAT)
+            if found is Form.TEXT and self.prompt is None:
                 raise DatasetError(
                     f"there is no prompt column, and {column!r} is text: nobody can tell where the prompt ends in it",
                     remedy="Put what both sides begin with into a column 'prompt', or write dialogues as lists of "
@@ -85,8 +89,15 @@ class ImplicitPairs(Layout):
                     dataset=name,
                     column=column,
                 )
-            if forms.get(column, Form.CHAT) is not Form.CHAT:
+            if found is not Form.CHAT:
                 raise wrong_type("does not hold dialogues", column, name)
+        if self.prompt is not None and forms.get(self.prompt, Form.TEXT) is not Form.TEXT:
+            raise DatasetError(
+                "the column does not hold texts, which repeat a user's message of the dialogues",
+                remedy=f"Dialogues that begin with the prompt need none: dataset.remove_columns({self.prompt!r}).",
+                dataset=name,
+                column=self.prompt,
+            )
         return Form.CHAT
 
     @override
@@ -103,49 +114,54 @@ class ImplicitPairs(Layout):
     ) -> tuple[list[Message], tuple[list[Message], list[Message]]]:
         for column, dialogue in ((self.chosen, chosen), (self.rejected, rejected)):
             check_messages(dialogue, row=row, column=column, name=name)
-        chosen, rejected = without_none(chosen), without_none(rejected)
-        shared = common_prefix_length(chosen, rejected)
+        parting = common_prefix_length(without_none(chosen), without_none(rejected))
+        border = _border(chosen, rejected, parting)
 
         def error(problem: str, remedy: str, column: str | None = None) -> DatasetError:
             return DatasetError(problem, remedy=remedy, dataset=name, row=row, column=column)
 
-        if shared == len(chosen) == len(rejected):
+        if parting == len(chosen) == len(rejected):
             raise error(
                 f"{self.chosen} and {self.rejected} are equal, so there is nothing to prefer",
                 f'Drop such rows: dataset.filter(lambda row: row["{self.chosen}"] != row["{self.rejected}"]).',
             )
-        for column, other, dialogue in ((self.chosen, self.rejected, chosen), (self.rejected, self.chosen, rejected)):
-            if shared == len(dialogue):
+        sides = ((self.chosen, chosen, self.rejected, rejected), (self.rejected, rejected, self.chosen, chosen))
+        for column, dialogue, other, longer in sides:
+            if parting == len(dialogue) and (border == parting or not _is_answer(longer[border:])):
                 raise error(
                     f"the dialogue is the beginning of {other}'s, so it has no completion of its own",
                     "End both dialogues with their answers to the same turn, or drop such rows.",
                     column,
                 )
-        if shared == 0 and chosen[0].get("role") != "assistant":
+        if border == 0 and {chosen[0]["role"], rejected[0]["role"]} != {"assistant"}:
             raise error(
                 f"{self.chosen} and {self.rejected} have no message in common that could be the prompt",
-                "Begin both dialogues with the same turns, or give the rows a column 'prompt'.",
+                "Begin both dialogues with the same turns, or drop such rows.",
             )
-        if shared == 0 and self.prompt is None:
+        if border == 0 and self.prompt is None:
             raise error(
                 f"{self.chosen} and {self.rejected} begin with the answer, and there is no prompt column",
                 "Begin both dialogues with the turns that they answer, or give the rows a column 'prompt'.",
             )
-        if shared and "assistant" not in (chosen[shared]["role"], rejected[shared]["role"]):
-            raise error(
-                f"the dialogues part at message {shared}, which is not an answer but of role "
-                f"{chosen[shared]['role']!r}",
-                "Only answers to the same turns can be compared: drop such rows.",
-            )
-        return chosen[:shared], (chosen[shared:], rejected[shared:])
+        for column, dialogue, *_ in sides:
+            if border and not _is_answer(dialogue[border:]):
+                raise error(
+                    f"the dialogues part at message {parting}, and what follows is not only an answer: its roles are "
+                    f"{', '.join(message['role'] for message in dialogue[border:])}",
+                    "Only answers to the same turns can be compared: end both dialogues with them, or drop such rows.",
+                    column,
+                )
+        return chosen[:border], (chosen[border:], rejected[border:])
 
     def _check_prompt(self, prompt: Any, shared: list[Message], chosen: list[Message], *, row: int, name: str) -> None:
         assert self.prompt is not None
         if not shared:
             forms = {self.prompt: Form.TEXT, self.chosen: Form.CHAT, self.rejected: Form.CHAT}
             raise mixed_forms(forms, self.prompt, name, row)
-        asked = [message["content"] for message in shared if message["role"] == "user"]
-        if prompt is not None and prompt not in asked:
+        if prompt is None:
+            return
+        asked = [message["content"].strip() for message in shared if message["role"] == "user"]
+        if not isinstance(prompt, str) or prompt.strip() not in asked:
             raise DatasetError(
                 f"the text is none of the user's messages that {self.chosen} and {self.rejected} have in common",
                 remedy=f"If the dialogues are right, drop the column: dataset.remove_columns({self.prompt!r}).",
@@ -153,6 +169,23 @@ class ImplicitPairs(Layout):
                 row=row,
                 column=self.prompt,
             )
+
+
+def _border(chosen: list[Message], rejected: list[Message], parting: int) -> int:
+    """Where the answers begin: at the parting of two dialogues, or before the turn of the assistant that it is in."""
+    border = parting
+    while border > 0 and chosen[border - 1]["role"] in ANSWERING_ROLES:
+        # After a tool's result the assistant begins anew.
+        begins = [dialogue[border]["role"] for dialogue in (chosen, rejected) if border < len(dialogue)]
+        if chosen[border - 1]["role"] == "tool" and begins == ["assistant", "assistant"]:
+            break
+        border -= 1
+    return border
+
+
+def _is_answer(messages: list[Message]) -> bool:
+    roles = [message["role"] for message in messages]
+    return roles[:1] != ["tool"] and all(role in ANSWERING_ROLES for role in roles)
 
 
 PAIRS = Pairs()

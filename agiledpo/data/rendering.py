@@ -54,14 +54,23 @@ def render_chat(
         name: The dataset's name, for messages.
 
     Raises:
-        DatasetError: The template refuses the messages; renders the prompt differently once a completion follows it, so
-            that there is no common prompt to score the completions after; or drops a tool or part of an answer, so that
-            something else would be learned than the row says.
+        DatasetError: A completion holds a tool's result; or the template refuses the messages; renders the prompt
+            differently once a completion follows it, so that there is no common prompt to score the completions after;
+            or drops a tool or part of an answer, so that something else would be learned than the row says.
     """
+    error = partial(DatasetError, dataset=name, row=row)
     prompt = without_none(cast(list[Message], example.prompt))
     completions = [without_none(each) for each in cast(tuple[list[Message], ...], example.completions)]
+    for column, completion in zip(sources, completions, strict=True):
+        # All of a completion is scored.
+        if any(message["role"] == "tool" for message in completion):
+            raise error(
+                "the completion holds a message of role 'tool', which would be learned as the model's own words",
+                remedy="Move the earlier turns to prompt and keep only the last answer as the completion, or drop such "
+                "rows.",
+                column=column,
+            )
     template = ChatTemplate(tokenizer, example.tools, {**template_kwargs, **(example.chat_template_kwargs or {})})
-    error = partial(DatasetError, dataset=name, row=row)
     try:
         rendered = template.render(prompt, completions)
     except REFUSALS as refusal:

@@ -16,6 +16,7 @@ from agiledpo.hpo.records import (
     Mutated,
     Record,
     Selected,
+    Validated,
     Value,
     record_from_json,
     record_from_line,
@@ -155,7 +156,7 @@ class Lineage:
                 mentioned: Sequence[int] = () if event.parent is None else (event.parent,)
             case Selected():
                 mentioned = (event.elite, *event.survivors, *event.replaced)
-            case Evaluated() | Mutated() | Diverged() | Final():
+            case Evaluated() | Validated() | Mutated() | Diverged() | Final():
                 mentioned = (event.agent,)
             case _:
                 raise ValueError(f"A {type(event).__name__} is no event that a lineage records.")
@@ -182,7 +183,7 @@ class Lineage:
         """Return the records of one kind, in order.
 
         Args:
-            kind: ``Born``, ``Evaluated``, ``Mutated``, ``Diverged``, ``Selected`` or ``Final``.
+            kind: ``Born``, ``Evaluated``, ``Validated``, ``Mutated``, ``Diverged``, ``Selected`` or ``Final``.
         """
         return [event for event in self._records if isinstance(event, kind)]
 

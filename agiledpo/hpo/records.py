@@ -98,6 +98,22 @@ class Evaluated(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Validated(Record):
+    """An agent, the fittest of an evaluation, was measured on validation sets, by which nothing is selected.
+
+    Args:
+        agent: Its index.
+        generation: Number of selections before.
+        pairs: Pairs seen by then.
+        metrics: The figures, ``validation-<set>_<metric>``.
+    """
+
+    agent: int
+    generation: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Mutated(Record):
     """A hyperparameter of an agent changed.
 
@@ -170,7 +186,7 @@ class Final(Record):
 
 
 _KINDS: dict[str, type[Record]] = {
-    kind.__name__.lower(): kind for kind in (Born, Evaluated, Mutated, Diverged, Selected, Final)
+    kind.__name__.lower(): kind for kind in (Born, Evaluated, Validated, Mutated, Diverged, Selected, Final)
 }
 
 

@@ -22,6 +22,7 @@ from agiledpo.data.tokenization import vocabulary_size
 from agiledpo.llm_envs.batching import epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import Split
+from agiledpo.llm_envs.validation import validation_split, validation_splits
 
 # Raise it also when an order changes: a place in one is none in another.
 _STATE_VERSION = 3
@@ -57,6 +58,7 @@ class DatasetGym(ABC, Generic[Experiences]):
         train_dataset: Rows to learn from.
         test_dataset: Rows for evaluation.
         final_dataset: Rows for the figures of the finished run; None for none.
+        validation_datasets: Rows to watch the run by, by name; None for none.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
         data_batch_size_per_gpu: Rows per batch.
         accelerator: Kept as an attribute; more than one process is not supported yet.
@@ -72,8 +74,8 @@ class DatasetGym(ABC, Generic[Experiences]):
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or the accelerator has
-            several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
+            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
 
     Warns:
         UserWarning: Rows were left out, or completions were cut.
@@ -84,6 +86,7 @@ class DatasetGym(ABC, Generic[Experiences]):
         train_dataset: Dataset,
         test_dataset: Dataset,
         final_dataset: Dataset | None,
+        validation_datasets: Mapping[str, Dataset] | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
         data_batch_size_per_gpu: int,
@@ -116,12 +119,15 @@ class DatasetGym(ABC, Generic[Experiences]):
         datasets: dict[Split, Dataset] = {"train": train_dataset, "test": test_dataset}
         if final_dataset is not None:
             datasets["final"] = final_dataset
+        named = validation_splits(validation_datasets)
+        datasets.update({validation_split(name): dataset for name, dataset in named.items()})
         # All are looked at before any is tokenised, which may take minutes.
         layouts: dict[Split, Layout] = {}
         for name, dataset in datasets.items():
             checked = check_dataset(dataset, name=name)
             layouts[name] = self._layout(checked, name=name)
             layouts[name].form(checked, name=name)
+        self.validation_names = tuple(named)
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
         self.accelerator = accelerator
@@ -177,7 +183,7 @@ class DatasetGym(ABC, Generic[Experiences]):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are: "train", "test" and, if it was given, "final"."""
+        """The splits that there are: "train", "test" and, where they were given, "final" and "validation-<name>"."""
         return tuple(self._splits)
 
     @property
@@ -244,14 +250,16 @@ class DatasetGym(ABC, Generic[Experiences]):
         """A whole held-out split once, in order, whatever the current split and place are, and without changing them.
 
         Args:
-            split: "test" or "final".
+            split: "test", "final" or "validation-<name>".
 
         Raises:
             ValueError: There is no such held-out split.
         """
         if split == "train" or split not in self._splits:
             held_out = [name for name in self._splits if name != "train"]
-            raise ValueError(f"There is no held-out split {split!r}, only {held_out}; see final_dataset.")
+            raise ValueError(
+                f"There is no held-out split {split!r}, only {held_out}; see final_dataset and validation_datasets."
+            )
         for start in range(0, len(self._splits[split]), self.data_batch_size_per_gpu):
             yield self._batch(_Cursor(split, position=start))
 
@@ -374,12 +382,15 @@ class DatasetGym(ABC, Generic[Experiences]):
         return self._order[1]
 
 
-def batch_spaces(texts: Sequence[str], sequences: Sequence[str], vocabulary_size: int, sample_rows: int) -> spaces.Dict:
+def batch_spaces(
+    texts: Sequence[str], sequences: Sequence[str], splits: Sequence[Split], vocabulary_size: int, sample_rows: int
+) -> spaces.Dict:
     """The space of batches of padded sequences.
 
     Args:
         texts: Keys of lists of texts.
         sequences: Keys of token ids (B, T) and their masks, without "input_ids" and "attention_mask" at the end.
+        splits: Names of the splits that batches come from.
         vocabulary_size: Number of token ids.
         sample_rows: B of a sample.
     """
@@ -389,7 +400,7 @@ def batch_spaces(texts: Sequence[str], sequences: Sequence[str], vocabulary_size
         parts[f"{name}input_ids"] = TokenSpace(vocabulary_size, sample_rows=sample_rows)
         parts[f"{name}attention_mask"] = TokenSpace(2, sample_rows=sample_rows)
     parts["row"] = CountSpace(low=0, sample_rows=sample_rows)
-    parts["split"] = ChoiceSpace(("train", "test", "final"))
+    parts["split"] = ChoiceSpace(splits)
     return spaces.Dict(parts)
 
 

@@ -37,6 +37,9 @@ class SFTGym(DatasetGym[SFTExperiences]):
         group_by_length: Put rows of similar length into the same training batch. Models whose rows are packed read no
             padding in either order and gain nothing from this.
         final_dataset: The same as `test_dataset`, for the figures of the finished run; None for none.
+        validation_datasets: More of the same by name, to watch the run by: the training loops measure the fittest agent
+            on each and report "validation-<name>_loss", "validation-<name>_accuracy" and so on. No choice depends on
+            them. None for none.
         truncation: What becomes of rows of more than `max_context_length` tokens. "drop" leaves them out. "keep_end"
             cuts the beginning of the prompt, the same for all completions and never its beginning-of-sequence token.
             "keep_start" cuts the end of completions, which are then unfinished: they have no end-of-sequence token.
@@ -55,13 +58,14 @@ class SFTGym(DatasetGym[SFTExperiences]):
         group_by_length: As given.
         observation_space: Contains every batch.
         action_space: Completions as token ids, int64 tensors (B, T); the `input_ids` of every batch lie in it.
+        validation_names: Names of the validation sets; their splits are "validation-<name>".
         filter_counts: For each split, how many rows were left out or cut and why; `filter_table()` shows it.
 
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or the accelerator has
-            several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
+            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
 
     Warns:
         UserWarning: Rows were left out, or completions were cut.
@@ -82,6 +86,7 @@ class SFTGym(DatasetGym[SFTExperiences]):
         num_proc: int | None = None,
         group_by_length: bool = False,
         final_dataset: Dataset | None = None,
+        validation_datasets: Mapping[str, Dataset] | None = None,
         truncation: Truncation = "drop",
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -92,6 +97,7 @@ class SFTGym(DatasetGym[SFTExperiences]):
             train_dataset,
             test_dataset,
             final_dataset,
+            validation_datasets,
             tokenizer,
             data_batch_size_per_gpu=data_batch_size_per_gpu,
             accelerator=accelerator,
@@ -112,4 +118,6 @@ class SFTGym(DatasetGym[SFTExperiences]):
         return collate_demonstrations(columns, split=split, pad_token_id=self.pad_token_id)
 
     def _observation_space(self) -> spaces.Dict:
-        return batch_spaces(("prompt", "response"), ("",), self.action_space.size, self.data_batch_size_per_gpu)
+        return batch_spaces(
+            ("prompt", "response"), ("",), self.splits, self.action_space.size, self.data_batch_size_per_gpu
+        )

@@ -1,10 +1,11 @@
 """What the environments hand out."""
 
-from typing import Literal, TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 
-Split = Literal["train", "test", "final"]
+# "train" is learned from; "test" selects; "final" and the sets "validation-<name>" are only measured.
+Split: TypeAlias = str
 
 
 class PreferenceExperiences(TypedDict):

@@ -13,6 +13,7 @@ class Gym(Protocol):
 
     tokenizer: PreTrainedTokenizerBase
     data_batch_size_per_gpu: int
+    validation_names: tuple[str, ...]
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -20,6 +20,7 @@ from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness, TrainingRun
 from agiledpo.training.schedule import Schedule
+from agiledpo.training.validation import validation_metrics
 
 
 def finetune(
@@ -60,12 +61,16 @@ def finetune(
     lineage_file = None if lineage_path is None else Path(lineage_path)
     checkpoints = _checkpoints(checkpoint_steps, checkpoint_path, resume_from, retention)
     if checkpoints is not None:
-        _check_saving(agents, checkpoints.retention, fitness)
+        for agent in agents:
+            agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
     _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, lineage_file)
     environments = Environments.make(env, env_fn, len(agents))
     for environment in environments.all:
         for agent in agents:
             agent.check_environment(environment)
+    validated = validation_metrics(algorithm, environments.judge.validation_names)
+    if checkpoints is not None:
+        _check_metric(algorithm, checkpoints.retention, fitness, validated)
     schedule = Schedule.make(
         environments.judge,
         num_epochs=num_epochs,
@@ -115,20 +120,25 @@ def _checkpoints(
     return RunCheckpoints(Path("saved_checkpoints" if path is None else path), retention or Retention())
 
 
-def _check_saving(agents: Sequence[LLMAlgorithm], retention: Retention, fitness: Fitness | None) -> None:
-    for agent in agents:
-        agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
+def _check_metric(
+    algorithm: type[LLMAlgorithm], retention: Retention, fitness: Fitness | None, validated: Sequence[str]
+) -> None:
+    """Check that the metric that checkpoints are judged by is measured."""
     name = retention.metric_name
-    if not retention.keep_best or name == "fitness":
+    measured = ["fitness", *([] if callable(fitness) else algorithm.METRICS), *validated]
+    if not retention.keep_best or name in measured:
         return
-    if callable(fitness):
+    if callable(fitness) and name in algorithm.METRICS:
         raise ValueError(
-            f"retention.metric_name={name!r}, but with a function as fitness nothing else is measured; use 'fitness'."
+            f"retention.metric_name={name!r}, but with a function as fitness nothing else is measured on the test "
+            f"split; use {_one_of(measured)}."
         )
-    if name not in agents[0].METRICS:
-        raise ValueError(
-            f"retention.metric_name={name!r} is not measured; use 'fitness' or one of {', '.join(agents[0].METRICS)}."
-        )
+    raise ValueError(f"retention.metric_name={name!r} is not measured; use {_one_of(measured)}.")
+
+
+def _one_of(metrics: Sequence[str]) -> str:
+    first, *others = metrics
+    return f"{first!r} or one of {', '.join(others)}" if others else repr(first)
 
 
 def _check_paths(elite: Path | None, checkpoints: Path | None, lineage: Path | None) -> None:

@@ -23,6 +23,9 @@ class Population(list[Agent], Generic[Agent]):
         final: The elite's figure on the environment's final split, which no selection ever saw: preference accuracy
             for DPO, in general the algorithm's default fitness; None before the end of the run, or without such a
             split.
+        validation: Latest figures of the fittest agent on the validation sets, ``validation-<name>_loss``,
+            ``validation-<name>_accuracy`` and others, and ``timing/validation/total_validation_time`` in seconds; empty
+            before the first evaluation, without such sets, or where nobody was fit.
     """
 
     def __init__(self, agents: Iterable[Agent], lineage: Lineage) -> None:
@@ -30,6 +33,7 @@ class Population(list[Agent], Generic[Agent]):
         self.lineage = lineage
         self.elite: Agent | None = None
         self.final: Estimate | None = None
+        self.validation: dict[str, float] = {}
 
     @property
     def well(self) -> list[Agent]:

@@ -1,11 +1,12 @@
 """What a run shows while it goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from tqdm.auto import tqdm
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.llm_envs.validation import validation_split
 from agiledpo.training.population import Population
 
 
@@ -23,7 +24,7 @@ class TrainingProgress:
         self._bar = tqdm(total=total, unit=unit, disable=not visible, dynamic_ncols=True)
         self._shown = shown
         self._latest: dict[int, dict[str, float]] = {}
-        self._held_out: str | None = None
+        self._held_out: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -51,11 +52,23 @@ class TrainingProgress:
         """Note the metrics of an agent's last step; means over the agents are shown."""
         self._latest[index] = metrics
 
-    def evaluated(self, population: Population[Any]) -> None:
-        """Show the best held-out fitness."""
+    def evaluated(self, population: Population[Any], validation_names: Sequence[str] = ()) -> None:
+        """Show the best held-out fitness, and that agent's loss and accuracy on each validation set.
+
+        Args:
+            population: The agents.
+            validation_names: Names of the validation sets.
+        """
         if population.elite is not None:
-            self._held_out = f"{population.elite.fitness[-1]:.3f}"
+            self._held_out = {"held-out": f"{population.elite.fitness[-1]:.3f}"}
+            for split, loss, accuracy in _validation(population, validation_names):
+                self._held_out[split] = f"{loss:.4f} ({accuracy:.2f})"
         self._bar.set_postfix_str(self._summary())
+
+    def say_validation(self, population: Population[Any], validation_names: Sequence[str]) -> None:
+        """Print the loss and accuracy of the fittest agent on each validation set, a line for each."""
+        for split, loss, accuracy in _validation(population, validation_names):
+            self.say(f"{split}: loss {loss:.4f}, accuracy {accuracy:.3f}")
 
     def evolved(self, generation: int, population: Population[Any]) -> None:
         """Say what the next generation is made of."""
@@ -71,9 +84,16 @@ class TrainingProgress:
             return sum(metrics[name] for metrics in self._latest.values()) / len(self._latest)
 
         shown = {label: format(mean(metric), form) for label, (metric, form) in self._shown.items()}
-        if self._held_out is not None:
-            shown["held-out"] = self._held_out
+        shown |= self._held_out
         return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def _validation(population: Population[Any], names: Sequence[str]) -> Iterator[tuple[str, float, float]]:
+    """Split, loss and accuracy for each validation set that has been measured."""
+    figures = population.validation
+    for split in map(validation_split, names):
+        if f"{split}_loss" in figures:
+            yield split, figures[f"{split}_loss"], figures[f"{split}_accuracy"]
 
 
 def _describe(agent: LLMAlgorithm) -> str:

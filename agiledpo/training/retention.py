@@ -31,7 +31,8 @@ class Retention:
         keep_last: How many of the latest; None keeps all.
         keep_best: How many of the best beside them.
         metric_name: What they are judged by: ``"fitness"``, or a metric that the algorithm measures on the test split,
-            such as ``"loss"`` or ``"rewards/margins"``; that of the fittest agent counts.
+            such as ``"loss"`` or ``"rewards/margins"``, or on a validation set, such as ``"validation-helpful_loss"``;
+            that of the fittest agent counts. A prefix ``"val:"``, as NeMo RL writes it, is left out.
         higher_is_better: Whether a larger value of it is better.
 
     Raises:
@@ -44,6 +45,7 @@ class Retention:
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metric_name", self.metric_name.removeprefix("val:"))
         if self.keep_last is not None:
             # The newest is what a run is resumed from.
             check_whole_number("keep_last", self.keep_last)

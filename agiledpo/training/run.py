@@ -11,7 +11,7 @@ from typing import Any, Generic
 from agiledpo.algorithms.core.errors import NonFiniteLossError, PopulationDivergedError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.randomness import global_random_state, set_global_random_state
-from agiledpo.hpo.records import Born, Diverged, Evaluated, Final
+from agiledpo.hpo.records import Born, Diverged, Evaluated, Final, Validated
 from agiledpo.hpo.selection import rank
 from agiledpo.scoring.prompt_batch import PromptBatch
 from agiledpo.training.checkpoints import RunCheckpoints
@@ -23,6 +23,7 @@ from agiledpo.training.population import Agent, Population
 from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.row_queue import RowQueue
 from agiledpo.training.schedule import Moment, Schedule
+from agiledpo.training.validation import validate
 
 Fitness = str | Callable[[Any, Any], float | tuple[float, float]]
 
@@ -47,8 +48,8 @@ class TrainingRun(Generic[Agent]):
     Attributes:
         iteration: Batches of the environment so far.
         rows_done: Rows that each agent has been handed so far.
-        metrics: Of the fittest agent in the last evaluation, and its ``"fitness"``; empty where nobody was fit or the
-            fittest did not survive.
+        metrics: Of the fittest agent in the last evaluation, on the test split and the validation sets, and its
+            ``"fitness"``; empty where nobody was fit or the fittest did not survive.
         measured_at: Rows after which that was.
     """
 
@@ -159,6 +160,7 @@ class TrainingRun(Generic[Agent]):
             "settings": self._settings(),
             "metrics": dict(self.metrics),
             "measured_at": self.measured_at,
+            "validation": dict(self.population.validation),
             "random": global_random_state(),
             "elite": None if self.population.elite is None else self.population.elite.index,
             "queues": [queue.state_dict() for queue in self._queues],
@@ -224,6 +226,7 @@ class TrainingRun(Generic[Agent]):
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
         self.iteration, self.rows_done = state["iteration"], state["rows_done"]
         self.metrics, self.measured_at = dict(state["metrics"]), state["measured_at"]
+        self.population.validation = dict(state.get("validation", {}))  # runs of version 0.1 had none
         set_global_random_state(state["random"])
         self.progress.resumed(self.rows_done)
 
@@ -312,14 +315,35 @@ class TrainingRun(Generic[Agent]):
                     tie_break=agent.tie_break,
                 )
             )
+        elite = self.population.elite = self._fittest()
+        validation = {} if elite is None else self._validate(elite, moment)
+        self.population.validation = validation
+        self.metrics = {} if elite is None else {**elite.held_out, "fitness": elite.fitness[-1], **validation}
+        self.measured_at = moment.rows_done
+        self.progress.evaluated(self.population, self.environments.judge.validation_names)
+
+    def _fittest(self) -> Agent | None:
+        """The agent of the highest rank; nobody is the fittest where no fitness is a number."""
         eval_loop = 1 if self.evolution is None else self.evolution.selection.eval_loop
         ranks = {agent.index: rank(agent, eval_loop) for agent in self.population.well}
         fit = [agent for agent in self.population.well if ranks[agent.index].fit]
-        # Nobody is the fittest where no fitness is a number.
-        elite = self.population.elite = max(fit, key=lambda agent: ranks[agent.index]) if fit else None
-        self.metrics = {} if elite is None else {**elite.held_out, "fitness": elite.fitness[-1]}
-        self.measured_at = moment.rows_done
-        self.progress.evaluated(self.population)
+        return max(fit, key=lambda agent: ranks[agent.index]) if fit else None
+
+    def _validate(self, elite: Agent, moment: Moment) -> dict[str, float]:
+        """The fittest agent's figures on the validation sets."""
+        validation = validate(elite, self.environments.judge)
+        for name, reason in validation.failed.items():
+            self.progress.say(f"agent {elite.index} could not be measured on the validation set {name}: {reason}")
+        if validation.metrics:
+            self.population.lineage.record(
+                Validated(
+                    agent=elite.index,
+                    generation=self._generation,
+                    pairs=moment.rows_done,
+                    metrics=validation.metrics,  # without the time, which no other run has
+                )
+            )
+        return validation.figures
 
     def _evolve(self, evolution: Evolution, moment: Moment) -> None:
         elite = self.population.elite
@@ -349,6 +373,7 @@ class TrainingRun(Generic[Agent]):
         """Measure the elite on what no selection ever saw."""
         elite, judge = self.population.elite, self.environments.judge
         self.elite.save(elite, judge)
+        self.progress.say_validation(self.population, judge.validation_names)
         if elite is not None and "final" in judge.splits:
             name = elite.FITNESS[0]
             try:

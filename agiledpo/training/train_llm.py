@@ -48,6 +48,11 @@ def finetune_llm_preference(
     changes hyperparameters. The last generation only ends with an evaluation. Nothing ever chooses by the training
     split.
 
+    After each evaluation the fittest agent is also measured on the environment's validation sets, if it has any
+    (``PreferenceGym(validation_datasets=...)``): ``validation-<name>_loss`` (its own objective),
+    ``validation-<name>_accuracy``, and so on for every figure of :meth:`DPO.measure`. Nothing but ``retention`` ever
+    chooses by them, and the run is bit for bit the same without.
+
     An agent whose loss becomes NaN or infinite is set aside and is replaced at the next selection; a run of one agent
     ends there.
 
@@ -76,7 +81,8 @@ def finetune_llm_preference(
         resume_from: Go on from a checkpoint, with the same arguments otherwise: its directory, or ``"latest"`` for the
             newest complete one in ``checkpoint_path``, which begins at the beginning if nothing has been saved yet. The
             run then ends as if it had never stopped, on a CPU bit for bit.
-        retention: Which checkpoints are kept; None keeps the last two.
+        retention: Which checkpoints are kept; None keeps the last two. ``Retention(keep_best=1,
+            metric_name="validation-<name>_loss", higher_is_better=False)`` also keeps the best by a validation set.
         save_elite: Save the fittest agent (ties: of the largest margin) to ``elite_path`` at the end of each
             generation, before anything is mutated, and of the run.
         elite_path: Directory for it.
@@ -87,7 +93,7 @@ def finetune_llm_preference(
     Returns:
         The agents as a :class:`Population`, whose ``lineage`` says where they come from, and their last fitness, in its
         order (NaN for an agent that has diverged). If the environment has a final split, ``population.final`` is the
-        elite's accuracy there.
+        elite's accuracy there; ``population.validation`` holds the last figures on the validation sets.
 
     Raises:
         ValueError: An argument or a combination makes no sense; found before training starts.
@@ -145,7 +151,8 @@ def finetune_llm_sft(
 ) -> tuple[Population[SFT], list[float]]:
     """Train SFT agents on the rows of an environment and, if asked, let them evolve.
 
-    All is as in :func:`finetune_llm_preference`, with rows where there are pairs.
+    All is as in :func:`finetune_llm_preference`, with rows where there are pairs. On validation sets the loss is the
+    negative log-likelihood per completion token, and the accuracy that of tokens.
 
     Args:
         pop: The agents.

@@ -18,6 +18,7 @@ from agiledpo.hpo.records import (
     Final,
     Mutated,
     Selected,
+    Validated,
     record_from_json,
     record_from_line,
 )
@@ -41,6 +42,7 @@ RECORDS = st.one_of(
         tie_break=NUMBERS,
         metrics=st.dictionaries(TEXT, NUMBERS, max_size=3),
     ),
+    st.builds(Validated, **COMMON, metrics=st.dictionaries(TEXT, NUMBERS, max_size=3)),
     st.builds(Mutated, **COMMON, parameter=TEXT, old=VALUES, new=VALUES),
     st.builds(Diverged, **COMMON, reason=TEXT),
     st.builds(
@@ -377,6 +379,7 @@ def test_a_record_about_nobody_is_refused_and_not_written(family, tmp_path):
         (born(3, parent=8), "Born: no agent 8 was born"),
         (evaluated(5, 0.5), "Evaluated: no agent 5"),
         (Selected(generation=1, pairs=1, elite=0, survivors=[0], replaced=[1, 6]), "Selected: no agent 6"),
+        (Validated(agent=7, generation=0, pairs=1, metrics={}), "Validated: no agent 7"),
         (Final(agent=4, pairs=1, split="test", fitness=1, error=0), "Final: no agent 4"),
     ]:
         with pytest.raises(ValueError, match=message):

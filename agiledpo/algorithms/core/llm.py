@@ -84,6 +84,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         BATCH: What rows become.
         FITNESS: What :meth:`test` can measure, the default first.
         METRICS: What :meth:`evaluate` measures.
+        ACCURACY: Which of them is the share of what the agent gets right.
         LEARNS_FROM: What the rows are, for messages.
         UNIT: What a row is called.
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
@@ -100,6 +101,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
     BATCH: ClassVar[type[PromptBatch]]
     FITNESS: ClassVar[Sequence[str]]
     METRICS: ClassVar[Sequence[str]]
+    ACCURACY: ClassVar[str]
     LEARNS_FROM: ClassVar[str]
     UNIT: ClassVar[str]
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]

@@ -1,0 +1,32 @@
+"""The command `agiledpo`. Importing it imports no model code: commands import what they need when they run."""
+
+import io
+import sys
+
+import typer
+
+from agiledpo.cli.pairs import pairs_command
+
+app = typer.Typer(
+    name="agiledpo",
+    help="Preference-tune a population of LoRA agents on one shared language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("pairs")(pairs_command)
+
+
+# With a callback, a single command keeps its name.
+@app.callback()
+def _commands() -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    # A terminal that lacks a character shows a question mark; it is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app()

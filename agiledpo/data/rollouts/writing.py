@@ -1,0 +1,144 @@
+"""Write the pairs: the file is complete or absent."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agiledpo.data.rollouts.index import RolloutIndex
+from agiledpo.data.rollouts.reading import (
+    Answer,
+    MultiStep,
+    Prompt,
+    read_answer,
+    read_parameters,
+    read_prompt,
+    read_record,
+)
+from agiledpo.data.rollouts.rows import PairFormat, pair_row
+from agiledpo.disk import flush
+
+# Rollouts kept in memory while pairs are written: those of one prompt are mostly used together.
+_RECENT = 64
+
+
+def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        FileExistsError: There is a file, and it shall not be overwritten.
+        ValueError: It is the input, or would be compressed by its name.
+    """
+    if output.suffix in (".gz", ".zst", ".xz", ".bz2"):
+        raise ValueError(
+            f"output ({output}) is written as plain text; leave {output.suffix} away and compress it later."
+        )
+    if output.exists():
+        if output.samefile(source):
+            raise ValueError(f"output ({output}) is the input; choose another file.")
+        if not overwrite or not output.is_file():
+            remedy = (
+                "choose another one" if output.is_dir() else "choose another one, or set overwrite=True (--overwrite)"
+            )
+            raise FileExistsError(f"output ({output}) exists; {remedy}.")
+
+
+def write_pairs(
+    file: IO[bytes],
+    index: RolloutIndex,
+    chosen: NDArray[np.int64],
+    rejected: NDArray[np.int64],
+    draft: IO[str],
+    *,
+    pair_format: PairFormat,
+    multi_step: MultiStep,
+    across_prompts: bool,
+) -> None:
+    """Read the lines of the pairs again, and write one row for each.
+
+    Args:
+        file: The rollouts.
+        index: Of that file.
+        chosen: (P,) numbers of rollouts.
+        rejected: (P,) numbers of rollouts.
+        draft: Where the rows go.
+        pair_format: How they are written.
+        multi_step: As when the index was made.
+        across_prompts: The prompts of a pair may differ: every row says whether they do.
+    """
+
+    @lru_cache(maxsize=_RECENT)
+    def rollout(number: int) -> tuple[Prompt, Answer]:
+        file.seek(int(index.offsets[number]))
+        record = read_record(file.read(int(index.sizes[number])))
+        return read_prompt(read_parameters(record)), read_answer(record, multi_step)
+
+    encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False)
+    differ = (index.prompts[chosen] != index.prompts[rejected]).tolist()
+    for better, worse, differs in zip(chosen.tolist(), rejected.tolist(), differ, strict=True):
+        prompt, good = rollout(better)
+        row = pair_row(
+            pair_format,
+            prompt,
+            good,
+            rollout(worse)[1],
+            chosen_reward=float(index.rewards[better]),
+            rejected_reward=float(index.rewards[worse]),
+            prompts_differ=differs if across_prompts else None,
+        )
+        draft.write(encoder.encode(row) + "\n")
+
+
+@contextmanager
+def drafted(path: Path, *, overwrite: bool) -> Iterator[IO[str]]:
+    """Write a text file that is complete or absent: beside its place, and renamed when the block ends without an error.
+
+    Args:
+        path: Its place. The directory is made.
+        overwrite: Replace a file that appeared there meanwhile.
+
+    Yields:
+        The file to write to.
+
+    Raises:
+        FileExistsError: Something appeared there meanwhile.
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n", buffering=1 << 20) as draft:
+            yield draft
+            draft.flush()
+            os.fsync(draft.fileno())
+        beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's only
+        if overwrite:
+            beside.replace(path)
+        else:
+            _rename_if_free(beside, path)
+        flush(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _rename_if_free(beside: Path, path: Path) -> None:
+    try:
+        os.link(beside, path)  # unlike a rename, this never replaces a file
+    except FileExistsError:
+        raise FileExistsError(f"output ({path}) appeared while the pairs were made; choose another one.") from None
+    except OSError:  # a file system without links
+        beside.rename(path)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

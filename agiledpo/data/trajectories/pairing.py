@@ -1,0 +1,109 @@
+"""Strict preference pairs from groups of trajectories, after rLLM's pull request 477."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from agiledpo.data.rollouts.ranking import clearly_worse
+from agiledpo.data.trajectories.objective import DPOObjective
+from agiledpo.data.trajectories.types import PreferencePair, Trajectory, TrajectoryGroup
+
+_SKIPPED = (
+    "insufficient_size",
+    "multistep",
+    "prompt_mismatch",
+    "tie",
+    "small_gap",
+    "empty_completion",
+    "identical_completions",
+)
+
+
+def build_preference_pairs(
+    groups: Iterable[TrajectoryGroup], config: DPOObjective
+) -> tuple[list[PreferencePair], dict[str, float]]:
+    """Make at most one pair of each group: its best trajectory against its worst.
+
+    A group makes a pair only if all of its trajectories, at least two, are a single step from the same prompt tokens,
+    and if best and worst have clearly different rewards and different completions that are not empty. Of equal rewards
+    the earliest trajectory stands for all. Every other group is counted under the first cause that applies.
+
+    Args:
+        groups: The groups.
+        config: What a clear difference is; rounding is forgiven.
+
+    Returns:
+        The pairs in the order of their groups, and the metrics: `dpo/groups_seen`, `dpo/pairs_built`,
+        `dpo/groups_skipped_<cause>` for each of insufficient_size, multistep (not exactly one step), prompt_mismatch,
+        tie, small_gap, empty_completion and identical_completions, and, if there are pairs, their
+        `dpo/reward_gap_mean`, `dpo/chosen_reward_mean` and `dpo/rejected_reward_mean`.
+
+    Raises:
+        ValueError: A trajectory that would be compared has no reward, or one that is not a finite number.
+    """
+    pairs: list[PreferencePair] = []
+    chosen_rewards, rejected_rewards = [], []
+    skipped = dict.fromkeys(_SKIPPED, 0)
+    seen = 0
+    for group in groups:
+        seen += 1
+        cause = _shape_problem(group)
+        if cause is not None:
+            skipped[cause] += 1
+            continue
+        rewards = [_reward(group, number, trajectory) for number, trajectory in enumerate(group.trajectories)]
+        best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
+        chosen, rejected = group.trajectories[best], group.trajectories[worst]
+        cause = _comparison_problem(chosen, rejected, rewards[best], rewards[worst], config)
+        if cause is not None:
+            skipped[cause] += 1
+            continue
+        gap = rewards[best] - rewards[worst]
+        pairs.append(PreferencePair(group.group_id, group.task_id, group.role, chosen, rejected, gap))
+        chosen_rewards.append(rewards[best])
+        rejected_rewards.append(rewards[worst])
+    metrics: dict[str, float] = {"dpo/groups_seen": seen, "dpo/pairs_built": len(pairs)}
+    metrics |= {f"dpo/groups_skipped_{cause}": count for cause, count in skipped.items()}
+    if pairs:
+        metrics["dpo/reward_gap_mean"] = math.fsum(pair.reward_gap for pair in pairs) / len(pairs)
+        metrics["dpo/chosen_reward_mean"] = math.fsum(chosen_rewards) / len(pairs)
+        metrics["dpo/rejected_reward_mean"] = math.fsum(rejected_rewards) / len(pairs)
+    return pairs, metrics
+
+
+def _shape_problem(group: TrajectoryGroup) -> str | None:
+    trajectories = group.trajectories
+    if len(trajectories) < 2:
+        return "insufficient_size"
+    if any(len(trajectory.steps) != 1 for trajectory in trajectories):
+        return "multistep"
+    prompt = list(trajectories[0].steps[0].prompt_ids)
+    if any(list(trajectory.steps[0].prompt_ids) != prompt for trajectory in trajectories[1:]):
+        return "prompt_mismatch"
+    return None
+
+
+def _reward(group: TrajectoryGroup, number: int, trajectory: Trajectory) -> float:
+    reward = trajectory.reward
+    if reward is None or not math.isfinite(reward):
+        state = "has no reward" if reward is None else f"has the reward {reward}"
+        raise ValueError(
+            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number before "
+            f"pairs are made, or take those that were not judged out of their group."
+        )
+    return float(reward)
+
+
+def _comparison_problem(
+    chosen: Trajectory, rejected: Trajectory, chosen_reward: float, rejected_reward: float, config: DPOObjective
+) -> str | None:
+    better = np.asarray(chosen_reward, dtype=np.float64)
+    if rejected_reward > clearly_worse(better, 0.0):
+        return "tie"
+    if rejected_reward > clearly_worse(better, config.min_reward_gap):
+        return "small_gap"
+    completions = [list(trajectory.steps[0].response_ids) for trajectory in (chosen, rejected)]
+    if not all(completions):
+        return "empty_completion"
+    return "identical_completions" if completions[0] == completions[1] else None
