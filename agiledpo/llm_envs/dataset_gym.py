@@ -256,7 +256,9 @@ class DatasetGym(ABC, Generic[Experiences]):
             yield self._batch(_Cursor(split, position=start))
 
     def filter_table(self) -> str:
-        """How many rows of each split were left out or cut and why, as aligned text."""
+        """How many rows of each split were left out or cut and why, as aligned text; none where all are kept whole."""
+        if not any(counts.dropped or counts.truncated for counts in self.filter_counts.values()):
+            return ""
         return filter_table({str(split): counts for split, counts in self.filter_counts.items()})
 
     def fingerprint(self, split: Split) -> str:
