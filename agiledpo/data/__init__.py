@@ -6,6 +6,8 @@ from agiledpo.data.errors import DatasetError, PreferenceDataError
 from agiledpo.data.examples import Example, Form
 from agiledpo.data.filtering import FilterCounts
 from agiledpo.data.layout import Layout
+from agiledpo.data.loading import PreferenceData, load_preferences
+from agiledpo.data.named import NAMED
 from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
 from agiledpo.data.ranked import Ranked
@@ -14,6 +16,7 @@ from agiledpo.data.token_pairs import TokenPairs
 from agiledpo.data.tokenization import TokenizedRow
 
 __all__ = [
+    "NAMED",
     "PAIRS",
     "DatasetError",
     "Demonstrations",
@@ -24,12 +27,14 @@ __all__ = [
     "ImplicitPairs",
     "Layout",
     "Pairs",
+    "PreferenceData",
     "PreferenceDataError",
     "PreparedRows",
     "Ranked",
     "TokenPairs",
     "TokenizedRow",
     "convert",
+    "load_preferences",
     "prepare_rows",
     "recognise_demonstrations",
     "recognise_preferences",

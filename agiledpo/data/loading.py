@@ -14,6 +14,7 @@ from agiledpo.data.files import FileRows, kind_of_file, read_header
 from agiledpo.data.layout import Layout
 from agiledpo.data.named import NamedDataset, find_repository, named_dataset
 from agiledpo.data.pairs import Pairs
+from agiledpo.data.ranked import Pairing
 from agiledpo.data.recognition import recognise_preferences
 from agiledpo.data.sources import Source, open_source
 
@@ -54,7 +55,7 @@ def load_preferences(
     prompt_key: str | None = None,
     chosen_key: str | None = None,
     rejected_key: str | None = None,
-    pairing: str = "best_worst",
+    pairing: Pairing = "best_worst",
     layout: Layout | None = None,
     config: str | None = None,
     max_rows: int | None = None,
@@ -106,7 +107,7 @@ def load_preferences(
     try:
         _check_keys(given, dataset.column_names, dataset_name)
         if layout is None:
-            layout = recognise_preferences(dataset, name=dataset_name)
+            layout = recognise_preferences(dataset, name=dataset_name, pairing=pairing)
         layout.form(dataset, name=dataset_name)
     except DatasetError as error:
         raise _explained(error, files, dataset_name) from error
