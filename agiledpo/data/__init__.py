@@ -8,6 +8,7 @@ from agiledpo.data.filtering import FilterCounts
 from agiledpo.data.layout import Layout
 from agiledpo.data.loaded_rows import LoadedRows
 from agiledpo.data.loading import RowSource, load_demonstrations, load_preferences
+from agiledpo.data.named import NAMED
 from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
 from agiledpo.data.ranked import Ranked
@@ -16,6 +17,7 @@ from agiledpo.data.token_pairs import TokenPairs
 from agiledpo.data.tokenization import TokenizedRow
 
 __all__ = [
+    "NAMED",
     "PAIRS",
     "DatasetError",
     "Demonstrations",

@@ -70,7 +70,9 @@ def open_source(
         )
     if isinstance(opened, IterableDataset):
         return write_stream(opened, name=name, max_rows=max_rows), ()
-    dataset = check_dataset(opened, name=name)
+    plain = check_dataset(opened, name=name)
+    # Taking its output format off gives a dataset another fingerprint, also if it has none.
+    dataset = opened if opened.format == plain.format else plain
     if max_rows is None or max_rows >= len(dataset):
         return dataset, files
     return with_fingerprint(dataset.select(range(max_rows)), dataset._fingerprint, max_rows), _first(files, max_rows)
