@@ -68,9 +68,10 @@ def check(
 
         from agiledpo.data.checks import check_preferences
         from agiledpo.data.checks.rendering import print_report
-        from agiledpo.data.loading import PreferenceData, load_preferences
+        from agiledpo.data.loaded_rows import LoadedRows
+        from agiledpo.data.loading import load_preferences
 
-        def load(source: str, split: str | None, dataset_name: str) -> PreferenceData:
+        def load(source: str, split: str | None, dataset_name: str) -> LoadedRows:
             return load_preferences(
                 source,
                 split=split,

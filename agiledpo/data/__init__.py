@@ -6,6 +6,9 @@ from agiledpo.data.errors import DatasetError, PreferenceDataError
 from agiledpo.data.examples import Example, Form
 from agiledpo.data.filtering import FilterCounts
 from agiledpo.data.layout import Layout
+from agiledpo.data.loaded_rows import LoadedRows
+from agiledpo.data.loading import RowSource, load_demonstrations, load_preferences
+from agiledpo.data.named import NAMED
 from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
 from agiledpo.data.ranked import Ranked
@@ -14,6 +17,7 @@ from agiledpo.data.token_pairs import TokenPairs
 from agiledpo.data.tokenization import TokenizedRow
 
 __all__ = [
+    "NAMED",
     "PAIRS",
     "DatasetError",
     "Demonstrations",
@@ -23,13 +27,17 @@ __all__ = [
     "Form",
     "ImplicitPairs",
     "Layout",
+    "LoadedRows",
     "Pairs",
     "PreferenceDataError",
     "PreparedRows",
     "Ranked",
+    "RowSource",
     "TokenPairs",
     "TokenizedRow",
     "convert",
+    "load_demonstrations",
+    "load_preferences",
     "prepare_rows",
     "recognise_demonstrations",
     "recognise_preferences",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from agiledpo.data.column_types import ColumnTypes, kind_of
+from agiledpo.data.column_types import ColumnTypes, Kind, kind_of
 from agiledpo.data.errors import DatasetError
 
 _EXCERPT = 30
@@ -44,24 +44,34 @@ def read_column_types(path: Path, *, name: str) -> ColumnTypes:
     return types
 
 
-def mixed_column(types: ColumnTypes, column: str, *, name: str, file: Path) -> DatasetError:
-    """The error for a column that has values of several kinds.
+def mixed_column(files: Sequence[tuple[Path, ColumnTypes]], column: str, *, name: str) -> DatasetError | None:
+    """The error for a column that has values of several kinds, if it has.
 
     Args:
-        types: Of the file.
+        files: Files with the types of their columns.
         column: The column.
         name: The dataset's name.
-        file: The file, for the message.
     """
-    (first, (row, line)), *_, (other, (other_row, other_line)) = types[column].first.items()
-    return DatasetError(
-        f"the value is {other} (line {other_line}), but in row {row} (line {line}) it is {first}",
-        remedy="Write the column in the same way in all rows.",
-        dataset=name,
-        row=other_row,
-        column=column,
-        file=file,
-    )
+    first: tuple[Path, Kind, int, int | None] | None = None
+    for file, types in files:
+        for kind, (row, line) in types[column].first.items() if column in types else ():
+            if first is None:
+                first = file, kind, row, line
+            elif kind != first[1]:
+                there = f"row {first[2]}{_in_line(first[3])}" if first[0] == file else str(first[0])
+                return DatasetError(
+                    f"the value is {kind}{_in_line(line)}, but in {there} it is {first[1]}",
+                    remedy="Write the column in the same way in all rows.",
+                    dataset=name,
+                    row=row,
+                    column=column,
+                    file=file,
+                )
+    return None
+
+
+def _in_line(line: int | None) -> str:
+    return "" if line is None else f" (line {line})"
 
 
 def missing_file(path: Path, *, name: str) -> DatasetError:
@@ -85,10 +95,10 @@ def explain_csv(path: Path, header: Sequence[str], *, name: str) -> DatasetError
     with open_bytes(path) as file:
         lines = (line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(file))
         reader = csv.reader(lines, strict=True)
-        row, line = -1, 1
+        row, line = -1, 1  # the header is no row
         try:
-            for row, fields in enumerate((fields for fields in reader if fields), start=-1):
-                if row >= 0 and len(fields) != len(header):
+            for fields in reader:
+                if row >= 0 and fields and len(fields) != len(header):
                     return DatasetError(
                         f"line {line} has {len(fields)} fields, but the header has {len(header)} ({', '.join(header)})",
                         remedy="Put a field that contains a comma or a line break into double quotes.",
@@ -96,13 +106,13 @@ def explain_csv(path: Path, header: Sequence[str], *, name: str) -> DatasetError
                         row=row,
                         file=path,
                     )
-                line = reader.line_num + 1
+                row, line = row + bool(fields), reader.line_num + 1
         except csv.Error as error:
             return DatasetError(
                 f"the fields from line {line} on cannot be told apart ({error})",
                 remedy='Close every quoted field with ", and write a " inside it as "".',
                 dataset=name,
-                row=row + 1,
+                row=row,
                 file=path,
             )
     return None
@@ -161,7 +171,7 @@ def _rows_of_list(path: Path, content: bytes, name: str) -> Iterator[tuple[int |
     for row, values in enumerate(rows):
         if not isinstance(values, dict):
             raise DatasetError(
-                f"the list's item {row} is {kind_in_words(values)}, not an object",
+                f"item {row} of the list is {kind_in_words(values)}, not an object",
                 remedy="Write each row as {'prompt': ..., 'chosen': ..., 'rejected': ...}.",
                 dataset=name,
                 row=row,

@@ -31,6 +31,7 @@ from agiledpo.data.diagnosis import (
 )
 from agiledpo.data.errors import DatasetError
 
+_FILL = "Fill it or leave it out."
 _READ_BYTES = 1 << 23
 # How much of a file datasets' JSON reader takes at a time; it finds the types of the columns anew in each piece.
 _JSON_PIECE = 10 << 20
@@ -240,7 +241,7 @@ def _open_parquet(path: Path, name: str) -> Dataset:
             f"the file is not a Parquet file, or is cut off (it begins with {start!r})"
             if start
             else "the file is empty",
-            remedy="Write or download it again, or give it the ending of what it is.",
+            remedy="Write or download it again, or give it the ending of what it is." if start else _FILL,
             dataset=name,
             file=path,
         ) from error
@@ -282,7 +283,7 @@ def _read_facts(path: Path, name: str) -> _TextFacts:
         for piece in _pieces(path):
             digest.update(piece)
             try:
-                decoder.decode(piece)
+                decoder.decode(piece, final=not piece)
             except UnicodeDecodeError as error:
                 # What the decoder kept of the piece before is a part of the bytes that it counts.
                 place = before + error.start - (len(error.object) - len(piece))
@@ -301,7 +302,7 @@ def _read_facts(path: Path, name: str) -> _TextFacts:
     except UNREADABLE_GZIP as error:
         raise unreadable_gzip(path, error, name=name) from error
     if not before:
-        raise DatasetError("the file is empty", remedy="Fill it or leave it out.", dataset=name, file=path)
+        raise DatasetError("the file is empty", remedy=_FILL, dataset=name, file=path)
     ends_with_newline = last.strip(b" \t\r") == b"\n"
     blank_end = ends_with_newline and last != b"\n"
     lines = newlines + (not ends_with_newline)
@@ -309,9 +310,11 @@ def _read_facts(path: Path, name: str) -> _TextFacts:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
+    """The file's bytes a piece at a time, ending with an empty one."""
     with open_bytes(path) as file:
         while piece := file.read(_READ_BYTES):
             yield piece
+    yield b""
 
 
 def _raise_os_error(error: Exception) -> None:
@@ -322,7 +325,7 @@ def _raise_os_error(error: Exception) -> None:
 
 
 def _no_rows(path: Path, name: str) -> DatasetError:
-    return DatasetError("the file has no rows", remedy="Fill it or leave it out.", dataset=name, file=path)
+    return DatasetError("the file has no rows", remedy=_FILL, dataset=name, file=path)
 
 
 def _unknown_failure(path: Path, error: Any, name: str) -> DatasetError:

@@ -70,7 +70,9 @@ def open_source(
         )
     if isinstance(opened, IterableDataset):
         return write_stream(opened, name=name, max_rows=max_rows), ()
-    dataset = check_dataset(opened, name=name)
+    plain = check_dataset(opened, name=name)
+    # Taking its output format off gives a dataset another fingerprint, also if it has none.
+    dataset = opened if opened.format == plain.format else plain
     if max_rows is None or max_rows >= len(dataset):
         return dataset, files
     return with_fingerprint(dataset.select(range(max_rows)), dataset._fingerprint, max_rows), _first(files, max_rows)
@@ -123,7 +125,7 @@ def _open_directory(path: Path, split: str | None, name: str) -> tuple[Any, tupl
     chosen = _files_of_split(files, path, split, name)
     kinds = {kind: file for file in reversed(chosen) for kind in [kind_of_file(file)]}
     if len(kinds) > 1:
-        mixed = ", ".join(f"{kinds[kind].relative_to(path)} is {kind}" for kind in sorted(map(str, kinds)))
+        mixed = ", ".join(f"{file.relative_to(path)} is {kind}" for kind, file in sorted(kinds.items(), key=str))
         raise DatasetError(
             f"the directory has files of several kinds: {mixed}",
             remedy="Pass one file, or keep one kind.",
@@ -194,7 +196,8 @@ def _take_split(splits: Mapping[str, Any], split: str | None, name: str) -> Any:
     if split is None:
         raise DatasetError(
             f"the source has the splits {', '.join(splits)}",
-            remedy=f"Choose one, such as split={next(iter(splits), 'train')!r}.",
+            remedy=f'Pass one of them, such as dataset["{next(iter(splits), "train")}"], or its name to '
+            "load_preferences(..., split=...).",
             dataset=name,
         )
     if split not in splits:

@@ -10,16 +10,16 @@ from agiledpo.data.checks.repeats import repeat_findings
 from agiledpo.data.checks.report import CheckReport
 from agiledpo.data.checks.shortcuts import shortcut_findings
 from agiledpo.data.checks.traps import TRAPS
-from agiledpo.data.loading import PreferenceData
+from agiledpo.data.loaded_rows import LoadedRows
 from agiledpo.data.sources import Source
 
 _ORDER = (Severity.ERROR, Severity.WARNING, Severity.NOTE)
 
 
 def check_preferences(
-    data: Source | PreferenceData,
+    data: Source | LoadedRows,
     *,
-    test: Source | PreferenceData | None = None,
+    test: Source | LoadedRows | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     examples: int = 3,
     show_progress: bool = False,

@@ -10,7 +10,8 @@ from agiledpo.data.checks.pair_table import PairColumns
 from agiledpo.data.checks.texts import prompt_excerpt
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Form
-from agiledpo.data.loading import PreferenceData, load_preferences
+from agiledpo.data.loaded_rows import LoadedRows
+from agiledpo.data.loading import load_preferences
 from agiledpo.data.sources import Source
 
 
@@ -24,7 +25,7 @@ class OpenedDataset:
         name: What messages call the dataset.
     """
 
-    data: PreferenceData
+    data: LoadedRows
     form: Form
     name: str
 
@@ -62,7 +63,7 @@ class OpenedDataset:
         return tuple(found)
 
 
-def open_preferences(source: Source | PreferenceData, name: str) -> OpenedDataset:
+def open_preferences(source: Source | LoadedRows, name: str) -> OpenedDataset:
     """Find out what a dataset is.
 
     Args:
@@ -72,5 +73,5 @@ def open_preferences(source: Source | PreferenceData, name: str) -> OpenedDatase
     Raises:
         DatasetError: It cannot be read as preferences.
     """
-    data = source if isinstance(source, PreferenceData) else load_preferences(source, dataset_name=name)
+    data = source if isinstance(source, LoadedRows) else load_preferences(source, dataset_name=name)
     return OpenedDataset(data, data.layout.form(data.dataset, name=name), name)

@@ -168,7 +168,7 @@ CASES = (
         "[" + GOOD.strip() + ", 7]",
         file="pairs.json",
         says=(
-            "train dataset (pairs.json), row 1: the list's item 1 is a number, not an object. Write each row as "
+            "train dataset (pairs.json), row 1: item 1 of the list is a number, not an object. Write each row as "
             "{'prompt': ..., 'chosen': ..., 'rejected': ...}."
         ),
     ),
@@ -302,10 +302,7 @@ CASES = (
         "parquet_of_nothing",
         b"",
         file="pairs.parquet",
-        says=(
-            "train dataset (pairs.parquet): the file is empty. Write or download it again, or give it the ending "
-            "of what it is."
-        ),
+        says=("train dataset (pairs.parquet): the file is empty. Fill it or leave it out."),
     ),
     Case(
         "value_of_another_type_in_one_row",

@@ -156,7 +156,10 @@ CASES = (
     Case(
         "nothing_but_ties",
         all_rows(RANKED, completions=ranked(1, 1)),
-        says="train dataset: no row prefers one of its completions. Give rows whose ranks or rewards differ.",
+        says=(
+            "train dataset (pairs.jsonl): no row prefers one of its completions. Give rows whose ranks or rewards "
+            "differ."
+        ),
     ),
     Case(
         "context_ends_with_the_assistant",

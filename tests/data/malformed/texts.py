@@ -157,7 +157,7 @@ CASES = (
         rows(TEXT),
         gym={"max_context_length": 2},
         says=(
-            "train dataset: no row is left after filtering by length (3 of 3: prompt longer than "
+            "train dataset (pairs.jsonl): no row is left after filtering by length (3 of 3: prompt longer than "
             "max_context_length - min_completion_length (2 - 0)); the shortest row has 5 tokens. Raise "
             "max_context_length to at least 5."
         ),
@@ -167,7 +167,7 @@ CASES = (
         rows(TEXT),
         gym={"min_completion_length": 9},
         says=(
-            "train dataset: no row is left after filtering by length (3 of 3: completion shorter than "
+            "train dataset (pairs.jsonl): no row is left after filtering by length (3 of 3: completion shorter than "
             "min_completion_length (9)); the shortest row has 5 tokens. Lower min_completion_length to at most 2."
         ),
     ),
@@ -275,7 +275,10 @@ CASES = (
         "transcripts_without_assistant",
         [{"chosen": "\n\nHuman: hello?", "rejected": "\n\nHuman: hello"}],
         load={"name": "HH-RLHF"},
-        says="train dataset: no row prefers one of its completions. Give rows whose ranks or rewards differ.",
+        says=(
+            "train dataset (pairs.jsonl): no row prefers one of its completions. Give rows whose ranks or rewards "
+            "differ."
+        ),
     ),
     Case(
         "preference_out_of_range",
