@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import DatasetError, prepare_rows
 from agiledpo.data.loading import load_preferences
+from agiledpo.llm_envs import PreferenceGym
 from tests.data.malformed import chats, files, others, texts
 from tests.data.malformed.case import CHAT, IMPLICIT, RANKED, TEXT, TOKENS, Case, rows
 
@@ -29,13 +30,10 @@ def tokenizers(
     return find
 
 
-def prepare(case: Case, tokenizer: PreTrainedTokenizerBase) -> None:
+def make_gym(case: Case, tokenizer: PreTrainedTokenizerBase, test: Dataset) -> PreferenceGym:
     """What a user does with a file."""
-    data = load_preferences(case.file, dataset_name="train", **case.load)
-    try:
-        prepare_rows(data.dataset, tokenizer, data.layout, name="train", **case.gym)
-    except DatasetError as error:
-        raise data.locate(error) from error
+    train = load_preferences(case.file, dataset_name="train", **case.load) if case.load else case.file
+    return PreferenceGym(train, test, tokenizer, **case.gym)
 
 
 @pytest.mark.parametrize(("table", "case"), CASES, ids=[f"{table}-{case.name}" for table, case in CASES])
@@ -43,13 +41,14 @@ def test_is_refused_with_one_sentence(
     table: str,
     case: Case,
     tokenizers: Callable[[str], PreTrainedTokenizerBase],
+    text_rows: Callable[..., Dataset],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared as a whole)
-        prepare(case, tokenizers(case.tokenizer))
+        make_gym(case, tokenizers(case.tokenizer), text_rows())
     assert str(caught.value) == case.says
 
 
@@ -65,10 +64,12 @@ def test_there_are_enough_and_all_differ() -> None:
 def test_the_rows_that_were_spoilt_were_good(
     good: dict[str, object],
     tokenizers: Callable[[str], PreTrainedTokenizerBase],
+    text_rows: Callable[..., Dataset],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case("good", rows(good))
     case.write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    prepare(case, tokenizers("chatml"))
+    env = make_gym(case, tokenizers("chatml"), text_rows())
+    assert len(env) == 3
