@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from agiledpo.cli.data import data_app
 from agiledpo.cli.pairs import pairs_command
 
 app = typer.Typer(
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("pairs")(pairs_command)
+app.add_typer(data_app)
 
 
 # With a callback, a single command keeps its name.

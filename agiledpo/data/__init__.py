@@ -6,7 +6,8 @@ from agiledpo.data.errors import DatasetError, PreferenceDataError
 from agiledpo.data.examples import Example, Form
 from agiledpo.data.filtering import FilterCounts
 from agiledpo.data.layout import Layout
-from agiledpo.data.loading import PreferenceData, load_preferences
+from agiledpo.data.loaded_rows import LoadedRows
+from agiledpo.data.loading import RowSource, load_demonstrations, load_preferences
 from agiledpo.data.named import NAMED
 from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
@@ -26,14 +27,16 @@ __all__ = [
     "Form",
     "ImplicitPairs",
     "Layout",
+    "LoadedRows",
     "Pairs",
-    "PreferenceData",
     "PreferenceDataError",
     "PreparedRows",
     "Ranked",
+    "RowSource",
     "TokenPairs",
     "TokenizedRow",
     "convert",
+    "load_demonstrations",
     "load_preferences",
     "prepare_rows",
     "recognise_demonstrations",

@@ -49,6 +49,14 @@ def _array(batch: Sequence[Mapping[str, Any]], column: str, feature: Any, done: 
         for number, value in enumerate(values, start=done):
             try:
                 _storage([value], feature, arrow_type)
+            except UnicodeEncodeError as error:
+                raise DatasetError(
+                    f"the text has half of a surrogate pair ({error.object[error.start]!r}), which is no character",
+                    remedy="It was cut in the middle of a character: write it again, or drop the row.",
+                    dataset=name,
+                    row=number,
+                    column=column,
+                ) from error
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 kind = kind_of(value)
                 raise DatasetError(

@@ -56,6 +56,16 @@ class DatasetError(ValueError):
             self.problem, remedy=self.remedy, dataset=self.dataset, row=row, column=self.column, file=file
         )
 
+    def in_row(self, row: int) -> "DatasetError":
+        """The same error, said of another row.
+
+        Args:
+            row: Its number, from 0.
+        """
+        return type(self)(
+            self.problem, remedy=self.remedy, dataset=self.dataset, row=row, column=self.column, file=self.file
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from the keyword arguments, since it crosses from datasets' worker processes to the main one."""
         rebuild = partial(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
@@ -117,6 +118,8 @@ def _open_json(paths: Sequence[Path], name: str) -> list[Dataset]:
 
 def _load_json_lines(path: Path) -> Dataset | None:
     """Let datasets read a file, which is fast; None if it cannot."""
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is found and said by `read_json`
     try:
         return _first_split(
             load_dataset(
@@ -130,6 +133,8 @@ def _load_json_lines(path: Path) -> Dataset | None:
     except Exception as error:  # of pyarrow, pandas or datasets, and no more to the point than that it failed
         _raise_os_error(error)
         return None
+    finally:
+        datasets.logging.set_verbosity(verbosity)
 
 
 def _read_json_slowly(paths: Sequence[Path], name: str) -> list[Dataset]:
@@ -138,14 +143,17 @@ def _read_json_slowly(paths: Sequence[Path], name: str) -> list[Dataset]:
     for path in paths:
         types.merge(read_column_types(path, name=name))
     features = types.features()
-    parts = [
-        write_arrow(tables_of_rows((row for _, row in read_json(path, name=name)), features, name=name), features)
-        for path in paths
-    ]
-    for path, part in zip(paths, parts, strict=True):
+    parts = []
+    for path in paths:
+        rows = (row for _, row in read_json(path, name=name))
+        try:
+            part = write_arrow(tables_of_rows(rows, features, name=name), features)
+        except DatasetError as error:
+            raise error if error.file is not None else error.in_file(path, error.row) from error
         if part is None:
             raise _no_rows(path, name)
-    return [part for part in parts if part is not None]
+        parts.append(part)
+    return parts
 
 
 def _is_faithful(path: Path, dataset: Dataset) -> bool:

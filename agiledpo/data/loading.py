@@ -1,50 +1,26 @@
-"""From a file, a name or a dataset to preference data whose format is known."""
+"""From a file, a name or a dataset to rows whose format is known."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 from datasets import Dataset
 
+from agiledpo.data.demonstrations import recognise_demonstrations
 from agiledpo.data.diagnosis import explain_no_header, mixed_column, read_column_types
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.files import FileRows, kind_of_file, read_header
 from agiledpo.data.layout import Layout
+from agiledpo.data.loaded_rows import LoadedRows
 from agiledpo.data.named import NamedDataset, find_repository, named_dataset
 from agiledpo.data.pairs import Pairs
-from agiledpo.data.ranked import Pairing
+from agiledpo.data.ranked import Pairing, Ranked
 from agiledpo.data.recognition import recognise_preferences
 from agiledpo.data.sources import Source, open_source
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreferenceData:
-    """Rows of preferences and how to read them.
-
-    Attributes:
-        dataset: The rows, memory-mapped where they are from files or a stream.
-        layout: How a row is read.
-        files: The files that the rows are from, in order; none for a dataset, a stream or the Hub.
-        name: What messages call the dataset.
-    """
-
-    dataset: Dataset
-    layout: Layout
-    files: tuple[FileRows, ...]
-    name: str
-
-    def locate(self, error: DatasetError) -> DatasetError:
-        """The error with the file that its row is in and the row's number in that file.
-
-        Args:
-            error: An error of this dataset, its row counted in `dataset`.
-
-        Returns:
-            A copy, or `error` itself if it is of no row or knows its file, or if there are no files.
-        """
-        return _locate(error, self.files)
+RowSource: TypeAlias = Source | LoadedRows
 
 
 def load_preferences(
@@ -60,7 +36,7 @@ def load_preferences(
     config: str | None = None,
     max_rows: int | None = None,
     dataset_name: str = "preference",
-) -> PreferenceData:
+) -> LoadedRows:
     """Open preference data and recognise its format.
 
     Published datasets are known by their repository on the Hub; of a copy of one, say which it is with `name`.
@@ -104,15 +80,66 @@ def load_preferences(
         layout = known.layout
     if layout is None and given:
         layout = Pairs(**{key.removesuffix("_key"): column for key, column in given.items()})
+    loaded = _laid_out(
+        dataset,
+        files,
+        dataset_name,
+        lambda: layout or recognise_preferences(dataset, name=dataset_name, pairing=pairing),
+        given,
+    )
+    if pairing != Ranked.pairing and not isinstance(loaded.layout, Ranked):
+        raise ValueError(
+            f"pairing={pairing!r} is for ranked completions, and the {dataset_name} dataset has none: its columns are "
+            f"{', '.join(dataset.column_names)}. Leave it out."
+        )
+    return loaded
+
+
+def load_demonstrations(
+    source: Source,
+    *,
+    split: str | None = None,
+    response_column: str | None = None,
+    config: str | None = None,
+    max_rows: int | None = None,
+    dataset_name: str = "demonstration",
+) -> LoadedRows:
+    """Open prompts with one completion each, or whole dialogues, to learn from.
+
+    Args:
+        source: As for `load_preferences`.
+        split: Which split of a source that has several.
+        response_column: Column of the completion, beside "prompt"; None takes "completion" or "target" if it is there
+            with "prompt", otherwise "messages".
+        config: Which configuration of a repository on the Hub.
+        max_rows: Take the first so many rows only.
+        dataset_name: What messages call the dataset, such as "train".
+
+    Raises:
+        DatasetError: The source cannot be opened, or its columns are not these. Rows are checked where they are
+            tokenised.
+        ValueError: `max_rows` is not positive.
+    """
+    dataset, files = open_source(source, split=split, config=config, max_rows=max_rows, name=dataset_name)
+    return _laid_out(dataset, files, dataset_name, lambda: recognise_demonstrations(dataset, response_column), {})
+
+
+def _laid_out(
+    dataset: Dataset,
+    files: tuple[FileRows, ...],
+    name: str,
+    recognise: Callable[[], Layout],
+    keys: Mapping[str, str],
+) -> LoadedRows:
+    """Rows with their layout, if their columns are of it."""
     try:
-        _check_keys(given, dataset.column_names, dataset_name)
-        if layout is None:
-            layout = recognise_preferences(dataset, name=dataset_name, pairing=pairing)
-        layout.form(dataset, name=dataset_name)
+        _check_keys(keys, dataset.column_names, name)
+        layout = recognise()
+        layout.form(dataset, name=name)
     except DatasetError as error:
-        raise _explained(error, files, dataset_name) from error
-    _refuse_mixed(dataset, layout.columns, files, dataset_name)
-    return PreferenceData(dataset, layout, files, dataset_name)
+        raise _explained(error, files, name) from error
+    _refuse_mixed(dataset, layout.columns, files, name)
+    return LoadedRows(dataset, layout, files, name)
 
 
 def _check_keys(given: Mapping[str, str], columns: Sequence[str], name: str) -> None:
@@ -162,14 +189,3 @@ def _explained(error: DatasetError, files: Sequence[FileRows], name: str) -> Dat
     if kind_of_file(file) == "csv":
         return explain_no_header(file, read_header(file), name=name) or error.in_file(file, None)
     return error.in_file(file, None)
-
-
-def _locate(error: DatasetError, files: Sequence[FileRows]) -> DatasetError:
-    if error.row is None or error.file is not None:
-        return error
-    row = error.row
-    for file in files:
-        if row < file.rows:
-            return error.in_file(file.path, row)
-        row -= file.rows
-    return error

@@ -140,6 +140,15 @@ def check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
                 name,
             )
         role = message.get("role")
+        if role is None:
+            keys = ", ".join(repr(key) for key, value in message.items() if value is not None)
+            raise _error(
+                f"message {number} has no role; it has {keys or 'nothing'}",
+                "Write it as {'role': ..., 'content': ...}; rename other keys with dataset.map.",
+                row,
+                column,
+                name,
+            )
         if role not in ROLES:
             raise _error(
                 f"message {number} has the unknown role {role!r}",

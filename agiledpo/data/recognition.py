@@ -68,6 +68,8 @@ def _likeness(columns: Sequence[str], present: Sequence[str]) -> tuple[float, fl
     missing = [column for column in columns if column not in present]
     near = [_nearest(column, columns, present) for column in missing]
     ratios = [difflib.SequenceMatcher(None, found.lower(), column).ratio() for column, found in near if found]
+    if len(missing) == len(columns) > len(ratios):
+        return 0, 0  # one name that is a little like another says nothing
     return 1 - len(missing) / len(columns), sum(ratios) / len(columns)
 
 

@@ -90,8 +90,7 @@ def render_chat(
             column=TOOLS,
         )
     for column, completion, sequence in zip(sources, completions, rendered.sequences, strict=True):
-        written = sequence[len(rendered.dialogue) :]
-        lost = explain_lost_completion(template, prompt, completion, written) if written else None
+        lost = explain_lost_completion(template, rendered, sequence, prompt, completion)
         if lost is not None:
             problem, remedy = lost
             raise error(problem, remedy=remedy, column=column)

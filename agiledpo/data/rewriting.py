@@ -70,7 +70,7 @@ def explain_rewritten_prompt(
 
 
 def explain_lost_completion(
-    template: ChatTemplate, prompt: list[Message], completion: list[Message], rendered: str
+    template: ChatTemplate, rendered: RenderedChat, sequence: str, prompt: list[Message], completion: list[Message]
 ) -> tuple[str, str] | None:
     """Say what of the last message of a completion is not in its rendering; None if all of it is.
 
@@ -78,19 +78,20 @@ def explain_lost_completion(
 
     Args:
         template: The template.
+        rendered: What it made of the messages; keeps the prompt.
+        sequence: What it made of the prompt with this completion.
         prompt: The messages of the prompt.
         completion: The messages of the completion.
-        rendered: What the template writes after the prompt.
 
     Returns:
-        The problem, and a remedy.
+        The problem, and a remedy. Nothing is said of a completion that is not written at all.
     """
-    message = completion[-1]
-    lost = _lost(message, rendered)
+    message, answer = completion[-1], sequence[len(rendered.dialogue) :]
+    lost = _lost(message, answer) if answer else None
     if lost is None:
         return None
     kept = without_thinking(message)
-    thinking = kept != message and (lost in REASONING_KEYS or _lost(kept, rendered) is None)
+    thinking = kept != message and (lost in REASONING_KEYS or _lost(kept, answer) is None)
     for switch, value in _switches(template):
         if _tried(lambda: _keeps(template.told(**{switch: value}), prompt, completion)):  # noqa: B023
             remedy = f"Pass chat_template_kwargs={{{switch!r}: {value}}}, with which it is kept."
@@ -100,7 +101,7 @@ def explain_lost_completion(
             f"Set tokenizer.chat_template to one that writes it, or remove {'the thinking' if thinking else 'it'} "
             "with dataset.map if it is not to be learned."
         )
-    written = _around(rendered, 0)
+    written = _around(sequence[common_prefix_length(rendered.prompt, sequence) :], 0)
     if thinking:
         return f"the chat template drops the completion's thinking: of {lost!r} only {written!r} is left", remedy
     return f"the chat template does not write the completion's {lost} as it is, but {written!r}", remedy

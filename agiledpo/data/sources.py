@@ -196,7 +196,8 @@ def _take_split(splits: Mapping[str, Any], split: str | None, name: str) -> Any:
     if split is None:
         raise DatasetError(
             f"the source has the splits {', '.join(splits)}",
-            remedy=f"Choose one, such as split={next(iter(splits), 'train')!r}.",
+            remedy=f'Pass one of them, such as dataset["{next(iter(splits), "train")}"], or its name to '
+            "load_preferences(..., split=...).",
             dataset=name,
         )
     if split not in splits:

@@ -9,13 +9,11 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import Dataset
 from gymnasium import spaces
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import FilterCounts, Layout, PreparedRows, prepare_rows
-from agiledpo.data.checking import check_dataset
+from agiledpo.data import FilterCounts, LoadedRows, PreparedRows, RowSource
 from agiledpo.data.filtering import filter_table
 from agiledpo.data.limits import Truncation
 from agiledpo.data.tokenization import vocabulary_size
@@ -55,7 +53,8 @@ class DatasetGym(ABC, Generic[Experiences]):
     batch of an epoch may be smaller; no row is lost or moved to the next epoch. Held-out splits keep their order.
 
     Args:
-        train_dataset: Rows to learn from.
+        train_dataset: Rows to learn from: a `datasets.Dataset`, a file or directory, the name of a repository on the
+            Hub, a finite stream, or what a function of `agiledpo.data` has loaded.
         test_dataset: Rows for evaluation.
         final_dataset: Rows for the figures of the finished run; None for none.
         validation_datasets: Rows to watch the run by, by name; None for none.
@@ -83,10 +82,10 @@ class DatasetGym(ABC, Generic[Experiences]):
 
     def __init__(
         self,
-        train_dataset: Dataset,
-        test_dataset: Dataset,
-        final_dataset: Dataset | None,
-        validation_datasets: Mapping[str, Dataset] | None,
+        train_dataset: RowSource,
+        test_dataset: RowSource,
+        final_dataset: RowSource | None,
+        validation_datasets: Mapping[str, RowSource] | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
         data_batch_size_per_gpu: int,
@@ -116,17 +115,13 @@ class DatasetGym(ABC, Generic[Experiences]):
                 "The tokenizer has no pad token, and batches are padded with it. "
                 "Set one first, for example tokenizer.pad_token = tokenizer.eos_token."
             )
-        datasets: dict[Split, Dataset] = {"train": train_dataset, "test": test_dataset}
+        sources: dict[Split, RowSource] = {"train": train_dataset, "test": test_dataset}
         if final_dataset is not None:
-            datasets["final"] = final_dataset
+            sources["final"] = final_dataset
         named = validation_splits(validation_datasets)
-        datasets.update({validation_split(name): dataset for name, dataset in named.items()})
-        # All are looked at before any is tokenised, which may take minutes.
-        layouts: dict[Split, Layout] = {}
-        for name, dataset in datasets.items():
-            checked = check_dataset(dataset, name=name)
-            layouts[name] = self._layout(checked, name=name)
-            layouts[name].form(checked, name=name)
+        sources.update({validation_split(name): source for name, source in named.items()})
+        # All are opened and looked at before any is tokenised, which may take minutes.
+        loaded = {name: self._load(source, name=name) for name, source in sources.items()}
         self.validation_names = tuple(named)
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
@@ -136,20 +131,17 @@ class DatasetGym(ABC, Generic[Experiences]):
         self.group_by_length = group_by_length
 
         self._splits: dict[Split, PreparedRows] = {
-            name: prepare_rows(
-                dataset,
+            name: rows.prepare(
                 tokenizer,
-                layouts[name],
-                name=name,
                 max_context_length=max_context_length,
                 min_completion_length=min_completion_length,
                 truncation=truncation,
                 chat_template_kwargs=chat_template_kwargs,
                 num_proc=num_proc,
             )
-            for name, dataset in datasets.items()
+            for name, rows in loaded.items()
         }
-        self.name: str = train_dataset.info.dataset_name or default_name
+        self.name: str = loaded["train"].title or default_name
         self.filter_counts: dict[Split, FilterCounts] = {
             split: prepared.filter_counts for split, prepared in self._splits.items()
         }
@@ -163,8 +155,8 @@ class DatasetGym(ABC, Generic[Experiences]):
     # What each environment provides ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def _layout(self, dataset: Dataset, *, name: str) -> Layout:
-        """In which format a dataset is; the name is for messages."""
+    def _load(self, source: RowSource, *, name: Split) -> LoadedRows:
+        """Open the rows of a split and recognise their format."""
 
     @abstractmethod
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> Experiences:
@@ -264,7 +256,9 @@ class DatasetGym(ABC, Generic[Experiences]):
             yield self._batch(_Cursor(split, position=start))
 
     def filter_table(self) -> str:
-        """How many rows of each split were left out or cut and why, as aligned text."""
+        """How many rows of each split were left out or cut and why, as aligned text; none where all are kept whole."""
+        if not any(counts.dropped or counts.truncated for counts in self.filter_counts.values()):
+            return ""
         return filter_table({str(split): counts for split, counts in self.filter_counts.items()})
 
     def fingerprint(self, split: Split) -> str:

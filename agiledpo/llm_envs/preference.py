@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
-from datasets import Dataset
 from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import Layout, recognise_preferences
+from agiledpo.data import LoadedRows, RowSource, load_preferences
 from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_pairs
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
@@ -26,8 +25,12 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
     batch of an epoch may be smaller; no row is lost or moved to the next epoch. The test split keeps its order.
 
     Args:
-        train_dataset: A `datasets.Dataset` with the columns "prompt", "chosen" and "rejected", all text or all lists of
-            chat messages. Other columns are ignored.
+        train_dataset: Preferences: a `datasets.Dataset`, a file (.jsonl, .json, .csv, .parquet), a directory of such
+            files, the name of a repository on the Hub, a finite stream, or what `load_preferences` returned. The format
+            is recognised by the columns: "prompt", "chosen" and "rejected", all text or all lists of chat messages;
+            "chosen" and "rejected" as whole dialogues; "context" with ranked "completions"; or "prompt_ids",
+            "chosen_ids" and "rejected_ids". Of "tools" and "chat_template_kwargs" the chat template is told; other
+            columns are ignored.
         test_dataset: The same, for evaluation.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
         data_batch_size_per_gpu: Pairs per batch.
@@ -75,8 +78,8 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
 
     def __init__(
         self,
-        train_dataset: Dataset,
-        test_dataset: Dataset,
+        train_dataset: RowSource,
+        test_dataset: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         data_batch_size_per_gpu: int = 8,
         accelerator: Accelerator | None = None,
@@ -86,8 +89,8 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
         *,
         num_proc: int | None = None,
         group_by_length: bool = False,
-        final_dataset: Dataset | None = None,
-        validation_datasets: Mapping[str, Dataset] | None = None,
+        final_dataset: RowSource | None = None,
+        validation_datasets: Mapping[str, RowSource] | None = None,
         truncation: Truncation = "drop",
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -109,8 +112,8 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
             default_name="preferences",
         )
 
-    def _layout(self, dataset: Dataset, *, name: str) -> Layout:
-        return recognise_preferences(dataset, name=name)
+    def _load(self, source: RowSource, *, name: Split) -> LoadedRows:
+        return source.named(name) if isinstance(source, LoadedRows) else load_preferences(source, dataset_name=name)
 
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> PreferenceExperiences:
         return collate_pairs(columns, split=split, pad_token_id=self.pad_token_id)

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
-from datasets import Dataset
 from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import Layout, recognise_demonstrations
+from agiledpo.data import LoadedRows, RowSource, load_demonstrations
 from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_demonstrations
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
@@ -21,9 +20,11 @@ class SFTGym(DatasetGym[SFTExperiences]):
     Order, splits, filtering and state are those of :class:`agiledpo.llm_envs.PreferenceGym`.
 
     Args:
-        train_dataset: A `datasets.Dataset` with the columns "prompt" and "completion" (or "target", AgileRL's name),
-            both text or both lists of chat messages; or with a column "messages" of whole dialogues, whose last message
-            is the completion. A completion column beside "prompt" wins over "messages". Other columns are ignored.
+        train_dataset: A `datasets.Dataset`, a file (.jsonl, .json, .csv, .parquet), a directory of such files, the name
+            of a repository on the Hub, a finite stream, or what `load_demonstrations` returned. It has the columns
+            "prompt" and "completion" (or "target", AgileRL's name), both text or both lists of chat messages; or a
+            column "messages" of whole dialogues, whose last message is the completion. A completion column beside
+            "prompt" wins over "messages". Other columns are ignored.
         test_dataset: The same, for evaluation.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
         data_batch_size_per_gpu: Rows per batch.
@@ -73,8 +74,8 @@ class SFTGym(DatasetGym[SFTExperiences]):
 
     def __init__(
         self,
-        train_dataset: Dataset,
-        test_dataset: Dataset,
+        train_dataset: RowSource,
+        test_dataset: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         data_batch_size_per_gpu: int = 8,
         response_column: str | None = None,
@@ -85,8 +86,8 @@ class SFTGym(DatasetGym[SFTExperiences]):
         min_completion_length: int | None = None,
         num_proc: int | None = None,
         group_by_length: bool = False,
-        final_dataset: Dataset | None = None,
-        validation_datasets: Mapping[str, Dataset] | None = None,
+        final_dataset: RowSource | None = None,
+        validation_datasets: Mapping[str, RowSource] | None = None,
         truncation: Truncation = "drop",
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -111,8 +112,10 @@ class SFTGym(DatasetGym[SFTExperiences]):
             default_name="demonstrations",
         )
 
-    def _layout(self, dataset: Dataset, *, name: str) -> Layout:
-        return recognise_demonstrations(dataset, self.response_column)
+    def _load(self, source: RowSource, *, name: Split) -> LoadedRows:
+        if isinstance(source, LoadedRows):
+            return source.named(name)
+        return load_demonstrations(source, response_column=self.response_column, dataset_name=name)
 
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> SFTExperiences:
         return collate_demonstrations(columns, split=split, pad_token_id=self.pad_token_id)

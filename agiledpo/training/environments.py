@@ -31,6 +31,10 @@ class Gym(Protocol):
         """Name of the rows of a split: equal names mean equal rows."""
         ...
 
+    def filter_table(self) -> str:
+        """How many rows of each split were left out or cut and why; empty where all are kept whole."""
+        ...
+
     def step(self) -> Mapping[str, Any]:
         """The next batch of the training split."""
         ...

@@ -274,6 +274,8 @@ class TrainingRun(Generic[Agent]):
             agent.end_epoch()
 
     def _introduce(self) -> None:
+        if table := self.environments.judge.filter_table():
+            self.progress.say(table)
         for agent in self.population:
             self.progress.say(f"agent {agent.index}: minimise {agent.describe_objective()}")
             self.population.lineage.record(

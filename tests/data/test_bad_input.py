@@ -147,7 +147,7 @@ ASSISTANT = {"role": "assistant", "content": "hello"}
         ({1: {"prompt": []}}, 1, "prompt", "list of messages is empty", "drop"),
         ({2: {"chosen": []}}, 2, "chosen", "list of messages is empty", "drop"),
         ({1: {"prompt": [{"role": "human", "content": "hi"}]}}, 1, "prompt", "unknown role 'human'", "tool"),
-        ({1: {"prompt": [{"content": "hi"}]}}, 1, "prompt", "unknown role None", "user"),
+        ({1: {"prompt": [{"content": "hi"}]}}, 1, "prompt", "no role; it has 'content'", "rename"),
         ({1: {"prompt": [{"role": "user"}]}}, 1, "prompt", "message 0 (role 'user') has no content", "content"),
         ({1: {"prompt": [USER, ASSISTANT]}}, 1, "prompt", "ends with a message of role 'assistant'", "user's turn"),
         ({0: {"prompt": [{"role": "system", "content": "x"}]}}, 0, "prompt", "role 'system'", "user's turn"),

@@ -165,9 +165,10 @@ def test_thinking_that_the_template_writes_is_learned(tokenizer_of: Make) -> Non
     rows = [
         row(user("one"), chosen=assistant(THOUGHT)),
         row(user("one"), chosen=assistant("yes", reasoning_content="hmm")),
+        row(user("one"), chosen=assistant("<think>hmm</think>yes")),  # which the template spaces out
     ]
     prepared = prepare(tokenizer_of("qwen3"), *rows)
-    assert list(prepared.dataset["chosen"]) == [THOUGHT + "<|im_end|>\n"] * 2
+    assert list(prepared.dataset["chosen"]) == [THOUGHT + "<|im_end|>\n"] * 3
     # Of the earlier turns it does not, whether or not an answer follows.
     history = row(user("one"), assistant("<think>two</think>three"), user("four"))
     (prompt,) = prepare(tokenizer_of("qwen3"), history).dataset["prompt"]

@@ -36,7 +36,7 @@ def test_format_of_a_file(row: dict[str, Any], layout: Layout, tmp_path: Path) -
     path = write(tmp_path / "a.jsonl", row, row)
     (tmp_path / "a.json").write_text(json.dumps([row]))
     for source in (path, tmp_path / "a.json"):
-        data = load_preferences(source, pairing="adjacent")
+        data = load_preferences(source, pairing="adjacent" if isinstance(layout, Ranked) else "best_worst")
         assert data.layout == layout
         (example,) = layout.read(layout.form(data.dataset, name="train"), 0, data.dataset[0], name="train")
         assert len(example.completions) == 2
@@ -71,6 +71,14 @@ def test_options_that_contradict(options: dict[str, Any], said: str) -> None:
         load_preferences("a.jsonl", **options)
 
 
+def test_pairing_of_what_is_not_ranked(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"})
+    with pytest.raises(
+        ValueError, match="pairing='all' is for ranked completions, and the preference dataset has none"
+    ):
+        load_preferences(path, pairing="all")
+
+
 def test_pairing_that_is_none(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"context": ASKED, "completions": []})
     with pytest.raises(ValueError, match="pairing must be one of 'best_worst', 'adjacent', 'all', got 'worst'"):
@@ -89,5 +97,6 @@ def test_locate_leaves_other_errors_alone(tmp_path: Path) -> None:
     of_no_row = DatasetError("it is bad", remedy="Mend it.", dataset="train", column="chosen")
     of_a_file = DatasetError("it is bad", remedy="Mend it.", dataset="train", row=0, file="b.jsonl")
     beyond = DatasetError("it is bad", remedy="Mend it.", dataset="train", row=1)
-    for error in (of_no_row, of_a_file, beyond):
+    assert str(data.locate(of_no_row)) == f"train dataset ({path}), column 'chosen': it is bad. Mend it."
+    for error in (of_a_file, beyond):
         assert data.locate(error) is error

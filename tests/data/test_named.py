@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.data import NAMED, PAIRS, DatasetError, Example, Form, PreferenceData, load_preferences, prepare_rows
+from agiledpo.data import NAMED, PAIRS, DatasetError, Example, Form, LoadedRows, load_preferences, prepare_rows
 from agiledpo.data.named import HelpSteer3, PublishedDialogues, Transcripts, find_repository, named_dataset
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
@@ -31,7 +31,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         path.write_text(json.dumps(rows, indent=4))
 
 
-def examples(data: PreferenceData) -> list[list[Example]]:
+def examples(data: LoadedRows) -> list[list[Example]]:
     form = data.layout.form(data.dataset, name="train")
     return [data.layout.read(form, row, values, name="train") for row, values in enumerate(data.dataset)]
 

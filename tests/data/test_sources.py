@@ -97,7 +97,8 @@ def test_saved_to_disk(tmp_path: Path) -> None:
     for source in (tmp_path / "two", splits):
         assert prompts(source, split="test") == [3, 4, 5]
         assert refusal(source) == (
-            "train dataset: the source has the splits train, test. Choose one, such as split='train'."
+            'train dataset: the source has the splits train, test. Pass one of them, such as dataset["train"], or its '
+            "name to load_preferences(..., split=...)."
         )
         assert refusal(source, split="dev") == (
             "train dataset: the source has no split 'dev'; it has train, test. Choose one of these."

@@ -488,7 +488,10 @@ def test_errors_name_the_split(make_rows: MakeRows, make_tokenizer: MakeTokenize
         PreferenceGym(rows, rows.rename_column("chosen", "Chosen"), make_tokenizer())
     with pytest.raises(PreferenceDataError, match=r"^train dataset: required column 'rejected'"):
         PreferenceGym(rows.remove_columns("rejected"), rows, make_tokenizer())
-    with pytest.raises(PreferenceDataError, match=r"^test dataset: expected a datasets.Dataset, got DatasetDict"):
+    with pytest.raises(
+        PreferenceDataError,
+        match=r"^test dataset: the source has the splits test\. Pass one of them, such as dataset\[.test.\]",
+    ):
         PreferenceGym(rows, DatasetDict(test=rows), make_tokenizer())
 
 

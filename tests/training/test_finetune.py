@@ -148,6 +148,18 @@ def test_progress_shows_what_was_promised(make_env, make_agent, capsys):
     assert "agent 4: minimise 1 * sigmoid(beta=0.1)" in out + err
     for part in ("20/20", "loss=", "accuracy=", "margin=", "tokens/s=", "held-out=", "<00:00"):
         assert part in err
+    assert "kept" not in out + err  # all rows are, whole
+
+
+def test_what_was_left_out_is_shown_once_at_the_start(make_env, make_agent, capsys):
+    lengths = make_env().lengths("train")
+    middle = int(sorted(lengths[:, 0] + lengths[:, 1:].max(axis=1))[len(lengths) // 2])
+    with pytest.warns(UserWarning, match="filtered out of the train dataset"):
+        env = make_env(max_context_length=middle)
+    finetune_llm_preference([make_agent()], env, accelerator=Accelerator(cpu=True))
+    out, err = capsys.readouterr()
+    assert (out + err).count(env.filter_table()) == 1
+    assert out.index("kept") < out.index("minimise")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def make_pairs(
 
     Two rollouts are of the same prompt if the whole request is the same: all messages, the instructions and the tools.
     The file is read once from beginning to end, and then the lines that became pairs once more; what is in memory is
-    some fifty bytes per rollout, however long the texts are.
+    some fifty bytes per rollout, and for a moment some two hundred while they are ranked, however long the texts are.
 
     Args:
         input: File with one rollout per line: `responses_create_params.input`, `output` (or `response.output`) and

@@ -9,9 +9,11 @@ import warnings
 from collections import defaultdict
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agiledpo.data import prepare_rows
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.rollouts import make_pairs, writing
 
@@ -433,3 +435,17 @@ def test_memory_does_not_grow_with_the_texts(rollout, write, output):
         tracemalloc.stop()
     assert peak < 12_000_000
     assert output.stat().st_size > 40_000_000
+
+
+@pytest.mark.parametrize("name", ["messages", "text"])
+def test_the_pairs_can_be_tokenised(rollout, write, output, make_tokenizer, monkeypatch, tmp_path, name):
+    """The file that is written is one that the gyms take; the columns beside the three are left alone."""
+    monkeypatch.setenv("AGILEDPO_CACHE", str(tmp_path / "cache"))
+    lines = [rollout(f"hello {i // 2}", f"yes {i}", i % 2) for i in range(8)]
+    make_pairs(write(*lines), output, format=name)
+    tokenizer = make_tokenizer(template="chatml")
+    rows = Dataset.from_list([json.loads(line) for line in output.read_text().splitlines()])
+    prepared = prepare_rows(rows, tokenizer, name="train").dataset
+    assert len(prepared) == 4
+    chosen = tokenizer.decode(prepared[0]["prompt_ids"] + prepared[0]["chosen_ids"])
+    assert [word for word in ("hello 0", "yes 1", "yes 0") if word in chosen] == ["hello 0", "yes 1"]
