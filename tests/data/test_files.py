@@ -162,6 +162,17 @@ def test_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
     assert read(path).to_list() == rows
 
 
+@pytest.mark.parametrize("blank", ["\n", " \t\r\n"])
+def test_blank_lines_do_not_add_keys(blank: str, tmp_path: Path) -> None:
+    # datasets looks for keys that not all objects have only where every line is an object.
+    rows = [{"tools": [{"name": "f", "city": 1}]}, {"tools": [{"name": "g", "day": 1}]}]
+    first, second = (f"{json.dumps(values)}\n" for values in rows)
+    for number, text in enumerate((first + blank + second, first + second + blank, first + second + blank.strip("\n"))):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(text)
+        assert read(path).to_list() == rows
+
+
 def test_numbers_that_no_float_holds(tmp_path: Path) -> None:
     rows = [{"id": 2**64 - 1, "score": 0.1234567890123456}, {"id": 0.5, "score": math.pi}]
     assert read(write_list(tmp_path / "a.json", rows)).to_list() == rows
