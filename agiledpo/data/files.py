@@ -168,7 +168,7 @@ def _is_faithful(path: Path, dataset: Dataset) -> bool:
     with open_bytes(path) as file:
         if len(file.read(_JSON_PIECE + 1)) <= _JSON_PIECE:
             return True
-        file.seek(0)
+    with _native(path) as file:
         texts = pa.schema([column for column in schema if _is_of_texts(column.type)])
         options = pyarrow.json.ParseOptions(explicit_schema=texts, unexpected_field_behavior="ignore")
         reading = pyarrow.json.ReadOptions(block_size=_JSON_PIECE)
@@ -198,6 +198,14 @@ def _is_exact(column_type: pa.DataType) -> bool:
     return not pa.types.is_temporal(column_type)
 
 
+def _native(path: Path) -> pa.NativeFile:
+    """A file for pyarrow's streaming readers, whose threads read ahead.
+
+    Not one of Python's: a thread that still waits for the interpreter when it ends aborts the process.
+    """
+    return pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
+
+
 def _open_csv(path: Path, name: str) -> Dataset:
     facts = _read_facts(path, name)
     header = read_header(path)
@@ -206,7 +214,7 @@ def _open_csv(path: Path, name: str) -> Dataset:
         raise wrong
     features = Features({column: Value("string") for column in header})
     try:
-        with open_bytes(path) as file:
+        with _native(path) as file:
             reader = pyarrow.csv.open_csv(
                 file,
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
 import pyarrow.parquet
 import pytest
 from datasets import Dataset, Json, List, Value
@@ -276,3 +279,30 @@ def test_row_of_the_dataset_is_a_row_of_a_file(
         assert (error.file, error.row) == (str(path), place)
         assert data.dataset[number]["prompt"] == f"What is {place}?"
         assert str(error) == f"train dataset ({path}), row {place}, column 'chosen': it is bad. Mend it."
+
+
+def test_readers_that_read_ahead_get_no_file_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their threads would wait for the interpreter, and abort the process if it ends meanwhile."""
+    handed = []
+
+    def noting(reader: Callable[..., Any]) -> Callable[..., Any]:
+        def read(file: Any, **options: Any) -> Any:
+            handed.append(type(file))
+            return reader(file, **options)
+
+        return read
+
+    monkeypatch.setattr("pyarrow.json.open_json", noting(pyarrow.json.open_json))
+    monkeypatch.setattr("pyarrow.csv.open_csv", noting(pyarrow.csv.open_csv))
+    for name, data in (
+        ("a.jsonl", b'{"prompt": "hello", "chosen": "yes", "rejected": "no"}\n' * 200_000),  # several pieces
+        ("b.csv", b"prompt,chosen,rejected\nhello,yes,no\n"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with gzip.open(tmp_path / f"{name}.gz", "wb", compresslevel=1) as file:
+            file.write(data)
+        for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+            dataset, _ = open_files([path], name="train")
+            assert dataset[-1] == {"prompt": "hello", "chosen": "yes", "rejected": "no"}
+    assert len(handed) == 4
+    assert all(issubclass(kind, pa.NativeFile) and not issubclass(kind, pa.PythonFile) for kind in handed)
