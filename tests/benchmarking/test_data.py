@@ -17,7 +17,9 @@ from benchmarking.data import STEPS, page, table
 from benchmarking.data_files import ROLLOUTS_PER_PROMPT, write_pairs, write_rollouts
 from benchmarking.data_worker import MemoryPeak, measure
 
-STEP: dict[str, Any] = {"seconds": 4.0, "anonymous_mb": 30.0, "resident_mb": 45.4, "facts": {"pairs": 250}}
+STEP: dict[str, Any] = {
+    "seconds": 4.0, "anonymous_mb": 30.0, "resident_mb": 45.4, "facts": {"pairs": 250}, "commit": "c"
+}  # fmt: skip
 TOKENS = {"prompt_tokens": 120.4, "chosen_tokens": 40.0, "rejected_tokens": 50.0}
 RUN: dict[str, Any] = {
     "rows": 1_000_000,
@@ -27,7 +29,6 @@ RUN: dict[str, Any] = {
     "disk_bytes": 7_000_000_000,
     "machine": {"cpu": "a CPU", "cores": 2, "threads": 2, "memory_gb": 8, "gpu": None, "python": "3.11"},
     "versions": {"torch": "2"},
-    "commit": "c",
 }
 
 
@@ -39,7 +40,11 @@ def test_the_table_by_hand() -> None:
     text = page({"runs": [RUN]})
     assert "## 1,000,000 rows" in text
     assert "120 prompt, 40 chosen and 50 rejected tokens" in text
-    assert "1,050 MB; rollouts 800 MB, of which 250 pairs were made" in text
+    assert "1,050 MB; rollouts 800 MB" in text
+    assert "250 pairs made of the rollouts" in text
+    assert "commit c." in text
+    only_pairs = page({"runs": [{**RUN, "steps": {"rollouts to pairs": STEP}}]})
+    assert "tokens on average" not in only_pairs
 
 
 def test_files_come_out_the_same_and_are_as_long_as_they_should(tmp_path: Path) -> None:
