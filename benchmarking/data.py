@@ -26,14 +26,15 @@ from benchmarking.results import RESULTS, ResultFile, markdown_table
 
 NAME = "data"
 
-# What is measured, in order: name on the page, the worker's action, whether it is done again with what it left in the
-# cache, and the processes to tokenise with.
+# What is measured, in order: name on the page, name for --steps, the worker's action, whether it is done again with
+# what it left in the cache, and the processes to tokenise with (None: the gym decides).
 STEPS = (
-    ("rollouts to pairs", "pairs", False, None),
-    ("load the file", "load", True, None),
-    ("check", "check", False, None),
-    ("tokenise, 1 process", "tokenise", True, 1),
-    ("tokenise, 2 processes", "tokenise", True, 2),
+    ("rollouts to pairs", "pairs", "pairs", False, None),
+    ("load the file", "load", "load", True, None),
+    ("check", "check", "check", False, None),
+    ("tokenise", "tokenise", "tokenise", True, None),
+    ("tokenise, 1 process", "tokenise-1", "tokenise", False, 1),
+    ("tokenise, 2 processes", "tokenise-2", "tokenise", False, 2),
 )
 
 
@@ -64,8 +65,8 @@ def measure(arguments: argparse.Namespace, file: ResultFile) -> bool:
     steps: dict[str, Any] = {}
     try:
         written = _worker({**task, "action": "write"}, arguments)
-        for label, action, again, num_proc in STEPS:
-            if action not in arguments.steps:
+        for label, key, action, again, num_proc in STEPS:
+            if key not in arguments.steps:
                 continue
             if action == "tokenise":
                 shutil.rmtree(directory / "cache" / "tokenized", ignore_errors=True)
@@ -164,7 +165,7 @@ def table(run: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
 
 def _names() -> list[str]:
     """The steps, in order."""
-    return [name for label, _, again, _ in STEPS for name in ((label, f"{label}, again") if again else (label,))]
+    return [name for label, _, _, again, _ in STEPS for name in ((label, f"{label}, again") if again else (label,))]
 
 
 def _worker(task: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -192,8 +193,8 @@ def _parse() -> argparse.Namespace:
     add("--keep", action="store_true", help="leave them there")
     add("--threads", type=int, default=usable_cores())
     add("--timeout", type=float, default=3600, help="seconds after which a step is given up")
-    actions = list(dict.fromkeys(action for _, action, _, _ in STEPS))
-    add("--steps", nargs="+", choices=actions, default=actions, help="what to measure")
+    keys = [key for _, key, *_ in STEPS]
+    add("--steps", nargs="+", choices=keys, default=keys, help="what to measure")
     add("--table-only", action="store_true", help="measure nothing")
     add("--output", type=Path, default=RESULTS, help="directory of the result files")
     return parser.parse_args()

@@ -96,7 +96,7 @@ def test_every_step_on_a_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files = measure({**task, "action": "write"})["facts"]
     assert files == {path.name: os.path.getsize(path) for path in tmp_path.glob("*.jsonl")}
     facts = {}
-    for label, action, _, num_proc in STEPS:
+    for label, _, action, _, num_proc in STEPS:
         done = measure({**task, "action": action, "num_proc": num_proc})
         assert done["seconds"] > 0
         facts[label] = done["facts"]
