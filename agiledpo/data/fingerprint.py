@@ -17,7 +17,7 @@ from agiledpo.data.layout import Layout
 from agiledpo.data.pairs import PAIRS
 
 # Raise it whenever the tokens or columns of a prepared row change: old files are then no longer found.
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
 
 
 def tokenized_fingerprint(

@@ -12,7 +12,12 @@ from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Message
 from agiledpo.data.layout import TOOLS
 from agiledpo.data.messages import without_none
-from agiledpo.data.rewriting import explain_lost_completion, explain_rewritten_prompt, ignored_tool
+from agiledpo.data.rewriting import (
+    explain_lost_completion,
+    explain_rewritten_prompt,
+    explain_uneven_header,
+    ignored_tool,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +27,27 @@ class RenderedRow:
     Attributes:
         prompt: What comes before the completions; for chat, up to and including the assistant's header.
         sequences: The prompt with each of its completions.
+        lost_header: The end of the assistant's header, if the template leaves it away where an answer follows.
     """
 
     prompt: str
     sequences: tuple[str, ...]
+    lost_header: str = ""
 
 
 def render_text(example: Example) -> RenderedRow:
     """Concatenate; nothing is inserted between prompt and completion."""
     prompt, completions = cast(str, example.prompt), cast(tuple[str, ...], example.completions)
     return RenderedRow(prompt, tuple(prompt + completion for completion in completions))
+
+
+def chat_of(
+    example: Example, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]
+) -> tuple[ChatTemplate, list[Message], list[list[Message]]]:
+    """The template as a row tells it, and the messages of its prompt and of its completions without keys of None."""
+    template = ChatTemplate(tokenizer, example.tools, {**template_kwargs, **(example.chat_template_kwargs or {})})
+    prompt = without_none(cast(list[Message], example.prompt))
+    return template, prompt, [without_none(each) for each in cast(tuple[list[Message], ...], example.completions)]
 
 
 def render_chat(
@@ -59,8 +75,7 @@ def render_chat(
             or drops a tool or part of an answer, so that something else would be learned than the row says.
     """
     error = partial(DatasetError, dataset=name, row=row)
-    prompt = without_none(cast(list[Message], example.prompt))
-    completions = [without_none(each) for each in cast(tuple[list[Message], ...], example.completions)]
+    template, prompt, completions = chat_of(example, tokenizer, template_kwargs)
     for column, completion in zip(sources, completions, strict=True):
         # All of a completion is scored.
         if any(message["role"] == "tool" for message in completion):
@@ -70,7 +85,6 @@ def render_chat(
                 "rows.",
                 column=column,
             )
-    template = ChatTemplate(tokenizer, example.tools, {**template_kwargs, **(example.chat_template_kwargs or {})})
     try:
         rendered = template.render(prompt, completions)
     except REFUSALS as refusal:
@@ -94,4 +108,10 @@ def render_chat(
         if lost is not None:
             problem, remedy = lost
             raise error(problem, remedy=remedy, column=column)
-    return RenderedRow(rendered.prompt, rendered.sequences)
+    lost_header = rendered.lost_header
+    if lost_header:
+        uneven = explain_uneven_header(template, rendered, prompt, sources)
+        if uneven is not None:
+            problem, remedy = uneven
+            raise error(problem, remedy=remedy)
+    return RenderedRow(rendered.prompt, rendered.sequences, lost_header)

@@ -69,6 +69,51 @@ def explain_rewritten_prompt(
     )
 
 
+def explain_uneven_header(
+    template: ChatTemplate, rendered: RenderedChat, prompt: list[Message], sources: Sequence[str]
+) -> tuple[str, str] | None:
+    """Say which completions leave the assistant's header where others do not; None if it is the same for all.
+
+    Args:
+        template: The template.
+        rendered: What it made of the messages; keeps the prompt.
+        prompt: The messages of the prompt.
+        sources: Column of each completion.
+
+    Returns:
+        The problem, and a remedy.
+    """
+    places = rendered.kept_of_prompt
+    place, whole = min(places), len(rendered.prompt)
+    if len(set(places)) == 1:
+        return None
+    if whole not in places and _leaves_header_at(template, rendered, prompt, place):
+        return None  # the template leaves it there whatever is said; that an answer begins like the rest is chance
+    first = places.index(place)
+    column, sequence = sources[first], rendered.sequences[first]
+    others = [source for source, kept in zip(sources, places, strict=True) if kept != place]
+    return (
+        f"an answer is asked for with {_before(rendered.prompt, whole)!r}, but {column} is written after "
+        f"{_before(rendered.prompt, place)!r} as {_around(sequence[place:], 0)!r} and {', '.join(others)} is not: one "
+        "prompt for all completions would end within the header",
+        "Write the completions alike with dataset.map, all with thinking or all without it, or pass "
+        "chat_template_kwargs with which the template begins all of them as it asks for them.",
+    )
+
+
+def header_switch(template: ChatTemplate, prompt: list[Message], completions: Sequence[list[Message]]) -> str | None:
+    """The `chat_template_kwargs` with which the header stays as it is where an answer follows; None if none do."""
+
+    def helps(told: ChatTemplate) -> bool:
+        rendered = told.render(prompt, completions)
+        return rendered.keeps_prompt and not rendered.lost_header
+
+    for switch, value in _switches(template):
+        if _tried(lambda: helps(template.told(**{switch: value}))):  # noqa: B023
+            return f"{{{switch!r}: {value}}}"
+    return None
+
+
 def explain_lost_completion(
     template: ChatTemplate, rendered: RenderedChat, sequence: str, prompt: list[Message], completion: list[Message]
 ) -> tuple[str, str] | None:
@@ -125,6 +170,17 @@ def without_thinking(message: Message) -> Message:
             _THINKING.sub("", kept["content"]).strip() if _THINKING.search(kept["content"]) else kept["content"]
         )
     return kept
+
+
+def _leaves_header_at(template: ChatTemplate, rendered: RenderedChat, prompt: list[Message], place: int) -> bool:
+    """Whether an answer of one letter leaves the header there."""
+    places = (
+        common_prefix_length(rendered.prompt, sequence)
+        for sequence in template.render(
+            prompt, [[{"role": "assistant", "content": letter}] for letter in "ab"]
+        ).sequences
+    )
+    return min(places) == place
 
 
 def _thinks(message: Message) -> bool:
@@ -198,6 +254,10 @@ def _message_at(prompt: list[Message], rendered: str, place: int) -> tuple[str, 
             relation = "in" if place >= start else "before"
             return f"{relation} message {number} (role {message['role']!r})", number
     return f"after message {last} (role {prompt[last]['role']!r})", last
+
+
+def _before(text: str, place: int) -> str:
+    return f"{'…' if place > _EXCERPT else ''}{text[max(0, place - _EXCERPT) : place]}"
 
 
 def _around(text: str, place: int) -> str:

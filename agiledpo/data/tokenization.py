@@ -31,6 +31,8 @@ class TokenizedRow:
         prompt_ids: Tokens that all completions follow, at least one; none for a row that prefers neither completion,
             which has no tokens and no texts at all.
         completion_ids: Tokens of each completion, ending its turn.
+        lost_header: End of the assistant's header that the chat template writes when it asks for an answer, but not
+            where one follows.
     """
 
     row: int
@@ -38,6 +40,7 @@ class TokenizedRow:
     completions: tuple[str, ...]
     prompt_ids: list[int]
     completion_ids: tuple[list[int], ...]
+    lost_header: str = ""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, form: Form) -> None:
@@ -252,6 +255,7 @@ def _assemble(
         completions=tuple(sequence[shared:] for sequence in text.sequences),
         prompt_ids=prompt[:boundary],
         completion_ids=tuple(completions),
+        lost_header=text.lost_header,
     )
 
 

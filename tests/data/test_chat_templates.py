@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -339,11 +340,10 @@ def test_a_switch_that_keeps_the_answer_is_found(tokenizer_of: Make) -> None:
         "{{ m.content.split('</think>')[-1] }}",
         "{{ m.content if enable_thinking else m.content.split('</think>')[-1] }}",
     )
-    told = obey(refusal(tokenizer, row(user("one"), chosen=assistant(THOUGHT))).remedy)
+    one = row(user("one"), chosen=assistant(THOUGHT), rejected=assistant(THOUGHT.replace("yes", "no")))
+    told = obey(refusal(tokenizer, one).remedy)
     assert told == {"enable_thinking": True}
-    (chosen,) = prepare(tokenizer, row(user("one"), chosen=assistant(THOUGHT)), chat_template_kwargs=told).dataset[
-        "chosen"
-    ]
+    (chosen,) = prepare(tokenizer, one, chat_template_kwargs=told).dataset["chosen"]
     assert "hmm" in chosen
 
 
@@ -401,3 +401,53 @@ def test_errors_come_from_worker_processes(tokenizer_of: Make) -> None:
     rows = [row(user(str(number)), chosen=assistant("yes")) for number in range(5)]
     error = refusal(tokenizer_of("deepseek"), *rows, row(user("a"), chosen=assistant(THOUGHT)), num_proc=2)
     assert (error.row, error.column) == (5, "chosen")
+
+
+# The header -----------------------------------------------------------------------------------------------------------
+
+
+def warned(tokenizer: PreTrainedTokenizerBase, *rows: Message, **options: Any) -> tuple[PreparedRows, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepared = prepare(tokenizer, *rows, **options)
+    return prepared, [str(each.message) for each in caught]
+
+
+def test_a_header_that_answers_do_not_follow_is_said_once(tokenizer_of: Make) -> None:
+    rows = [row(user("one")), row(user("two"), chosen=assistant("<b>yes")), row(user("three"), rejected=assistant("<"))]
+    for _ in range(2):  # the second time from the cache
+        prepared, messages = warned(tokenizer_of("deepseek"), *rows)
+        (message,) = messages
+        assert "writes '<s><User>one<Assistant><think>\\n' before an answer that it is asked for and '" in message
+        assert "'<s><User>one<Assistant>' before one that is there: 3 of 3 rows of the train dataset" in message
+        assert "Set tokenizer.chat_template" in message
+    assert prepared.dataset["prompt"][0] == "<s><User>one<Assistant>"
+    assert prepared.dataset["chosen"][0] == "yes</s>"
+    assert warned(tokenizer_of("newest"), row(user("one")))[1] == []
+
+
+def test_a_switch_that_keeps_the_header_is_found(tokenizer_of: Make) -> None:
+    tokenizer = tokenizer_of("deepseek")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<think>\n", "{% if not (thinking is false) %}<think>\n{% endif %}"
+    )
+    _, (message,) = warned(tokenizer, row(user("one")))
+    told = obey(message)
+    assert told == {"thinking": False}
+    prepared, messages = warned(tokenizer, row(user("one")), chat_template_kwargs=told)
+    assert messages == []
+    assert prepared.dataset["lost_header"][0] == ""
+
+
+def test_a_header_that_one_answer_does_not_follow_is_refused(tokenizer_of: Make) -> None:
+    """The prompt would end within it, and one answer would be learned without the closed thinking before it."""
+    tokenizer, told = tokenizer_of("qwen3"), {"enable_thinking": False}
+    error = refusal(tokenizer, row(user("one"), rejected=assistant(THOUGHT)), chat_template_kwargs=told)
+    assert error.row == 0
+    assert "is asked for with" in error.problem
+    assert "rejected is written after '" in error.problem
+    assert "assistant\\n<think>\\n' as 'hmm\\n</think>" in error.problem
+    both = row(user("one"), chosen=assistant(THOUGHT), rejected=assistant(THOUGHT.replace("yes", "no")))
+    _, (message,) = warned(tokenizer, both, chat_template_kwargs=told)
+    assert "1 of 1 rows" in message
+    assert obey(message) == {"enable_thinking": True}
