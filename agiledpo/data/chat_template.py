@@ -63,6 +63,10 @@ class ChatTemplate:
         """The same template, told more."""
         return replace(self, kwargs={**self.kwargs, **kwargs})
 
+    def told_tools(self, tools: list[dict[str, Any]] | None) -> "ChatTemplate":
+        """The same template with other tools."""
+        return replace(self, tools=tools)
+
     def render(self, prompt: list[Message], completions: Sequence[list[Message]]) -> RenderedChat:
         """Render messages.
 

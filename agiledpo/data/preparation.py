@@ -206,7 +206,7 @@ def _warn_of_lost_headers(
     before = one["prompt"][-_EXCERPT:]
     warnings.warn(
         f"The chat template writes {before + one['lost_header']!r} before an answer that it is asked for and "
-        f"{before!r} before one that is there: {count} of {len(tokenized)} rows of the {name} dataset, the first is row "
+        f"{before!r} before one that is there: {count} of {len(tokenized)} rows of the {name} dataset, first row "
         f"{one['row']}. Their answers are learned after the latter, and the model is asked with the former. "
         + (
             "Set tokenizer.chat_template to one that writes the same."

@@ -16,6 +16,7 @@ from agiledpo.data.rewriting import (
     explain_lost_completion,
     explain_rewritten_prompt,
     explain_uneven_header,
+    ignored_message,
     ignored_tool,
 )
 
@@ -72,7 +73,7 @@ def render_chat(
     Raises:
         DatasetError: A completion holds a tool's result; or the template refuses the messages; renders the prompt
             differently once a completion follows it, so that there is no common prompt to score the completions after;
-            or drops a tool or part of an answer, so that something else would be learned than the row says.
+            or drops a message, a tool or part of an answer, so that something else would be learned than the row says.
     """
     error = partial(DatasetError, dataset=name, row=row)
     template, prompt, completions = chat_of(example, tokenizer, template_kwargs)
@@ -95,7 +96,14 @@ def render_chat(
     if not rendered.keeps_prompt:
         problem, remedy = explain_rewritten_prompt(template, rendered, prompt, completions)
         raise error(problem, remedy=remedy)
-    ignored = ignored_tool(example.tools, rendered.dialogue)
+    number = ignored_message(prompt, rendered.prompt)
+    if number is not None:
+        raise error(
+            f"the chat template does not write message {number} (role {prompt[number]['role']!r}) of the prompt",
+            remedy="Remove the message with dataset.map, write its text into another one, or set "
+            "tokenizer.chat_template to one that writes it.",
+        )
+    ignored = ignored_tool(template, prompt, rendered)
     if ignored is not None:
         raise error(
             f"the chat template does not tell the model of the tool {ignored!r}",

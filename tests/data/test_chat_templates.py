@@ -403,6 +403,91 @@ def test_errors_come_from_worker_processes(tokenizer_of: Make) -> None:
     assert (error.row, error.column) == (5, "chosen")
 
 
+def test_thinking_without_a_thought_is_not_missed(tokenizer_of: Make) -> None:
+    for blank in ("<think>\n\n</think>\n\n", "<think></think>"):
+        (chosen,) = prepare(tokenizer_of("deepseek"), row(user("one"), chosen=assistant(blank + "yes"))).dataset[
+            "chosen"
+        ]
+        assert chosen.strip() == "yes</s>"
+
+
+def test_the_first_of_two_answers_is_missed(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}" + CHATML_USER + "<|im_start|>assistant\n"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    error = refusal(tokenizer, row(user("one")) | {"chosen": [assistant("hello"), assistant("yes")]})
+    assert error.column == "chosen"
+    assert error.problem == "the chat template does not write the completion's content as it is, but 'yes<|im_end|>\\n'"
+
+
+def test_the_second_call_of_a_function_is_missed(tokenizer_of: Make) -> None:
+    calls = [{"function": {"name": "clock", "arguments": {"city": city}}} for city in ("Rome", "Oslo")]
+    tools = [CLOCK]
+    error = refusal(tokenizer_of("llama3"), row(user("one"), chosen=assistant("", tool_calls=calls), tools=tools))
+    assert error.column == "chosen"
+    assert "does not write the completion's call of clock (2 calls) as it is" in error.problem
+    (chosen,) = prepare(
+        tokenizer_of("qwen3"), row(user("one"), chosen=assistant("", tool_calls=calls), tools=tools)
+    ).dataset["chosen"]
+    assert "Rome" in chosen
+    assert "Oslo" in chosen
+
+
+def test_a_mention_of_the_end_of_thinking_is_no_thinking(tokenizer_of: Make) -> None:
+    lone = assistant("write </think> at the end")
+    error = refusal(tokenizer_of("qwen3"), row(user("one"), chosen=lone))
+    assert error.column == "chosen"
+    assert "takes what the completion says before '</think>' for thinking" in error.problem
+    # Where the header begins the thinking, the answer goes on with it.
+    tokenizer = tokenizer_of("newest")
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    (chosen,) = prepare(tokenizer, row(user("one"), chosen=assistant("hmm</think>yes"))).dataset["chosen"]
+    assert chosen == "hmm</think>yes<|im_end|>\n"
+    # And where the template leaves it alone, so does this.
+    assert len(prepare(tokenizer_of("newest"), row(user("one"), chosen=lone))) == 1
+
+
+@pytest.mark.parametrize("escape", ["tojson", "e"])
+def test_text_that_a_template_escapes_is_there(escape: str, make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | " + escape + " }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    text = 'say "é" <b>\nor \\ & no'
+    (prepared,) = prepare(tokenizer, row(system(text), user(text), chosen=assistant(text))).dataset.to_list()
+    assert text not in prepared["chosen"]
+
+
+def test_a_message_that_the_template_does_not_write(tokenizer_of: Make) -> None:
+    tokenizer = tokenizer_of("newest")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{% if m.role != 'assistant' %}", "{% if m.role == 'system' %}{% elif m.role != 'assistant' %}"
+    )
+    for text in ("Answer briefly.", 'Answer "briefly".'):
+        error = refusal(tokenizer, row(user("one")), row(system(text), user("one")))
+        assert error.row == 1
+        assert error.problem == "the chat template does not write message 0 (role 'system') of the prompt"
+    # A part of a message, or another way to write it, is for the template to decide.
+    changing = tokenizer_of("newest")
+    changing.chat_template = changing.chat_template.replace(
+        "{{ m.content }}", "{{ m.content.replace(' /no_think', '') | upper }}", 1
+    )
+    assert len(prepare(tokenizer_of("gemma"), row(system(" be\n brief "), user(" one\n")))) == 1
+    changing.chat_template = changing.chat_template.replace(" | upper", "")
+    assert len(prepare(changing, row(system("be brief /no_think"), user("one")))) == 1
+
+
+def test_a_tool_whose_name_the_user_says_is_not_written(tokenizer_of: Make) -> None:
+    error = refusal(tokenizer_of("gemma"), row(user("what does the clock say?"), tools=[CLOCK]))
+    assert (error.row, error.column) == (0, "tools")
+    assert error.problem == "the chat template does not tell the model of the tool 'clock'"
+    assert len(prepare(tokenizer_of("qwen3"), row(user("what does the clock say?"), tools=[CLOCK]))) == 1
+
+
 # The header -----------------------------------------------------------------------------------------------------------
 
 
