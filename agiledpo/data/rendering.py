@@ -13,6 +13,7 @@ from agiledpo.data.examples import Example, Message
 from agiledpo.data.layout import TOOLS
 from agiledpo.data.messages import without_none
 from agiledpo.data.rewriting import (
+    REASONING_KEYS,
     explain_lost_completion,
     explain_rewritten_prompt,
     explain_uneven_header,
@@ -28,18 +29,27 @@ class RenderedRow:
     Attributes:
         prompt: What comes before the completions; for chat, up to and including the assistant's header.
         sequences: The prompt with each of its completions.
+        contents: What each completion says, as far as that is known and text, without whitespace around it.
+        endings: What the template writes behind that; None where its place is not known.
         lost_header: The end of the assistant's header, if the template leaves it away where an answer follows.
     """
 
     prompt: str
     sequences: tuple[str, ...]
+    contents: tuple[str, ...]
+    endings: tuple[str | None, ...]
     lost_header: str = ""
 
 
 def render_text(example: Example) -> RenderedRow:
     """Concatenate; nothing is inserted between prompt and completion."""
     prompt, completions = cast(str, example.prompt), cast(tuple[str, ...], example.completions)
-    return RenderedRow(prompt, tuple(prompt + completion for completion in completions))
+    return RenderedRow(
+        prompt,
+        sequences=tuple(prompt + completion for completion in completions),
+        contents=tuple(completion.strip() for completion in completions),
+        endings=("",) * len(completions),
+    )
 
 
 def chat_of(
@@ -122,4 +132,23 @@ def render_chat(
         if uneven is not None:
             problem, remedy = uneven
             raise error(problem, remedy=remedy)
-    return RenderedRow(rendered.prompt, rendered.sequences, lost_header)
+    contents = tuple(map(_said, completions))
+    endings = tuple(
+        _behind(content, sequence, start)
+        for content, sequence, start in zip(contents, rendered.sequences, rendered.kept_of_prompt, strict=True)
+    )
+    return RenderedRow(rendered.prompt, rendered.sequences, contents, endings, lost_header)
+
+
+def _said(completion: Sequence[Message]) -> str:
+    """The content of a completion of one message that is nothing else."""
+    message = completion[0]
+    content = message.get("content")
+    if len(completion) > 1 or message.get("tool_calls") or any(message.get(key) for key in REASONING_KEYS):
+        return ""
+    return content.strip() if isinstance(content, str) else ""
+
+
+def _behind(content: str, sequence: str, start: int) -> str | None:
+    place = sequence.find(content, start) if content else -1
+    return None if place < 0 else sequence[place + len(content) :]

@@ -390,11 +390,36 @@ def test_several_answers_in_a_row_are_what_the_template_makes_of_them(tokenizer_
     assert "<think>a</think>" not in prepared["chosen"]
 
 
-def test_an_answer_that_ends_its_turn_itself_ends_it_once(make_tokenizer: MakeTokenizer) -> None:
-    tokenizer = make_tokenizer(template="chatml", eos_token="<|im_end|>")
-    one = row(user("one"), chosen=assistant("yes<|im_end|>"))
+@pytest.mark.parametrize("answer", ["yes<|im_end|>", "yes<|im_end|>\n", "yes<|im_end|>\n<|im_end|>"])
+@pytest.mark.parametrize("eos_token", ["<|im_end|>", "</s>"])
+def test_an_answer_that_ends_its_turn_itself_ends_it_once(
+    answer: str, eos_token: str, make_tokenizer: MakeTokenizer
+) -> None:
+    tokenizer = make_tokenizer(template="chatml", eos_token=eos_token)
+    one = row(user("one"), chosen=assistant(answer))
     (prepared,) = prepare(tokenizer, one).dataset.to_list()
     assert tokenizer.decode(prepared["chosen_ids"]) == "yes<|im_end|>\n"
+
+
+@pytest.mark.parametrize("template", ["chatml", "qwen3"])
+@pytest.mark.parametrize("answer", ["<|im_end|>", "<|im_end|>\n<|im_end|>", "</s>"])
+def test_an_answer_that_only_ends_its_turn(answer: str, template: str, make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="chatml")
+    tokenizer.chat_template = TEMPLATES.get(template, tokenizer.chat_template)
+    error = refusal(tokenizer, row(user("one"), chosen=assistant(answer)))
+    assert (error.column, error.problem) == ("chosen", "the completion has no tokens of its own")
+
+
+def test_an_added_token_in_an_open_turn_does_not_end_it(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="plain")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</tool_call>"]})
+    rows = [row(user("one"), chosen=assistant(answer)) for answer in ("yes</tool_call>", "yes</s>", "yes</s>\n")]
+    prepared = [tokenizer.decode(ids) for ids in prepare(tokenizer, *rows).dataset["chosen_ids"]]
+    assert [text.strip() for text in prepared] == ["yes</tool_call></s>", "yes</s>", "yes</s>"]
+    # An answer may be one added token, where the template ends the turn.
+    tokenizer.chat_template = make_tokenizer(template="chatml").chat_template
+    one = prepare(tokenizer, row(user("one"), chosen=assistant("</tool_call>"))).dataset["chosen_ids"][0]
+    assert tokenizer.decode(one) == "</tool_call><|im_end|>\n"
 
 
 def test_errors_come_from_worker_processes(tokenizer_of: Make) -> None:
