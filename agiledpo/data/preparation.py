@@ -25,7 +25,7 @@ from agiledpo.data.limits import LengthLimits, Truncation
 from agiledpo.data.pairs import PAIRS
 from agiledpo.data.rendering import chat_of
 from agiledpo.data.rewriting import header_switch
-from agiledpo.data.template_kwargs import check_template_kwargs
+from agiledpo.data.template_kwargs import PINNED_DATE, check_template_kwargs, mentions, written_date
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_rows
 from agiledpo.data.truncation import cut_columns, fit_lengths
 
@@ -51,7 +51,7 @@ class PreparedRows:
         form: Whether the user's rows were text, chat or token ids.
         filter_counts: What filtering by length left out, and what truncation cut.
         fingerprint: Name of the data, the tokenizer, the numbers of tokens and the limits: equal fingerprints mean
-            equal rows. Versions of libraries are no part of it.
+            equal rows. Versions of libraries are no part of it; the date is where the chat template writes today's.
         bos_token_id: The token that truncation leaves at the beginning of prompts, or None.
     """
 
@@ -149,7 +149,7 @@ def prepare_rows(
 
     Warns:
         UserWarning: Rows were left out, or completions were cut; or the chat template leaves a part of the assistant's
-            header away where an answer follows.
+            header away where an answer follows, or writes today's date.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
@@ -159,7 +159,10 @@ def prepare_rows(
     check_tokenizer(tokenizer, form)
     template_kwargs = check_template_kwargs(chat_template_kwargs, tokenizer, form)
     tokenizer = isolated_copy(tokenizer)
-    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout, template_kwargs)
+    date = written_date(tokenizer, template_kwargs) if form is Form.CHAT else None
+    if date is not None:
+        _warn_of_date(date, tokenizer, name=name)
+    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout, template_kwargs, date)
     tokenize = partial(
         _tokenize_batch, tokenizer=tokenizer, layout=layout, form=form, template_kwargs=template_kwargs, name=name
     )
@@ -179,8 +182,24 @@ def prepare_rows(
         form=form,
         filter_counts=counts,
         fingerprint=f"{rows}-{limits.max_context_length}-{limits.min_completion_length}"
-        + ("" if limits.truncation == "drop" else f"-{limits.truncation}"),
+        + ("" if limits.truncation == "drop" else f"-{limits.truncation}")
+        + ("" if date is None else f"-written-{date}"),
         bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def _warn_of_date(date: str, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
+    remedy = (
+        f"Pass chat_template_kwargs={{{PINNED_DATE!r}: ...}} with a date as the template writes it, to have the same "
+        "tokens every day."
+        if mentions(tokenizer, PINNED_DATE)
+        else "To have the same tokens every day, set tokenizer.chat_template to one with a fixed date."
+    )
+    warnings.warn(
+        f"The chat template may write today's date into the rows of the {name} dataset: on another day than {date} "
+        f"they are other tokens, so that a run cannot be resumed. {remedy}",
+        UserWarning,
+        stacklevel=3,
     )
 
 

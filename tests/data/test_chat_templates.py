@@ -4,14 +4,17 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
-from agiledpo.data import DatasetError, PreparedRows, prepare_rows
+from agiledpo.data import DatasetError, PreparedRows, prepare_rows, template_kwargs
 from agiledpo.data.template_kwargs import RESERVED
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
@@ -561,3 +564,35 @@ def test_a_header_that_one_answer_does_not_follow_is_refused(tokenizer_of: Make)
     _, (message,) = warned(tokenizer, both, chat_template_kwargs=told)
     assert "1 of 1 rows" in message
     assert obey(message) == {"enable_thinking": True}
+
+
+# The date -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_date_that_a_template_writes_is_part_of_the_names(
+    tokenizer_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGILEDPO_CACHE", str(tmp_path))
+    tokenizer, pinned = tokenizer_of("llama3"), {"date_string": "1 May"}
+    found = {}
+    for day in (21, 22, 21):
+
+        class Today(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime(2026, 11, day)  # noqa: B023
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Today)
+        monkeypatch.setattr(template_kwargs, "datetime", Today)
+        today, (message,) = warned(tokenizer, row(user("one")))
+        assert f"Today: {day} Nov 2026" in today.dataset["prompt"][0]
+        assert today.fingerprint.endswith(f"-written-2026-11-{day}")
+        assert f"on another day than 2026-11-{day} they are other tokens" in message
+        assert "Pass chat_template_kwargs={'date_string': ...}" in message
+        assert found.setdefault(day, today.fingerprint) == today.fingerprint
+        always, messages = warned(tokenizer, row(user("one")), chat_template_kwargs=pinned)
+        assert messages == []
+        assert found.setdefault("pinned", always.fingerprint) == always.fingerprint
+        assert "Today: 1 May<" in always.dataset["prompt"][0]
+    assert len(set(found.values())) == 3
+    assert len(list((tmp_path / "tokenized").iterdir())) == 3
