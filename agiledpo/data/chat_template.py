@@ -33,6 +33,17 @@ class RenderedChat:
         """Whether all sequences begin with the dialogue."""
         return all(sequence.startswith(self.dialogue) for sequence in self.sequences)
 
+    @property
+    def kept_of_prompt(self) -> tuple[int, ...]:
+        """How many characters of the prompt each sequence begins with; all if only whitespace of the header differs."""
+        places = (common_prefix_length(self.prompt, sequence) for sequence in self.sequences)
+        return tuple(place if self.prompt[place:].strip() else len(self.prompt) for place in places)
+
+    @property
+    def lost_header(self) -> str:
+        """The end of the prompt that a sequence does not begin with; empty if all begin with all of it."""
+        return self.prompt[min(self.kept_of_prompt) :]
+
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
@@ -51,6 +62,10 @@ class ChatTemplate:
     def told(self, **kwargs: Any) -> "ChatTemplate":
         """The same template, told more."""
         return replace(self, kwargs={**self.kwargs, **kwargs})
+
+    def told_tools(self, tools: list[dict[str, Any]] | None) -> "ChatTemplate":
+        """The same template with other tools."""
+        return replace(self, tools=tools)
 
     def render(self, prompt: list[Message], completions: Sequence[list[Message]]) -> RenderedChat:
         """Render messages.

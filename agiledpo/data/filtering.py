@@ -23,8 +23,8 @@ class FilterCounts:
         total: Rows before filtering.
         without_preference: The row prefers neither of its completions.
         prompt_too_long: The prompt leaves no room for `min_completion_length` tokens, or with "keep_start" for one.
-        pair_too_long: The prompt with its longest completion exceeds `max_context_length`; with "keep_end", the
-            completion leaves no room for a prompt.
+        pair_too_long: The prompt with its longest completion exceeds `max_context_length`.
+        completion_too_long: With "keep_end", the longest completion leaves no room for a prompt.
         completion_too_short: A completion has fewer than `min_completion_length` tokens.
         equal_after_truncation: The completions are equal once they are cut.
         prompts_truncated: Rows that are kept with a prompt whose beginning is cut.
@@ -35,6 +35,7 @@ class FilterCounts:
     without_preference: int = 0
     prompt_too_long: int = 0
     pair_too_long: int = 0
+    completion_too_long: int = 0
     completion_too_short: int = 0
     equal_after_truncation: int = 0
     prompts_truncated: int = 0
@@ -47,6 +48,7 @@ class FilterCounts:
             self.without_preference
             + self.prompt_too_long
             + self.pair_too_long
+            + self.completion_too_long
             + self.completion_too_short
             + self.equal_after_truncation
         )
@@ -72,11 +74,10 @@ class FilterCounts:
                 if limits.least_completion or limits.truncation == "drop"
                 else f"prompt not shorter than max_context_length ({most})",
             ),
+            (self.pair_too_long, f"prompt and completion longer than max_context_length ({most})"),
             (
-                self.pair_too_long,
-                f"completion that leaves no room for a prompt in max_context_length ({most})"
-                if limits.truncation == "keep_end"
-                else f"prompt and completion longer than max_context_length ({most})",
+                self.completion_too_long,
+                f"completion that leaves no room for a prompt in max_context_length ({most})",
             ),
             (
                 self.completion_too_short,
@@ -98,6 +99,7 @@ class FilterCounts:
             "dropped: no preference": self.without_preference,
             "dropped: prompt too long": self.prompt_too_long,
             "dropped: prompt and completion too long": self.pair_too_long,
+            "dropped: completion leaves no room for a prompt": self.completion_too_long,
             "dropped: completion too short": self.completion_too_short,
             "dropped: equal after truncation": self.equal_after_truncation,
             "kept": self.kept,
@@ -152,7 +154,10 @@ def filter_rows(
     causes = {"without_preference": ~left}
     for cause, applies in (
         ("prompt_too_long", (prompt > limits.context - limits.least_room) & (limits.truncation != "keep_end")),
-        ("pair_too_long", prompt + longer > limits.context),
+        (
+            "completion_too_long" if limits.truncation == "keep_end" else "pair_too_long",
+            prompt + longer > limits.context,
+        ),
         ("completion_too_short", shorter < limits.least_completion),
         ("equal_after_truncation", fitted.equal),
     ):
@@ -184,7 +189,10 @@ def filter_rows(
 
 
 def _reason(counts: FilterCounts) -> str:
-    return "" if counts.dropped == counts.without_preference else " due to the max context length constraint"
+    short = counts.completion_too_short
+    if counts.dropped > counts.without_preference + short:
+        return " due to the max context length constraint"
+    return " due to the min completion length constraint" if short else ""
 
 
 def _nothing_left(

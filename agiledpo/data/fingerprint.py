@@ -17,7 +17,7 @@ from agiledpo.data.layout import Layout
 from agiledpo.data.pairs import PAIRS
 
 # Raise it whenever the tokens or columns of a prepared row change: old files are then no longer found.
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
 
 
 def tokenized_fingerprint(
@@ -25,6 +25,7 @@ def tokenized_fingerprint(
     tokenizer: PreTrainedTokenizerBase,
     layout: Layout = PAIRS,
     template_kwargs: Mapping[str, Any] | None = None,
+    date: str | None = None,
 ) -> str:
     """Name the tokenised form of a dataset: equal names mean equal tokens, in this process or any other.
 
@@ -35,11 +36,13 @@ def tokenized_fingerprint(
         tokenizer: From `isolated_copy`, so that truncation and padding do not count.
         layout: What is made of the columns.
         template_kwargs: What the chat template is told for all rows; JSON can hold it.
+        date: Today's, if the chat template writes it.
 
     Returns:
         32 hexadecimal digits.
     """
     parts = {
+        **({} if date is None else {"date": date}),
         **_origin(dataset_fingerprint, tokenizer, layout, template_kwargs),
         "libraries": [transformers.__version__, tokenizers.__version__],
     }

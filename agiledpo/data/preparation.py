@@ -1,6 +1,7 @@
 """From the user's dataset to tokenised rows that fit."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
@@ -21,12 +23,16 @@ from agiledpo.data.layout import Layout
 from agiledpo.data.lengths import token_lengths
 from agiledpo.data.limits import LengthLimits, Truncation
 from agiledpo.data.pairs import PAIRS
-from agiledpo.data.template_kwargs import check_template_kwargs
+from agiledpo.data.rendering import chat_of
+from agiledpo.data.rewriting import header_switch
+from agiledpo.data.template_kwargs import PINNED_DATE, check_template_kwargs, mentions, written_date
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_rows
 from agiledpo.data.truncation import cut_columns, fit_lengths
 
 # Below this, starting processes takes longer than tokenising.
 _ROWS_WORTH_PROCESSES = 20_000
+# Characters before a place that a message shows.
+_EXCERPT = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +42,8 @@ class PreparedRows:
     Attributes:
         tokenized: All rows, memory-mapped from the cache: "row" (row number in the user's dataset), and of the prompt
             and each completion, such as "chosen", the text as rendered for chat ("prompt", "chosen"), the token ids
-            ("prompt_ids", "chosen_ids") and their number ("prompt_length", "chosen_length").
+            ("prompt_ids", "chosen_ids") and their number ("prompt_length", "chosen_length"); and "lost_header", the end
+            of the assistant's header that the chat template leaves away where an answer follows, mostly empty.
         parts: What the prompt and the completions are called, in order: "prompt", "chosen", "rejected".
         lengths: (1 + completions, rows of `tokenized`) int32, those numbers, prompt first, after truncation; memory-
             mapped where nothing is truncated.
@@ -44,7 +51,7 @@ class PreparedRows:
         form: Whether the user's rows were text, chat or token ids.
         filter_counts: What filtering by length left out, and what truncation cut.
         fingerprint: Name of the data, the tokenizer, the numbers of tokens and the limits: equal fingerprints mean
-            equal rows. Versions of libraries are no part of it.
+            equal rows. Versions of libraries are no part of it; the date is where the chat template writes today's.
         bos_token_id: The token that truncation leaves at the beginning of prompts, or None.
     """
 
@@ -141,7 +148,8 @@ def prepare_rows(
             template does not have.
 
     Warns:
-        UserWarning: Rows were left out, or completions were cut.
+        UserWarning: Rows were left out, or completions were cut; or the chat template leaves a part of the assistant's
+            header away where an answer follows, or writes today's date.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
@@ -151,11 +159,16 @@ def prepare_rows(
     check_tokenizer(tokenizer, form)
     template_kwargs = check_template_kwargs(chat_template_kwargs, tokenizer, form)
     tokenizer = isolated_copy(tokenizer)
-    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout, template_kwargs)
+    date = written_date(tokenizer, template_kwargs) if form is Form.CHAT else None
+    if date is not None:
+        _warn_of_date(date, tokenizer, name=name)
+    fingerprint = tokenized_fingerprint(dataset._fingerprint, tokenizer, layout, template_kwargs, date)
     tokenize = partial(
         _tokenize_batch, tokenizer=tokenizer, layout=layout, form=form, template_kwargs=template_kwargs, name=name
     )
     tokenized = _tokenize(dataset, tokenize, layout, fingerprint, name, _processes(num_proc, len(dataset)))
+    if form is Form.CHAT:
+        _warn_of_lost_headers(tokenized, dataset, tokenizer, layout, template_kwargs, name=name)
     parts = ("prompt", *layout.completions)
     lengths = token_lengths(tokenized, [f"{part}_length" for part in parts], fingerprint)
     fitted = fit_lengths(tokenized, parts, lengths, limits, bos_token_id=tokenizer.bos_token_id)
@@ -169,8 +182,58 @@ def prepare_rows(
         form=form,
         filter_counts=counts,
         fingerprint=f"{rows}-{limits.max_context_length}-{limits.min_completion_length}"
-        + ("" if limits.truncation == "drop" else f"-{limits.truncation}"),
+        + ("" if limits.truncation == "drop" else f"-{limits.truncation}")
+        + ("" if date is None else f"-written-{date}"),
         bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def _warn_of_date(date: str, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
+    remedy = (
+        f"Pass chat_template_kwargs={{{PINNED_DATE!r}: ...}} with a date as the template writes it, to have the same "
+        "tokens every day."
+        if mentions(tokenizer, PINNED_DATE)
+        else "To have the same tokens every day, set tokenizer.chat_template to one with a fixed date."
+    )
+    warnings.warn(
+        f"The chat template may write today's date into the rows of the {name} dataset: on another day than {date} "
+        f"they are other tokens, so that a run cannot be resumed. {remedy}",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _warn_of_lost_headers(
+    tokenized: Dataset,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: Layout,
+    template_kwargs: Mapping[str, Any],
+    *,
+    name: str,
+) -> None:
+    """Say once that answers are learned after another header than they are asked for with."""
+    lost = pc.not_equal(tokenized.data.column("lost_header"), "")
+    count = pc.sum(lost).as_py()
+    if not count:
+        return
+    one = tokenized[pc.index(lost, True).as_py()]
+    values = dataset.select_columns(list(layout.present(dataset)))[one["row"]]
+    told = None
+    for example in layout.read(Form.CHAT, one["row"], values, name=name):
+        told = told or header_switch(*chat_of(example, tokenizer, template_kwargs))
+    before = one["prompt"][-_EXCERPT:]
+    warnings.warn(
+        f"The chat template writes {before + one['lost_header']!r} before an answer that it is asked for and "
+        f"{before!r} before one that is there: {count} of {len(tokenized)} rows of the {name} dataset, first row "
+        f"{one['row']}. Their answers are learned after the latter, and the model is asked with the former. "
+        + (
+            "Set tokenizer.chat_template to one that writes the same."
+            if told is None
+            else f"Pass chat_template_kwargs={told}, with which both are the same."
+        ),
+        UserWarning,
+        stacklevel=3,
     )
 
 
@@ -222,7 +285,10 @@ def _tokenize_batch(
     name: str,
 ) -> dict[str, list[Any]]:
     tokenized = tokenize_rows(batch, rows, tokenizer, form, layout, template_kwargs, name=name)
-    prepared: dict[str, list[Any]] = {"row": [row.row for row in tokenized]}
+    prepared: dict[str, list[Any]] = {
+        "row": [row.row for row in tokenized],
+        "lost_header": [row.lost_header for row in tokenized],
+    }
     texts = zip(*((row.prompt, *row.completions) for row in tokenized), strict=True)
     ids = zip(*((row.prompt_ids, *row.completion_ids) for row in tokenized), strict=True)
     for part, part_texts, part_ids in zip(("prompt", *layout.completions), texts, ids, strict=True):
@@ -240,4 +306,4 @@ def _features(layout: Layout) -> Features:
         for suffix, column_type in types.items()
         for part in ("prompt", *layout.completions)
     ]
-    return Features.from_arrow_schema(pa.schema([("row", pa.int64()), *parts]))
+    return Features.from_arrow_schema(pa.schema([("row", pa.int64()), *parts, ("lost_header", pa.string())]))

@@ -1,8 +1,13 @@
 """Find out what a chat template makes of messages that it does not render as they are, and what can be done."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import markupsafe
 
 from agiledpo.data.chat_template import REFUSALS, ChatTemplate, RenderedChat
 from agiledpo.data.examples import Message
@@ -12,6 +17,7 @@ from agiledpo.data.template_kwargs import mentions
 # Reasoning beside the content, under the names that templates read it by.
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _THINKING = re.compile(r"<think>.*?</think>|\[THINK\].*?\[/THINK\]|<\|channel>thought.*?<channel\|>", re.DOTALL)
+_BLANK_THINKING = re.compile(r"<think>\s*</think>|\[THINK\]\s*\[/THINK\]|<\|channel>thought\s*<channel\|>")
 _MARKER = re.compile(r"</?think>|\[/?THINK\]|<\|channel>thought")
 # Variables that real templates have for what becomes of reasoning.
 _SWITCHES = (
@@ -23,6 +29,9 @@ _SWITCHES = (
     "truncate_history_thinking",
 )
 _EXCERPT = 40
+_WORD = re.compile(r"\w+")
+# What JSON or HTML would write differently.
+_ESCAPABLE = re.compile(r"[\"'\\<>&]")
 
 
 def explain_rewritten_prompt(
@@ -69,12 +78,58 @@ def explain_rewritten_prompt(
     )
 
 
+def explain_uneven_header(
+    template: ChatTemplate, rendered: RenderedChat, prompt: list[Message], sources: Sequence[str]
+) -> tuple[str, str] | None:
+    """Say which completions leave the assistant's header where others do not; None if it is the same for all.
+
+    Args:
+        template: The template.
+        rendered: What it made of the messages; keeps the prompt.
+        prompt: The messages of the prompt.
+        sources: Column of each completion.
+
+    Returns:
+        The problem, and a remedy.
+    """
+    places = rendered.kept_of_prompt
+    place, whole = min(places), len(rendered.prompt)
+    if len(set(places)) == 1:
+        return None
+    if whole not in places and _leaves_header_at(template, rendered, prompt, place):
+        return None  # the template leaves it there whatever is said; that an answer begins like the rest is chance
+    first = places.index(place)
+    column, sequence = sources[first], rendered.sequences[first]
+    others = [source for source, kept in zip(sources, places, strict=True) if kept != place]
+    return (
+        f"an answer is asked for with {_before(rendered.prompt, whole)!r}, but {column} is written after "
+        f"{_before(rendered.prompt, place)!r} as {_around(sequence[place:], 0)!r} and {', '.join(others)} is not: one "
+        "prompt for all completions would end within the header",
+        "Write the completions alike with dataset.map, all with thinking or all without it, or pass "
+        "chat_template_kwargs with which the template begins all of them as it asks for them.",
+    )
+
+
+def header_switch(template: ChatTemplate, prompt: list[Message], completions: Sequence[list[Message]]) -> str | None:
+    """The `chat_template_kwargs` with which the header stays as it is where an answer follows; None if none do."""
+
+    def helps(told: ChatTemplate) -> bool:
+        rendered = told.render(prompt, completions)
+        return rendered.keeps_prompt and not rendered.lost_header
+
+    for switch, value in _switches(template):
+        if _tried(lambda: helps(template.told(**{switch: value}))):  # noqa: B023
+            return f"{{{switch!r}: {value}}}"
+    return None
+
+
 def explain_lost_completion(
     template: ChatTemplate, rendered: RenderedChat, sequence: str, prompt: list[Message], completion: list[Message]
 ) -> tuple[str, str] | None:
-    """Say what of the last message of a completion is not in its rendering; None if all of it is.
+    """Say what of a completion is not in its rendering; None if all of it is.
 
-    Whitespace does not count, nor how a tool call is written.
+    Whitespace does not count, nor how a tool call is written, nor characters that are escaped, nor the thinking of
+    messages before the last.
 
     Args:
         template: The template.
@@ -86,10 +141,11 @@ def explain_lost_completion(
     Returns:
         The problem, and a remedy. Nothing is said of a completion that is not written at all.
     """
-    message, answer = completion[-1], sequence[len(rendered.dialogue) :]
-    lost = _lost(message, answer) if answer else None
-    if lost is None:
-        return None
+    answer = sequence[len(rendered.dialogue) :]
+    found = _first_lost(completion, answer) if answer else None
+    if found is None:
+        return _explain_lone_marker(rendered, sequence, completion)
+    message, lost = found
     kept = without_thinking(message)
     thinking = kept != message and (lost in REASONING_KEYS or _lost(kept, answer) is None)
     for switch, value in _switches(template):
@@ -107,13 +163,54 @@ def explain_lost_completion(
     return f"the chat template does not write the completion's {lost} as it is, but {written!r}", remedy
 
 
-def ignored_tool(tools: Sequence[Mapping[str, Any]] | None, rendered: str) -> str | None:
-    """Name of a tool that is not in the rendering of a prompt; None if all are."""
-    for tool in tools or ():
+def ignored_tool(template: ChatTemplate, prompt: list[Message], rendered: RenderedChat) -> str | None:
+    """Name of a tool that the template does not write into a prompt; None if it writes all.
+
+    Args:
+        template: The template.
+        prompt: The messages of the prompt.
+        rendered: What the template made of them.
+    """
+    if not template.tools:
+        return None
+    names = []
+    for tool in template.tools:
         function = tool.get("function", tool)
         name = function.get("name") if isinstance(function, Mapping) else None
-        if isinstance(name, str) and name not in rendered:
-            return name
+        if isinstance(name, str):
+            names.append(name)
+    dense = _dense(rendered.prompt)
+    ignored = next((name for name in names if not _is_in(name, dense)), None)
+    # A message may have the same word.
+    if (
+        ignored is None
+        and names
+        and _tried(lambda: template.told_tools(None).render(prompt, []) == replace(rendered, sequences=()))
+    ):
+        return names[0]
+    return ignored
+
+
+def ignored_message(prompt: Sequence[Message], rendered: str) -> int | None:
+    """Number of a message that is not in the rendering of a prompt; None if all are.
+
+    Templates change messages in many ways, and a row is not to be refused for one that this does not know: what is
+    told to the model counts as missing only if most of its words are, and if characters may be escaped all of them.
+
+    Args:
+        prompt: Messages; the assistant's may lose their thinking and are not looked at.
+        rendered: The prompt.
+    """
+    for number, message in enumerate(prompt):
+        content = message.get("content")
+        if message["role"] == "assistant" or not isinstance(content, str) or content.strip() in rendered:
+            continue
+        if _is_in(content, _dense(rendered)):
+            continue
+        words = set(_WORD.findall(content))
+        there = sum(word in rendered for word in words)
+        if there == 0 or (2 * there < len(words) and not _ESCAPABLE.search(content)):
+            return number
     return None
 
 
@@ -127,6 +224,17 @@ def without_thinking(message: Message) -> Message:
     return kept
 
 
+def _leaves_header_at(template: ChatTemplate, rendered: RenderedChat, prompt: list[Message], place: int) -> bool:
+    """Whether an answer of one letter leaves the header there."""
+    places = (
+        common_prefix_length(rendered.prompt, sequence)
+        for sequence in template.render(
+            prompt, [[{"role": "assistant", "content": letter}] for letter in "ab"]
+        ).sequences
+    )
+    return min(places) == place
+
+
 def _thinks(message: Message) -> bool:
     return without_thinking(message) != message
 
@@ -134,7 +242,38 @@ def _thinks(message: Message) -> bool:
 def _keeps(template: ChatTemplate, prompt: list[Message], completion: list[Message]) -> bool:
     rendered = template.render(prompt, [completion])
     (sequence,) = rendered.sequences
-    return rendered.keeps_prompt and _lost(completion[-1], sequence[len(rendered.dialogue) :]) is None
+    return rendered.keeps_prompt and _first_lost(completion, sequence[len(rendered.dialogue) :]) is None
+
+
+def _first_lost(completion: list[Message], answer: str) -> tuple[Message, str] | None:
+    """The first message of a completion that its rendering lacks a part of, and that part."""
+    *earlier, last = completion
+    # What is thought before a call or another answer is what templates leave out, also when the model is asked.
+    for message in (*map(without_thinking, earlier), last):
+        lost = _lost(message, answer)
+        if lost is not None:
+            return message, lost
+    calls = Counter(name for message in completion for name in _called(message.get("tool_calls")))
+    if max(calls.values(), default=0) > 1:
+        dense = _dense(answer)
+        for name, times in calls.items():
+            if dense.count(_dense(name)) < times:
+                return last, f"call of {name} ({times} calls)"
+    return None
+
+
+def _explain_lone_marker(rendered: RenderedChat, sequence: str, completion: list[Message]) -> tuple[str, str] | None:
+    """Say that a template took for thinking what stands before a mention of its end; None if it did not."""
+    content = completion[-1].get("content")
+    if not isinstance(content, str) or "</think>" not in content or "<think>" in content.split("</think>")[0]:
+        return None
+    # A header that begins the thinking is what such an answer goes on from.
+    if "<think>" + _dense(content) not in _dense(sequence[common_prefix_length(rendered.prompt, sequence) :]):
+        return None
+    return (
+        "the chat template takes what the completion says before '</think>' for thinking, for it has no '<think>'",
+        "Write '<think>' before it if it is thinking, otherwise write the word differently or drop the row.",
+    )
 
 
 def _lost(message: Message, rendered: str) -> str | None:
@@ -146,7 +285,7 @@ def _lost(message: Message, rendered: str) -> str | None:
         return None
     dense = _dense(rendered)
     for key, text in (("content", content), *reasoning.items()):
-        if _dense(text) not in dense:
+        if not _is_in(text, dense) and not _is_in(_BLANK_THINKING.sub("", text), dense):
             return key
     return next((f"call of {name}" for name in calls if _dense(name) not in dense), None)
 
@@ -157,6 +296,15 @@ def _called(calls: Any) -> Iterator[str]:
         name = function.get("name") if isinstance(function, Mapping) else None
         if isinstance(name, str):
             yield name
+
+
+def _is_in(text: str, dense: str) -> bool:
+    """Whether a text without its whitespace is in another one, as it is or with characters escaped."""
+    if _dense(text) in dense:
+        return True
+    text = text.strip()
+    escaped = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], str(markupsafe.escape(text)))
+    return any(_dense(each) in dense for each in escaped)
 
 
 def _dense(text: str) -> str:
@@ -198,6 +346,10 @@ def _message_at(prompt: list[Message], rendered: str, place: int) -> tuple[str, 
             relation = "in" if place >= start else "before"
             return f"{relation} message {number} (role {message['role']!r})", number
     return f"after message {last} (role {prompt[last]['role']!r})", last
+
+
+def _before(text: str, place: int) -> str:
+    return f"{'…' if place > _EXCERPT else ''}{text[max(0, place - _EXCERPT) : place]}"
 
 
 def _around(text: str, place: int) -> str:

@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.examples import Form
 
+# The variable by which real templates are told a date.
+PINNED_DATE = "date_string"
 # What `apply_chat_template` itself takes, and what it gives to the template.
 RESERVED = frozenset(
     {
@@ -80,6 +83,13 @@ def check_template_kwargs(value: Any, tokenizer: PreTrainedTokenizerBase, form: 
             "Correct the name, or leave it out."
         )
     return kwargs
+
+
+def written_date(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> str | None:
+    """Today's date, such as "2026-11-21", if the chat template may write it; None if not, or if it is told another."""
+    if not mentions(tokenizer, "strftime_now") or (PINNED_DATE in template_kwargs and mentions(tokenizer, PINNED_DATE)):
+        return None
+    return datetime.now().date().isoformat()
 
 
 def mentions(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:

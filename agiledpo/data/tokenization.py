@@ -31,6 +31,8 @@ class TokenizedRow:
         prompt_ids: Tokens that all completions follow, at least one; none for a row that prefers neither completion,
             which has no tokens and no texts at all.
         completion_ids: Tokens of each completion, ending its turn.
+        lost_header: End of the assistant's header that the chat template writes when it asks for an answer, but not
+            where one follows.
     """
 
     row: int
@@ -38,6 +40,7 @@ class TokenizedRow:
     completions: tuple[str, ...]
     prompt_ids: list[int]
     completion_ids: tuple[list[int], ...]
+    lost_header: str = ""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, form: Form) -> None:
@@ -152,7 +155,17 @@ def _tokenize_examples(
         strict=True,
     )
     return [
-        _assemble(row, text, prompt, sequences, eos=tokenizer.eos_token_id, end=end, sources=sources, name=name)
+        _assemble(
+            row,
+            text,
+            prompt,
+            sequences,
+            eos=tokenizer.eos_token_id,
+            eos_text=str(tokenizer.eos_token),
+            end=end,
+            sources=sources,
+            name=name,
+        )
         for row, text, prompt, *sequences in encoded
     ]
 
@@ -211,7 +224,8 @@ def _assemble(
     sequences: Sequence[list[int]],
     *,
     eos: int,
-    end: Callable[[list[int]], list[int]],
+    eos_text: str,
+    end: Callable[[list[int], str | None], list[int]],
     sources: Sequence[str],
     name: str,
 ) -> TokenizedRow:
@@ -225,9 +239,9 @@ def _assemble(
             row=row,
         )
     completions: list[list[int]] = []
-    for column, ids in zip(sources, sequences, strict=True):
+    for column, ids, content, ending in zip(sources, sequences, text.contents, text.endings, strict=True):
         completion = ids[boundary:]
-        if all(token == eos for token in completion):
+        if all(token == eos for token in completion) or (content and _only_ends(content, (eos_text, ending or ""))):
             raise DatasetError(
                 "the completion has no tokens of its own",
                 remedy="The tokenizer or the chat template drops its text: change the row or drop it.",
@@ -235,7 +249,7 @@ def _assemble(
                 row=row,
                 column=column,
             )
-        completions.append(end(completion))
+        completions.append(end(completion, ending))
     for (one, first), (other, second) in combinations(zip(sources, completions, strict=True), 2):
         if first == second:
             raise DatasetError(
@@ -252,10 +266,19 @@ def _assemble(
         completions=tuple(sequence[shared:] for sequence in text.sequences),
         prompt_ids=prompt[:boundary],
         completion_ids=tuple(completions),
+        lost_header=text.lost_header,
     )
 
 
-def _end_text(completion: list[int], *, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _only_ends(content: str, ends: Sequence[str]) -> bool:
+    """Whether a completion says nothing but that it ends."""
+    for end in ends:
+        if end.strip():
+            content = content.replace(end.strip(), "")
+    return not content.strip()
+
+
+def _end_text(completion: list[int], ending: str | None, *, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """End with one end-of-sequence token, whether the tokenizer adds it, the text ends with it, both or neither."""
     end = len(completion)
     while end > 0 and completion[end - 1] == tokenizer.eos_token_id:
@@ -263,19 +286,30 @@ def _end_text(completion: list[int], *, tokenizer: PreTrainedTokenizerBase) -> l
     return [*completion[:end], tokenizer.eos_token_id]
 
 
-def _end_chat(completion: list[int], *, tokenizer: PreTrainedTokenizerBase, closing: frozenset[int]) -> list[int]:
-    """Leave the template's tokens alone unless the last one that is not whitespace is an ordinary word.
+def _end_chat(
+    completion: list[int], ending: str | None, *, tokenizer: PreTrainedTokenizerBase, closing: frozenset[int]
+) -> list[int]:
+    """Leave the template's tokens alone unless it leaves the turn open: the last that is not whitespace is a word.
 
-    Of a token that closes the turn several times in a row, because the answer itself ends with it, one is left.
+    Where the template writes nothing behind the answer, no token closes the turn but the end-of-sequence token that
+    the answer itself may end with. Of a token that closes the turn several times in a row, whitespace between them or
+    not, because the answer itself ends with it, one is left.
     """
-    for last in range(len(completion) - 1, -1, -1):
-        token = completion[last]
-        # Some vocabularies have added tokens that are runs of newlines: whitespace is looked at first.
-        if str(tokenizer.decode([token], clean_up_tokenization_spaces=False)).strip():
-            if token not in closing:
-                break
-            first = last
-            while first and completion[first - 1] == token:
-                first -= 1
-            return completion[:first] + completion[last:]
-    return [*completion, tokenizer.eos_token_id]
+    if ending is not None and not ending.strip():
+        closing = frozenset([cast(int, tokenizer.eos_token_id)])
+
+    def is_blank(token: int) -> bool:
+        return not str(tokenizer.decode([token], clean_up_tokenization_spaces=False)).strip()
+
+    last = len(completion) - 1
+    # Some vocabularies have added tokens that are runs of newlines: whitespace is looked at first.
+    while last >= 0 and is_blank(completion[last]):
+        last -= 1
+    if last < 0 or completion[last] not in closing:
+        return [*completion, tokenizer.eos_token_id]
+    first = place = last
+    while place and (completion[place - 1] == completion[last] or is_blank(completion[place - 1])):
+        place -= 1
+        if completion[place] == completion[last]:
+            first = place
+    return completion[:first] + completion[last:]

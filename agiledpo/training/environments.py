@@ -7,6 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.llm_envs.types import Split
 
+# What the settings of a run call the rows of a split begins with it.
+ROWS_OF = "rows of the "
+
 
 class Gym(Protocol):
     """What a training loop asks of an environment: batches of rows, and its place among them."""
@@ -68,8 +71,8 @@ class Environments:
             agents: Number of agents.
 
         Raises:
-            ValueError: Both or neither are given, or ``env_fn`` makes environments of different sizes or twice the
-                same one.
+            ValueError: Both or neither are given, or ``env_fn`` makes environments of different sizes or with different
+                splits, or twice the same one.
         """
         if (env is None) == (env_fn is None):
             raise ValueError(
@@ -87,6 +90,13 @@ class Environments:
                 f"env_fn made environments of different sizes, (rows, batch) {sorted(sizes)}; agents are compared on "
                 "equal work, so make them alike."
             )
+        for number, made in enumerate(envs):
+            if set(made.splits) != set(envs[0].splits):
+                raise ValueError(
+                    f"env_fn made environments with different splits, the first has {sorted(envs[0].splits)} and "
+                    f"number {number} {sorted(made.splits)}; all agents are measured on the first one's held-out "
+                    "splits, so give all the same validation_datasets and final_dataset."
+                )
         return Environments(envs)
 
     @property
@@ -113,7 +123,7 @@ class Environments:
         judge = self.judge
         return {
             "data_batch_size_per_gpu": judge.data_batch_size_per_gpu,
-            **{f"rows of the {split} split": judge.fingerprint(split) for split in judge.splits},
+            **{f"{ROWS_OF}{split} split": judge.fingerprint(split) for split in judge.splits},
         }
 
     def state_dict(self) -> list[dict[str, Any]]:

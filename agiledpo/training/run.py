@@ -16,7 +16,7 @@ from agiledpo.hpo.selection import rank
 from agiledpo.scoring.prompt_batch import PromptBatch
 from agiledpo.training.checkpoints import RunCheckpoints
 from agiledpo.training.elite import EliteKeeper
-from agiledpo.training.environments import Environments
+from agiledpo.training.environments import ROWS_OF, Environments
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.interruption import Interruption, TrainingInterrupted
 from agiledpo.training.population import Agent, Population
@@ -213,10 +213,16 @@ class TrainingRun(Generic[Agent]):
         Warns:
             UserWarning: The run's length or rhythm was another one.
         """
-        changed = {name: (state["settings"].get(name), value) for name, value in self._settings().items()}
-        for name, (old, new) in changed.items():
-            if old != new:
-                warnings.warn(f"{name} was {old} in the run that was saved and is {new} from here on.", stacklevel=2)
+        saved, settings = state["settings"], self._settings()
+        for name in {**settings, **{name: None for name in saved if name.startswith(ROWS_OF)}}:
+            if name.startswith(ROWS_OF) and (name in saved) is not (name in settings):
+                has, had = ("has", "had not") if name in settings else ("has not", "had")
+                what = f"This run {has} the {name.removeprefix(ROWS_OF)}, which the run that was saved {had}."
+            elif saved.get(name) != settings[name]:
+                what = f"{name} was {saved.get(name)} in the run that was saved and is {settings[name]} from here on."
+            else:
+                continue
+            warnings.warn(what, stacklevel=2)
         for queue, waiting in zip(self._queues, state["queues"], strict=True):
             queue.load_state_dict(waiting)
         self._rest = [self._kind(**rest) for rest in state["rest"]]

@@ -2,15 +2,19 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
-from agiledpo.data import DatasetError, PreparedRows, prepare_rows
+from agiledpo.data import DatasetError, PreparedRows, prepare_rows, template_kwargs
 from agiledpo.data.template_kwargs import RESERVED
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
@@ -339,11 +343,10 @@ def test_a_switch_that_keeps_the_answer_is_found(tokenizer_of: Make) -> None:
         "{{ m.content.split('</think>')[-1] }}",
         "{{ m.content if enable_thinking else m.content.split('</think>')[-1] }}",
     )
-    told = obey(refusal(tokenizer, row(user("one"), chosen=assistant(THOUGHT))).remedy)
+    one = row(user("one"), chosen=assistant(THOUGHT), rejected=assistant(THOUGHT.replace("yes", "no")))
+    told = obey(refusal(tokenizer, one).remedy)
     assert told == {"enable_thinking": True}
-    (chosen,) = prepare(tokenizer, row(user("one"), chosen=assistant(THOUGHT)), chat_template_kwargs=told).dataset[
-        "chosen"
-    ]
+    (chosen,) = prepare(tokenizer, one, chat_template_kwargs=told).dataset["chosen"]
     assert "hmm" in chosen
 
 
@@ -390,14 +393,206 @@ def test_several_answers_in_a_row_are_what_the_template_makes_of_them(tokenizer_
     assert "<think>a</think>" not in prepared["chosen"]
 
 
-def test_an_answer_that_ends_its_turn_itself_ends_it_once(make_tokenizer: MakeTokenizer) -> None:
-    tokenizer = make_tokenizer(template="chatml", eos_token="<|im_end|>")
-    one = row(user("one"), chosen=assistant("yes<|im_end|>"))
+@pytest.mark.parametrize("answer", ["yes<|im_end|>", "yes<|im_end|>\n", "yes<|im_end|>\n<|im_end|>"])
+@pytest.mark.parametrize("eos_token", ["<|im_end|>", "</s>"])
+def test_an_answer_that_ends_its_turn_itself_ends_it_once(
+    answer: str, eos_token: str, make_tokenizer: MakeTokenizer
+) -> None:
+    tokenizer = make_tokenizer(template="chatml", eos_token=eos_token)
+    one = row(user("one"), chosen=assistant(answer))
     (prepared,) = prepare(tokenizer, one).dataset.to_list()
     assert tokenizer.decode(prepared["chosen_ids"]) == "yes<|im_end|>\n"
+
+
+@pytest.mark.parametrize("template", ["chatml", "qwen3"])
+@pytest.mark.parametrize("answer", ["<|im_end|>", "<|im_end|>\n<|im_end|>", "</s>"])
+def test_an_answer_that_only_ends_its_turn(answer: str, template: str, make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="chatml")
+    tokenizer.chat_template = TEMPLATES.get(template, tokenizer.chat_template)
+    error = refusal(tokenizer, row(user("one"), chosen=assistant(answer)))
+    assert (error.column, error.problem) == ("chosen", "the completion has no tokens of its own")
+
+
+def test_an_added_token_in_an_open_turn_does_not_end_it(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="plain")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</tool_call>"]})
+    rows = [row(user("one"), chosen=assistant(answer)) for answer in ("yes</tool_call>", "yes</s>", "yes</s>\n")]
+    prepared = [tokenizer.decode(ids) for ids in prepare(tokenizer, *rows).dataset["chosen_ids"]]
+    assert [text.strip() for text in prepared] == ["yes</tool_call></s>", "yes</s>", "yes</s>"]
+    # An answer may be one added token, where the template ends the turn.
+    tokenizer.chat_template = make_tokenizer(template="chatml").chat_template
+    one = prepare(tokenizer, row(user("one"), chosen=assistant("</tool_call>"))).dataset["chosen_ids"][0]
+    assert tokenizer.decode(one) == "</tool_call><|im_end|>\n"
 
 
 def test_errors_come_from_worker_processes(tokenizer_of: Make) -> None:
     rows = [row(user(str(number)), chosen=assistant("yes")) for number in range(5)]
     error = refusal(tokenizer_of("deepseek"), *rows, row(user("a"), chosen=assistant(THOUGHT)), num_proc=2)
     assert (error.row, error.column) == (5, "chosen")
+
+
+def test_thinking_without_a_thought_is_not_missed(tokenizer_of: Make) -> None:
+    for blank in ("<think>\n\n</think>\n\n", "<think></think>"):
+        (chosen,) = prepare(tokenizer_of("deepseek"), row(user("one"), chosen=assistant(blank + "yes"))).dataset[
+            "chosen"
+        ]
+        assert chosen.strip() == "yes</s>"
+
+
+def test_the_first_of_two_answers_is_missed(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}" + CHATML_USER + "<|im_start|>assistant\n"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    error = refusal(tokenizer, row(user("one")) | {"chosen": [assistant("hello"), assistant("yes")]})
+    assert error.column == "chosen"
+    assert error.problem == "the chat template does not write the completion's content as it is, but 'yes<|im_end|>\\n'"
+
+
+def test_the_second_call_of_a_function_is_missed(tokenizer_of: Make) -> None:
+    calls = [{"function": {"name": "clock", "arguments": {"city": city}}} for city in ("Rome", "Oslo")]
+    tools = [CLOCK]
+    error = refusal(tokenizer_of("llama3"), row(user("one"), chosen=assistant("", tool_calls=calls), tools=tools))
+    assert error.column == "chosen"
+    assert "does not write the completion's call of clock (2 calls) as it is" in error.problem
+    (chosen,) = prepare(
+        tokenizer_of("qwen3"), row(user("one"), chosen=assistant("", tool_calls=calls), tools=tools)
+    ).dataset["chosen"]
+    assert "Rome" in chosen
+    assert "Oslo" in chosen
+
+
+def test_a_mention_of_the_end_of_thinking_is_no_thinking(tokenizer_of: Make) -> None:
+    lone = assistant("write </think> at the end")
+    error = refusal(tokenizer_of("qwen3"), row(user("one"), chosen=lone))
+    assert error.column == "chosen"
+    assert "takes what the completion says before '</think>' for thinking" in error.problem
+    # Where the header begins the thinking, the answer goes on with it.
+    tokenizer = tokenizer_of("newest")
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    (chosen,) = prepare(tokenizer, row(user("one"), chosen=assistant("hmm</think>yes"))).dataset["chosen"]
+    assert chosen == "hmm</think>yes<|im_end|>\n"
+    # And where the template leaves it alone, so does this.
+    assert len(prepare(tokenizer_of("newest"), row(user("one"), chosen=lone))) == 1
+
+
+@pytest.mark.parametrize("escape", ["tojson", "e"])
+def test_text_that_a_template_escapes_is_there(escape: str, make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(template="chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | " + escape + " }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    text = 'say "é" <b>\nor \\ & no'
+    (prepared,) = prepare(tokenizer, row(system(text), user(text), chosen=assistant(text))).dataset.to_list()
+    assert text not in prepared["chosen"]
+
+
+def test_a_message_that_the_template_does_not_write(tokenizer_of: Make) -> None:
+    tokenizer = tokenizer_of("newest")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{% if m.role != 'assistant' %}", "{% if m.role == 'system' %}{% elif m.role != 'assistant' %}"
+    )
+    for text in ("Answer briefly.", 'Answer "briefly".'):
+        error = refusal(tokenizer, row(user("one")), row(system(text), user("one")))
+        assert error.row == 1
+        assert error.problem == "the chat template does not write message 0 (role 'system') of the prompt"
+    # A part of a message, or another way to write it, is for the template to decide.
+    changing = tokenizer_of("newest")
+    changing.chat_template = changing.chat_template.replace(
+        "{{ m.content }}", "{{ m.content.replace(' /no_think', '') | upper }}", 1
+    )
+    assert len(prepare(tokenizer_of("gemma"), row(system(" be\n brief "), user(" one\n")))) == 1
+    changing.chat_template = changing.chat_template.replace(" | upper", "")
+    assert len(prepare(changing, row(system("be brief /no_think"), user("one")))) == 1
+
+
+def test_a_tool_whose_name_the_user_says_is_not_written(tokenizer_of: Make) -> None:
+    error = refusal(tokenizer_of("gemma"), row(user("what does the clock say?"), tools=[CLOCK]))
+    assert (error.row, error.column) == (0, "tools")
+    assert error.problem == "the chat template does not tell the model of the tool 'clock'"
+    assert len(prepare(tokenizer_of("qwen3"), row(user("what does the clock say?"), tools=[CLOCK]))) == 1
+
+
+# The header -----------------------------------------------------------------------------------------------------------
+
+
+def warned(tokenizer: PreTrainedTokenizerBase, *rows: Message, **options: Any) -> tuple[PreparedRows, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepared = prepare(tokenizer, *rows, **options)
+    return prepared, [str(each.message) for each in caught]
+
+
+def test_a_header_that_answers_do_not_follow_is_said_once(tokenizer_of: Make) -> None:
+    rows = [row(user("one")), row(user("two"), chosen=assistant("<b>yes")), row(user("three"), rejected=assistant("<"))]
+    for _ in range(2):  # the second time from the cache
+        prepared, messages = warned(tokenizer_of("deepseek"), *rows)
+        (message,) = messages
+        assert "writes '<s><User>one<Assistant><think>\\n' before an answer that it is asked for and '" in message
+        assert "'<s><User>one<Assistant>' before one that is there: 3 of 3 rows of the train dataset" in message
+        assert "Set tokenizer.chat_template" in message
+    assert prepared.dataset["prompt"][0] == "<s><User>one<Assistant>"
+    assert prepared.dataset["chosen"][0] == "yes</s>"
+    assert warned(tokenizer_of("newest"), row(user("one")))[1] == []
+
+
+def test_a_switch_that_keeps_the_header_is_found(tokenizer_of: Make) -> None:
+    tokenizer = tokenizer_of("deepseek")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<think>\n", "{% if not (thinking is false) %}<think>\n{% endif %}"
+    )
+    _, (message,) = warned(tokenizer, row(user("one")))
+    told = obey(message)
+    assert told == {"thinking": False}
+    prepared, messages = warned(tokenizer, row(user("one")), chat_template_kwargs=told)
+    assert messages == []
+    assert prepared.dataset["lost_header"][0] == ""
+
+
+def test_a_header_that_one_answer_does_not_follow_is_refused(tokenizer_of: Make) -> None:
+    """The prompt would end within it, and one answer would be learned without the closed thinking before it."""
+    tokenizer, told = tokenizer_of("qwen3"), {"enable_thinking": False}
+    error = refusal(tokenizer, row(user("one"), rejected=assistant(THOUGHT)), chat_template_kwargs=told)
+    assert error.row == 0
+    assert "is asked for with" in error.problem
+    assert "rejected is written after '" in error.problem
+    assert "assistant\\n<think>\\n' as 'hmm\\n</think>" in error.problem
+    both = row(user("one"), chosen=assistant(THOUGHT), rejected=assistant(THOUGHT.replace("yes", "no")))
+    _, (message,) = warned(tokenizer, both, chat_template_kwargs=told)
+    assert "1 of 1 rows" in message
+    assert obey(message) == {"enable_thinking": True}
+
+
+# The date -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_date_that_a_template_writes_is_part_of_the_names(
+    tokenizer_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGILEDPO_CACHE", str(tmp_path))
+    tokenizer, pinned = tokenizer_of("llama3"), {"date_string": "1 May"}
+    found = {}
+    for day in (21, 22, 21):
+
+        class Today(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime(2026, 11, day)  # noqa: B023
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Today)
+        monkeypatch.setattr(template_kwargs, "datetime", Today)
+        today, (message,) = warned(tokenizer, row(user("one")))
+        assert f"Today: {day} Nov 2026" in today.dataset["prompt"][0]
+        assert today.fingerprint.endswith(f"-written-2026-11-{day}")
+        assert f"on another day than 2026-11-{day} they are other tokens" in message
+        assert "Pass chat_template_kwargs={'date_string': ...}" in message
+        assert found.setdefault(day, today.fingerprint) == today.fingerprint
+        always, messages = warned(tokenizer, row(user("one")), chat_template_kwargs=pinned)
+        assert messages == []
+        assert found.setdefault("pinned", always.fingerprint) == always.fingerprint
+        assert "Today: 1 May<" in always.dataset["prompt"][0]
+    assert len(set(found.values())) == 3
+    assert len(list((tmp_path / "tokenized").iterdir())) == 3

@@ -144,7 +144,8 @@ def test_where_completions_are_found(make_tokenizer: MakeTokenizer) -> None:
     assert learned("prompt", "messages") == learned("completion", "messages") == "yes<|im_end|>\n"
     prepared = prepare([row | {"prompt": "hello "}], tokenizer)
     assert set(prepared.dataset.column_names) == {
-        "row", "prompt", "completion", "prompt_ids", "completion_ids", "prompt_length", "completion_length"
+        "row", "prompt", "completion", "prompt_ids", "completion_ids", "prompt_length", "completion_length",
+        "lost_header",
     }  # fmt: skip
     assert prepared.form is Form.TEXT
     assert prepared.lengths.shape == (2, 1)

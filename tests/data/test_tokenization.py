@@ -206,6 +206,13 @@ def test_truncation_padding_and_model_length_neither_matter_nor_change(
     assert not [warning for warning in recwarn if "length" in str(warning.message)]
 
 
+@pytest.mark.parametrize("empty", ["</s>", " </s> ", "</s></s>"])
+@pytest.mark.parametrize("prompt", ["hello", "hello "])
+def test_a_completion_that_only_ends(empty: str, prompt: str, make_tokenizer: MakeTokenizer) -> None:
+    with pytest.raises(PreferenceDataError, match="the completion has no tokens of its own"):
+        tokenize(make_tokenizer(bos=True), prompt, empty, " yes")
+
+
 SYSTEM = {"role": "system", "content": "the lazy dog"}
 USER = {"role": "user", "content": "hello, how are you?"}
 CONVERSATIONS: dict[str, list[Message]] = {

@@ -63,7 +63,7 @@ def expected(row: Ids, bos: int, most: int, least: int | None, truncation: str) 
         head = [bos] if prompt[0] == bos else []
         room = most - longer - len(head)
         if room < 1:
-            return "pair_too_long", row
+            return "completion_too_long", row
         prompt = head + prompt[-room:]
     elif truncation == "keep_start":
         if most - len(prompt) < max(1, minimum):
@@ -176,7 +176,7 @@ def test_many_rows_of_several_files(
         assert [Ids(*ids) for ids in zip(*(columns[f"{part}_ids"] for part in PARTS), strict=True)] == kept
         assert prepared.filter_counts.kept == len(kept) > 1000
         assert prepared.filter_counts.truncated > 500
-        dropped = {"keep_end": "pair_too_long", "keep_start": "equal_after_truncation"}[truncation]
+        dropped = {"keep_end": "completion_too_long", "keep_start": "equal_after_truncation"}[truncation]
         assert sum(outcome == dropped for outcome, _ in outcomes) > 50
 
 
@@ -210,6 +210,25 @@ def test_the_end_of_a_prompt() -> None:
 def sentences(tokenizer: PreTrainedTokenizerBase, **options: Any) -> PreparedRows:
     rows = [{"prompt": "hello " * prompt, "completion": "yes " * words} for prompt, words in ((2, 1), (9, 1), (2, 9))]
     return prepare_rows(Dataset.from_list(rows), tokenizer, Demonstrations(), name="test", **options)
+
+
+def test_a_completion_that_leaves_no_room_is_called_so(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.warns(UserWarning, match="1 of 3: completion that leaves no room for a prompt in max_context_length"):
+        prepared = sentences(word_tokenizer, max_context_length=6, truncation="keep_end")
+    assert prepared.filter_counts == FilterCounts(3, completion_too_long=1, prompts_truncated=1)
+    table = filter_table({"test": prepared.filter_counts})
+    assert "dropped: completion leaves no room for a prompt     1" in table
+    assert "dropped: prompt and completion too long" not in table
+
+
+def test_only_short_completions_are_not_put_down_to_the_context(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    for options in ({}, {"max_context_length": 100}):
+        with pytest.warns(UserWarning, match="filtered out") as caught:
+            sentences(word_tokenizer, min_completion_length=3, **options)
+        assert str(caught[0].message) == (
+            "2 samples were filtered out of the test dataset due to the min completion length constraint. "
+            "2 of 3: completion shorter than min_completion_length (3)."
+        )
 
 
 def test_what_is_cut_is_said_and_has_no_end(word_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from time import perf_counter
 
 import numpy as np
@@ -388,3 +389,26 @@ def test_each_pair_of_a_set_is_scored_under_the_reference_once(
         assert sorted(scored) == every
     train(agents, env, **evolution())
     assert sorted(scored) == every
+
+
+# One environment for each agent, and runs that are taken up again -----------------------------------------------------
+
+
+def test_environments_with_different_validation_sets_are_refused(make_env, make_population, sets):
+    given = iter((None, sets))
+    with pytest.raises(ValueError, match=r"different splits, the first has .* and number 1 .*validation-helpful"):
+        train(make_population(2), None, env_fn=lambda: make_env(validation_datasets=next(given)))
+
+
+def test_sets_that_come_or_go_when_a_run_is_resumed_are_said(make_env, make_population, sets, tmp_path):
+    path = tmp_path / "run"
+    train(make_population(2), make_env(validation_datasets=sets), num_epochs=1, checkpoint_path=path)
+    other = {"helpful": sets["helpful"], "other": sets["swapped"]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(make_population(2), make_env(validation_datasets=other), checkpoint_path=path, resume_from="latest")
+    said = {str(warning.message) for warning in caught if "the run that was saved" in str(warning.message)}
+    assert {sentence for sentence in said if "validation" in sentence} == {
+        "This run has the validation-other split, which the run that was saved had not.",
+        "This run has not the validation-swapped split, which the run that was saved had.",
+    }
