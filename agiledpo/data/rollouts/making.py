@@ -102,6 +102,33 @@ def make_pairs(
         pairing = choice.pairing(index)
         identical = index.completions[pairing.chosen] == index.completions[pairing.rejected]
         chosen, rejected = pairing.chosen[~identical], pairing.rejected[~identical]
+        # All figures come before the file does: what fails here leaves nothing behind.
+        rollouts_of_prompts = np.bincount(index.prompts)
+        gaps = index.rewards[chosen] - index.rewards[rejected]
+        statistics = PairStatistics(
+            input=str(source),
+            output=str(target) if len(chosen) else None,
+            strategy=choice.strategy.value,
+            min_gap=float(min_gap),
+            lines=index.lines,
+            blank_lines=index.blank_lines,
+            left_out=index.left_out,
+            rollouts=len(index.rewards),
+            final_only=index.final_only,
+            prompts=len(rollouts_of_prompts),
+            single_rollout_prompts=int((rollouts_of_prompts == 1).sum()),
+            ties=pairing.ties,
+            small_gaps=pairing.small_gaps,
+            identical_completions=int(identical.sum()),
+            over_limit=pairing.over_limit,
+            pairs=len(chosen),
+            prompts_differ=int((index.prompts[chosen] != index.prompts[rejected]).sum()),
+            gaps=Distribution.of(gaps),
+            chosen_rewards=Distribution.of(index.rewards[chosen]),
+            rejected_rewards=Distribution.of(index.rewards[rejected]),
+            rewards=Distribution.of(index.rewards),
+            spreads=Distribution.of(_spreads(index, rollouts_of_prompts)),
+        )
         if len(chosen):
             with drafted(target, overwrite=overwrite) as draft:
                 write_pairs(
@@ -115,32 +142,6 @@ def make_pairs(
                     across_prompts=choice.strategy is Strategy.STRATIFIED,
                 )
                 check_unchanged(source, before)
-    rollouts_of_prompts = np.bincount(index.prompts)
-    gaps = index.rewards[chosen] - index.rewards[rejected]
-    statistics = PairStatistics(
-        input=str(source),
-        output=str(target) if len(chosen) else None,
-        strategy=choice.strategy.value,
-        min_gap=float(min_gap),
-        lines=index.lines,
-        blank_lines=index.blank_lines,
-        left_out=index.left_out,
-        rollouts=len(index.rewards),
-        final_only=index.final_only,
-        prompts=len(rollouts_of_prompts),
-        single_rollout_prompts=int((rollouts_of_prompts == 1).sum()),
-        ties=pairing.ties,
-        small_gaps=pairing.small_gaps,
-        identical_completions=int(identical.sum()),
-        over_limit=pairing.over_limit,
-        pairs=len(chosen),
-        prompts_differ=int((index.prompts[chosen] != index.prompts[rejected]).sum()),
-        gaps=Distribution.of(gaps),
-        chosen_rewards=Distribution.of(index.rewards[chosen]),
-        rejected_rewards=Distribution.of(index.rewards[rejected]),
-        rewards=Distribution.of(index.rewards),
-        spreads=Distribution.of(_spreads(index, rollouts_of_prompts)),
-    )
     for sentence in statistics.warnings():
         warnings.warn(sentence, UserWarning, stacklevel=2)
     return statistics

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agiledpo.data.rollouts.index import LeftOut
+from agiledpo.data.rollouts.ranking import ROUNDING
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _BINS = 10
@@ -20,7 +21,7 @@ class Distribution:
     Attributes:
         mean: Their mean.
         quantiles: The values at `QUANTILES`, from the smallest to the largest, interpolated linearly.
-        edges: The ends of ten bins of equal width, eleven of them; two where all values are equal.
+        edges: The ends of ten bins of equal width, eleven of them; two where all values are equal up to rounding.
         counts: Values in each bin; the last one holds its upper end too.
     """
 
@@ -34,8 +35,9 @@ class Distribution:
         """The distribution of values, or None if there are none."""
         if not len(values):
             return None
-        if values.min() == values.max():
-            edges, counts = np.array([values.min(), values.max()]), np.array([len(values)])
+        low, high = values.min(), values.max()
+        if high - low <= ROUNDING * max(abs(low), abs(high)):
+            edges, counts = np.array([low, high]), np.array([len(values)])
         else:
             counts, edges = np.histogram(values, bins=_BINS)
         quantiles = np.quantile(values, QUANTILES)

@@ -8,6 +8,7 @@ import tracemalloc
 import warnings
 from collections import defaultdict
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from agiledpo.data import prepare_rows
 from agiledpo.data.errors import DatasetError
-from agiledpo.data.rollouts import make_pairs, writing
+from agiledpo.data.rollouts import Distribution, make_pairs, writing
 
 
 @pytest.fixture
@@ -168,6 +169,34 @@ def test_statistics_in_closed_form(rollout, write, output):
 def test_one_gap_is_one_bin(rollout, write, output):
     gaps = make_pairs(write(rollout("a", "1", 1.0), rollout("a", "2", 0.0)), output).gaps
     assert (gaps.edges, gaps.counts) == ((1.0, 1.0), (1,))
+
+
+def test_gaps_that_differ_by_rounding_are_one_bin(rollout, write, output):
+    """Ten bins between 0.19999999999999998 and 0.2 would have no width."""
+    rewards = {"a": (0.3, 0.1), "b": (0.2, 0.0)}
+    lines = [rollout(name, f"{name}{reward}", reward) for name, both in rewards.items() for reward in both]
+    statistics = make_pairs(write(*lines), output)
+    assert statistics.gaps.edges == (0.3 - 0.1, 0.2)
+    assert statistics.gaps.edges[0] < 0.2
+    assert statistics.gaps.counts == (2,)
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=12), st.integers(0, 40))
+def test_every_value_is_in_a_bin(values, ulps):
+    values = np.array([*values, values[0] + ulps * np.spacing(values[0])])
+    distribution = Distribution.of(values)
+    assert sum(distribution.counts) == len(values)
+    assert (distribution.edges[0], distribution.edges[-1]) == (values.min(), values.max())
+
+
+def test_statistics_that_fail_leave_no_file(rollout, write, output, monkeypatch):
+    def broken(values):
+        raise ArithmeticError
+
+    monkeypatch.setattr(Distribution, "of", broken)
+    with pytest.raises(ArithmeticError):
+        make_pairs(write(rollout("a", "b", 1.0), rollout("a", "c", 0.0)), output)
+    assert not output.exists()
 
 
 def test_stratified_says_where_prompts_differ(rollout, write, read, output):
