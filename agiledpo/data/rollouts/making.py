@@ -100,8 +100,7 @@ def make_pairs(
             skip_invalid=on_invalid == "skip",
         )
         pairing = choice.pairing(index)
-        identical = index.completions[pairing.chosen] == index.completions[pairing.rejected]
-        chosen, rejected = pairing.chosen[~identical], pairing.rejected[~identical]
+        chosen, rejected = pairing.chosen, pairing.rejected
         # All figures come before the file does: what fails here leaves nothing behind.
         rollouts_of_prompts = np.bincount(index.prompts)
         gaps = index.rewards[chosen] - index.rewards[rejected]
@@ -119,7 +118,7 @@ def make_pairs(
             single_rollout_prompts=int((rollouts_of_prompts == 1).sum()),
             ties=pairing.ties,
             small_gaps=pairing.small_gaps,
-            identical_completions=int(identical.sum()),
+            identical_completions=pairing.identical,
             over_limit=pairing.over_limit,
             pairs=len(chosen),
             prompts_differ=int((index.prompts[chosen] != index.prompts[rejected]).sum()),
@@ -194,6 +193,7 @@ class Choice:
             return stratified(
                 index.prompts,
                 index.rewards,
+                index.completions,
                 high_threshold=self.high_threshold,
                 low_threshold=self.low_threshold,
                 min_gap=self.min_gap,
@@ -201,7 +201,13 @@ class Choice:
                 rng=rng,
             )
         return pair_within_prompts(
-            self.strategy, index.prompts, index.rewards, min_gap=self.min_gap, max_pairs=self.max_pairs, rng=rng
+            self.strategy,
+            index.prompts,
+            index.rewards,
+            index.completions,
+            min_gap=self.min_gap,
+            max_pairs=self.max_pairs,
+            rng=rng,
         )
 
 

@@ -36,7 +36,7 @@ class Distribution:
         if not len(values):
             return None
         low, high = values.min(), values.max()
-        if high - low <= ROUNDING * max(abs(low), abs(high)):
+        if high - low <= max(ROUNDING * max(abs(low), abs(high)), np.finfo(np.float64).tiny):
             edges, counts = np.array([low, high]), np.array([len(values)])
         else:
             counts, edges = np.histogram(values, bins=_BINS)
@@ -62,7 +62,7 @@ class PairStatistics:
         single_rollout_prompts: Prompts with one usable rollout only.
         ties: Candidates for pairs with equal rewards. What a strategy's candidates are is said where it is defined.
         small_gaps: Candidates whose gap is smaller than `min_gap`.
-        identical_completions: Pairs left out because both completions are the same.
+        identical_completions: Candidates with a clear gap that cannot be made of two different completions.
         over_limit: Pairs left out because of `max_pairs`.
         pairs: Pairs written.
         prompts_differ: Pairs among them whose rejected completion answers another prompt.
@@ -132,14 +132,14 @@ class PairStatistics:
             )
         assert self.rewards is not None
         facts = f"rewards lie between {self.rewards.quantiles[0]:.4g} and {self.rewards.quantiles[-1]:.4g}"
-        if self.strategy == "stratified":
+        if self.identical_completions:
+            facts += f", and {self.identical_completions} pairs of clearly different reward have the same completion"
+            remedy = "Check the rewards: they tell equal texts apart"
+        elif self.strategy == "stratified":
             remedy = "Move high_threshold and low_threshold into that range, or lower min_gap"
         elif self.spreads is None:
             facts += " and no prompt has two rollouts"
             remedy = "Collect several rollouts per prompt, or use strategy='stratified'"
-        elif self.identical_completions:
-            facts += f", and {self.identical_completions} pairs of clearly different reward have the same completion"
-            remedy = "Check the rewards: they tell equal texts apart"
         elif self.spreads.quantiles[-1] == 0:
             facts += ", and all rollouts of a prompt have the same"
             remedy = "Collect more rollouts per prompt, or of harder or easier prompts"
