@@ -130,16 +130,22 @@ def make_pairs(
         )
         if len(chosen):
             with drafted(target, overwrite=overwrite) as draft:
-                write_pairs(
-                    file,
-                    index,
-                    chosen,
-                    rejected,
-                    draft,
-                    pair_format=pair_format,
-                    multi_step=steps,
-                    across_prompts=choice.strategy is Strategy.STRATIFIED,
-                )
+                try:
+                    write_pairs(
+                        file,
+                        index,
+                        chosen,
+                        rejected,
+                        draft,
+                        name=str(source),
+                        pair_format=pair_format,
+                        multi_step=steps,
+                        across_prompts=choice.strategy is Strategy.STRATIFIED,
+                    )
+                except ValueError:
+                    # A file that was written to holds anything: that it was is what the user should know.
+                    check_unchanged(source, before)
+                    raise
                 check_unchanged(source, before)
     for sentence in statistics.warnings():
         warnings.warn(sentence, UserWarning, stacklevel=2)

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 # Rewards that differ by less, relative to their size, differ by how they were rounded: 0.3 - 0.1 is a gap of 0.2.
 ROUNDING = 1e-9
+# Gaps and means of any number of rewards up to here are finite.
+LARGEST_REWARD = 1e290
 
 
 def clearly_worse(rewards: NDArray[np.float64], min_gap: float) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from agiledpo.data.rollouts.errors import UnusableRolloutError
 from agiledpo.data.rollouts.index import RolloutIndex
 from agiledpo.data.rollouts.reading import (
     Answer,
@@ -57,6 +58,7 @@ def write_pairs(
     rejected: NDArray[np.int64],
     draft: IO[str],
     *,
+    name: str,
     pair_format: PairFormat,
     multi_step: MultiStep,
     across_prompts: bool,
@@ -69,16 +71,27 @@ def write_pairs(
         chosen: (P,) numbers of rollouts.
         rejected: (P,) numbers of rollouts.
         draft: Where the rows go.
+        name: Of the rollouts, for messages.
         pair_format: How they are written.
         multi_step: As when the index was made.
         across_prompts: The prompts of a pair may differ: every row says whether they do.
+
+    Raises:
+        DatasetError: A line is not what it was when the index was made.
     """
 
     @lru_cache(maxsize=_RECENT)
     def rollout(number: int) -> tuple[Prompt, Answer]:
-        file.seek(int(index.offsets[number]))
-        record = read_record(file.read(int(index.sizes[number])))
-        return read_prompt(read_parameters(record)), read_answer(record, multi_step)
+        offset = int(index.offsets[number])
+        file.seek(offset)
+        try:
+            record = read_record(file.read(int(index.sizes[number])))
+            answer = read_answer(record, multi_step)
+            if answer.left_out is not None:
+                raise UnusableRolloutError("changed", "output", "it changed", "Make the pairs again.")
+            return read_prompt(read_parameters(record)), answer
+        except UnusableRolloutError as error:
+            raise error.at(name, _line_at(file, offset)) from None
 
     encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False)
     differ = (index.prompts[chosen] != index.prompts[rejected]).tolist()
@@ -127,6 +140,16 @@ def drafted(path: Path, *, overwrite: bool) -> Iterator[IO[str]]:
         flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _line_at(file: IO[bytes], offset: int) -> int:
+    """Number of the line, from 1, that begins at an offset."""
+    file.seek(0)
+    lines, missing = 1, offset
+    while missing and (part := file.read(min(missing, 1 << 20))):
+        lines += part.count(b"\n")
+        missing -= len(part)
+    return lines
 
 
 def _rename_if_free(beside: Path, path: Path) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from agiledpo.data.rollouts.ranking import clearly_worse
+from agiledpo.data.rollouts.ranking import LARGEST_REWARD, clearly_worse
 from agiledpo.data.trajectories.objective import DPOObjective
 from agiledpo.data.trajectories.types import PreferencePair, Trajectory, TrajectoryGroup
 
@@ -43,7 +43,7 @@ def build_preference_pairs(
         `dpo/reward_gap_mean`, `dpo/chosen_reward_mean` and `dpo/rejected_reward_mean`.
 
     Raises:
-        ValueError: A trajectory that would be compared has no reward, or one that is not a finite number.
+        ValueError: A trajectory that would be compared has no reward, or one that is not a finite number of at most 1e290.
     """
     pairs: list[PreferencePair] = []
     chosen_rewards, rejected_rewards = [], []
@@ -94,11 +94,11 @@ def _shape_problem(group: TrajectoryGroup) -> str | None:
 
 def _reward(group: TrajectoryGroup, number: int, trajectory: Trajectory) -> float:
     reward = trajectory.reward
-    if reward is None or not math.isfinite(reward):
+    if reward is None or not abs(reward) <= LARGEST_REWARD:
         state = "has no reward" if reward is None else f"has the reward {reward}"
         raise ValueError(
-            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number before "
-            f"pairs are made, or take those that were not judged out of their group."
+            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number, at most "
+            f"{LARGEST_REWARD:g}, before pairs are made, or take those that were not judged out of their group."
         )
     return float(reward)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agiledpo.data import prepare_rows
 from agiledpo.data.errors import DatasetError
-from agiledpo.data.rollouts import Distribution, make_pairs, writing
+from agiledpo.data.rollouts import Distribution, make_pairs, making, writing
 
 
 @pytest.fixture
@@ -318,6 +318,48 @@ def test_half_a_character_is_refused(rollout, write, output):
         make_pairs(write(rollout("a", "\ud83d", 1.0)), output)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_does_not_have_are_refused_with_their_line(rollout, write, output, value):
+    tools = [{"type": "function", "name": "f", "parameters": {"maximum": value}}]
+    calls = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": value}}}]}]
+    good = [rollout("b", "c", 1.0), rollout("b", "d", 0.0)]
+    for bad, reason, field in (
+        (rollout("a", "b", 1.0, tools=tools), "tools", "tools"),
+        (rollout([*calls, *user("a")], "b", 1.0), "input", "input"),
+    ):
+        path = write(*good, bad)
+        message = rf"line 3, field 'responses_create_params\.{field}': it holds NaN or Infinity.*on_invalid='skip'"
+        with pytest.raises(DatasetError, match=message):
+            make_pairs(path, output, overwrite=True)
+        statistics = quietly(path, output, on_invalid="skip", overwrite=True)
+        assert (statistics.left_out[reason].lines, statistics.pairs) == ([3], 1)
+
+
+def test_what_is_nested_too_deeply_is_refused_with_its_line(rollout, write, output):
+    for depth in (600, 20_000):
+        line = json.dumps(rollout("a", "b", 1.0, tools=["@"])).replace('"@"', '{"a":' * depth + "1" + "}" * depth)
+        path = write(rollout("b", "c", 1.0), rollout("b", "d", 0.0), line + "\n")
+        assert quietly(path, output, on_invalid="skip", overwrite=True).pairs == 1
+
+
+def test_rewards_whose_gap_is_no_number_are_refused(rollout, write, output):
+    path = write(rollout("a", "b", 1.7e308), rollout("a", "c", -1.7e308))
+    with pytest.raises(DatasetError, match=r"line 1, field 'reward': it is 1\.7e\+308, beyond 1e\+290"):
+        make_pairs(path, output)
+    path = write(rollout("a", "b", 1e290), rollout("a", "c", -1e290))
+    assert make_pairs(path, output).gaps.mean == 2e290
+
+
+@pytest.mark.parametrize("between", [[], [("z", "x", 1.0)]])
+def test_prompts_do_not_depend_on_the_order_of_lines(rollout, write, output, between):
+    """True, 1 and 1.0 are equal in Python; in a tool they are not."""
+    first, *others = (rollout("a", str(d), i, tools=[{"name": "f", "d": d}]) for i, d in enumerate((True, 1, 1.0)))
+    lines = [first]
+    for other in others:
+        lines += [*(rollout(*line) for line in between), other]
+    assert quietly(write(*lines), output).prompts == 3 + len(between)
+
+
 def test_a_byte_order_mark_and_carriage_returns_are_no_obstacle(rollout, write, read, output):
     path = write(rollout("ä", "ö", 1.0), rollout("ä", "ü", 0.0))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -443,6 +485,37 @@ def test_a_source_that_changes_meanwhile_leaves_nothing(rollout, write, output, 
     with pytest.raises(DatasetError, match="changed while it was read"):
         make_pairs(path, output)
     assert os.listdir(output.parent) == []
+
+
+def test_a_source_that_is_written_anew_is_said_to_have_changed(rollout, write, output, monkeypatch):
+    """What stands at the old places is then half a line of another one."""
+    path = write(rollout("a", "b", 1.0), rollout("a", "c", 0.0))
+    write_pairs = making.write_pairs
+
+    def rewritten(*args, **kwargs):
+        write(rollout("another", "much longer than before", 1.0), rollout("a", "b", 1.0))
+        return write_pairs(*args, **kwargs)
+
+    monkeypatch.setattr(making, "write_pairs", rewritten)
+    with pytest.raises(DatasetError, match="changed while it was read"):
+        make_pairs(path, output)
+    assert os.listdir(output.parent) == []
+
+
+def test_a_change_that_nothing_shows_is_said_with_the_line(rollout, write, output, monkeypatch):
+    """Of the same length, and with the time of the file before."""
+    path = write("\n", rollout("a", "b", 1.0), rollout("a", "c", 0.0))
+    write_pairs = making.write_pairs
+    before = path.stat()
+
+    def rewritten(*args, **kwargs):
+        path.write_text(path.read_text().replace('"assistant"', '"assistent"'))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return write_pairs(*args, **kwargs)
+
+    monkeypatch.setattr(making, "write_pairs", rewritten)
+    with pytest.raises(DatasetError, match=r"line 2, field 'output\[0\]\.role': unknown role 'assistent'"):
+        make_pairs(path, output)
 
 
 def test_the_file_has_ordinary_permissions(rollout, write, output):
