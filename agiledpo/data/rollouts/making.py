@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,7 +47,8 @@ def make_pairs(
     Args:
         input: File with one rollout per line: `responses_create_params.input`, `output` (or `response.output`) and
             `reward`. It may be compressed with gzip: it is then decompressed into a temporary file.
-        output: File to write, one pair per line, complete or not at all. Without pairs there is no file.
+        output: File to write, one pair per line, complete or not at all. Without pairs none is written, and one that is
+            there is left as it is.
         strategy: Which rollouts become pairs; see :class:`Strategy`.
         min_gap: Smallest difference of rewards, at least 0. Rounding is forgiven; a tie is never a pair.
         high_threshold: For "stratified": smallest reward of a chosen rollout.
@@ -58,7 +60,7 @@ def make_pairs(
         multi_step: "skip" rollouts whose output is more than one message, or use their "final" one: the pair then lacks
             what led to it.
         on_invalid: "raise" at the first invalid line, or "skip" such lines and count them.
-        overwrite: Replace an output that exists.
+        overwrite: Replace an output that exists, if there are pairs.
 
     Returns:
         What became of the rollouts. `pairs` is 0 if there are none.
@@ -67,10 +69,11 @@ def make_pairs(
         DatasetError: The file or one of its lines is not what it should be.
         FileExistsError: The output exists.
         OSError: The input cannot be read, or the output not be written.
+        TypeError: An argument is no number where it should be one.
         ValueError: An argument is out of range, or the output is the input.
 
     Warns:
-        UserWarning: There are no pairs, prompts of pairs differ, or lines were left out.
+        UserWarning: There are no pairs, or an earlier file is left in their place, prompts of pairs differ, or lines were left out.
     """
     choice = Choice(
         strategy=_member(Strategy, "strategy", strategy),
@@ -107,6 +110,7 @@ def make_pairs(
         statistics = PairStatistics(
             input=str(source),
             output=str(target) if len(chosen) else None,
+            left_in_place=str(target) if not len(chosen) and target.exists() else None,
             strategy=choice.strategy.value,
             min_gap=float(min_gap),
             lines=index.lines,
@@ -156,7 +160,10 @@ def make_pairs(
 class Choice:
     """Which rollouts become pairs; the arguments of :func:`make_pairs` that decide it, checked.
 
+    Thresholds are read, and so checked, only where they apply.
+
     Raises:
+        TypeError: One of them is no number.
         ValueError: One of them is out of range.
     """
 
@@ -168,17 +175,20 @@ class Choice:
     seed: int
 
     def __post_init__(self) -> None:
-        numbers = {
-            "min_gap": self.min_gap,
-            "high_threshold": self.high_threshold,
-            "low_threshold": self.low_threshold,
-        }
+        numbers = {"min_gap": self.min_gap}
+        if self.strategy is Strategy.STRATIFIED:
+            numbers |= {"high_threshold": self.high_threshold, "low_threshold": self.low_threshold}
         for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {value!r}.")
             if not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}.")
+        for name, count in {"max_pairs": self.max_pairs, "seed": self.seed}.items():
+            if (count is not None or name == "seed") and (isinstance(count, bool) or not isinstance(count, Integral)):
+                raise TypeError(f"{name} must be an integer, got {count!r}.")
         if self.min_gap < 0:
             raise ValueError(f"min_gap must not be negative, got {self.min_gap}; 0 takes every pair that is no tie.")
-        if self.low_threshold >= self.high_threshold:
+        if self.strategy is Strategy.STRATIFIED and self.low_threshold >= self.high_threshold:
             raise ValueError(
                 f"low_threshold ({self.low_threshold}) must be less than high_threshold ({self.high_threshold}): a "
                 f"rollout cannot be both chosen and rejected."

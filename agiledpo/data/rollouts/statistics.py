@@ -50,7 +50,9 @@ class PairStatistics:
 
     Attributes:
         input: The file of rollouts.
-        output: The file of pairs, or None if there is no pair and so no file.
+        output: The file of pairs, or None if there is no pair and so nothing was written.
+        left_in_place: A file at the place of the output that is of an earlier run, and was left because there is no
+            pair; or None.
         strategy: How pairs were chosen.
         min_gap: Smallest gap that counted.
         lines: Lines of the input.
@@ -75,6 +77,7 @@ class PairStatistics:
 
     input: str
     output: str | None
+    left_in_place: str | None
     strategy: str
     min_gap: float
     lines: int
@@ -103,6 +106,8 @@ class PairStatistics:
     def warnings(self) -> list[str]:
         """What a user should know before training on the pairs, one sentence or two each."""
         sentences = [] if self.pairs else [self.advice()]
+        if self.left_in_place is not None:
+            sentences.append(f"The file {self.left_in_place} was left as it was: it is not of these rollouts.")
         for reason, entry in self.left_out.items():
             lines = ", ".join(str(line) for line in entry.lines) + (
                 " and others" if entry.count > len(entry.lines) else ""

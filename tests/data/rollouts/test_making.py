@@ -409,7 +409,11 @@ def test_what_is_no_file_of_rollouts(tmp_path, output, content, problem):
         ({"on_invalid": "ignore"}, "on_invalid must be 'raise' or 'skip', got 'ignore'"),
         ({"min_gap": -0.1}, "min_gap must not be negative, got -0.1"),
         ({"min_gap": float("nan")}, "min_gap must be a finite number, got nan"),
-        ({"high_threshold": 0.4}, r"low_threshold \(0.4\) must be less than high_threshold \(0.4\)"),
+        (
+            {"high_threshold": 0.4, "strategy": "stratified"},
+            r"low_threshold \(0.4\) must be less than high_threshold \(0.4\)",
+        ),
+        ({"low_threshold": float("inf"), "strategy": "stratified"}, "low_threshold must be a finite number, got inf"),
         ({"max_pairs": 0}, "max_pairs must be at least 1, got 0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
@@ -417,6 +421,60 @@ def test_what_is_no_file_of_rollouts(tmp_path, output, content, problem):
 def test_options_are_checked_before_anything_is_read(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_pairs(tmp_path / "missing.jsonl", tmp_path / "out.jsonl", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_gap": "0.2"}, "min_gap must be a number, got '0.2'"),
+        ({"min_gap": True}, "min_gap must be a number, got True"),
+        ({"high_threshold": None, "strategy": "stratified"}, "high_threshold must be a number, got None"),
+        ({"max_pairs": 1.5}, "max_pairs must be an integer, got 1.5"),
+        ({"seed": None}, "seed must be an integer, got None"),
+    ],
+)
+def test_types_of_options_are_checked(tmp_path, options, message):
+    with pytest.raises(TypeError, match=message):
+        make_pairs(tmp_path / "missing.jsonl", tmp_path / "out.jsonl", **options)
+
+
+def test_thresholds_count_only_where_they_apply(rollout, write, output):
+    path = write(rollout("a", "b", 1.0), rollout("a", "c", 0.0))
+    assert make_pairs(path, output, high_threshold=0.3, low_threshold=float("nan")).pairs == 1
+
+
+def test_without_pairs_an_earlier_file_is_left_and_named(rollout, write, output):
+    path = write(rollout("a", "b", 1.0), rollout("a", "c", 0.5))
+    output.parent.mkdir()
+    output.write_text("of an earlier run")
+    with pytest.warns(UserWarning) as caught:
+        statistics = make_pairs(path, output, min_gap=0.9, overwrite=True)
+    assert str(caught[1].message) == f"The file {output} was left as it was: it is not of these rollouts."
+    assert (statistics.output, statistics.left_in_place) == (None, str(output))
+    assert output.read_text() == "of an earlier run"
+    assert make_pairs(path, output, overwrite=True).left_in_place is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch, overwrite):
+    source, link, pipe = tmp_path / "in.jsonl", tmp_path / "link", tmp_path / "pipe"
+    source.write_text("never read")
+    link.symlink_to(tmp_path / "nowhere")
+    os.mkfifo(pipe)
+    for place, error, problem in (
+        ("/dev/null", FileExistsError, "is no regular file.*; name a file"),
+        ("/dev/stdout", FileExistsError, "is no regular file"),
+        ("/dev/fd/1", FileExistsError, "is no regular file"),
+        (pipe, FileExistsError, "is no regular file"),
+        (link, FileExistsError, "is a link to .*nowhere, which does not exist"),
+        (source / "pairs.jsonl", NotADirectoryError, "in.jsonl is no directory"),
+    ):
+        with pytest.raises(error, match=problem):
+            make_pairs(source, place, overwrite=overwrite)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PermissionError, match=f"no permission in {tmp_path}; choose another place"):
+        make_pairs(source, tmp_path / "new" / "pairs.jsonl", overwrite=overwrite)
+    assert link.is_symlink()
 
 
 def test_nothing_is_overwritten_unasked(rollout, write, output, tmp_path):
@@ -431,7 +489,7 @@ def test_nothing_is_overwritten_unasked(rollout, write, output, tmp_path):
         make_pairs(path, output)
     assert output.read_text() == "precious"
     assert make_pairs(path, output, overwrite=True).pairs == 1
-    with pytest.raises(FileExistsError, match=r"exists; choose another one\."):
+    with pytest.raises(FileExistsError, match="exists and is a directory; choose another one"):
         make_pairs(path, tmp_path, overwrite=True)
     with pytest.raises(ValueError, match="written as plain text"):
         make_pairs(path, tmp_path / "pairs.jsonl.gz")
