@@ -63,7 +63,9 @@ def pairs_command(
     statistics: Annotated[
         Path | None, typer.Option(help="Write all figures to this JSON file too.", show_default=False, dir_okay=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output, and statistics, that exist.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output, and statistics, that exist.")
+    ] = False,
 ) -> None:
     """Make preference pairs of NeMo Gym's rollouts.
 

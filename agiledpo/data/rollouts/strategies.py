@@ -1,8 +1,8 @@
 """Which rollouts become pairs: pure functions of prompts, rewards and completions.
 
-A gap is clear if it is at least `min_gap`; rounding is forgiven, and a tie is never clear. Where one of several rollouts
-with equal rewards is needed, it is the earliest in the file with which the two completions of the pair differ. Pairs
-come in the order of the file: by prompt, then chosen, then rejected.
+A gap is clear if it is at least `min_gap`; rounding is forgiven, and a tie is never clear. Where one of several
+rollouts with equal rewards is needed, it is the earliest in the file with which the two completions of the pair differ.
+Pairs come in the order of the file: by prompt, then chosen, then rejected.
 """
 
 from collections.abc import Callable

@@ -24,9 +24,9 @@ def stratified(
     """Make pairs across prompts, those of the same prompt first.
 
     All combinations of high and low grow with the square of the file. Of the candidates, those with a clear gap and
-    different completions, only `max_pairs` are made: round by round, every high rollout in turn with another low one, so that all are used about
-    equally often. Combinations of different prompts begin when those of the same prompt are exhausted. With
-    `max_pairs` as large as the number of candidates all of them are made.
+    different completions, only `max_pairs` are made: round by round, every high rollout in turn with another low one,
+    so that all are used about equally often. Combinations of different prompts begin when those of the same prompt are
+    exhausted. With `max_pairs` as large as the number of candidates all of them are made.
 
     Args:
         prompts: (N,) int64, equal for the same prompt.

@@ -2,15 +2,12 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from agiledpo.data.rollouts.errors import UnusableRolloutError
 from agiledpo.data.rollouts.index import RolloutIndex
@@ -24,7 +21,8 @@ from agiledpo.data.rollouts.reading import (
     read_record,
 )
 from agiledpo.data.rollouts.rows import PairFormat, pair_row
-from agiledpo.disk import flush
+from agiledpo.data.rollouts.strategies import Pairing
+from agiledpo.disk import complete_or_absent
 
 # Rollouts kept in memory while pairs are written: those of one prompt are mostly used together.
 _RECENT = 64
@@ -86,8 +84,7 @@ def check_place(path: Path, name: str, *, overwrite: bool) -> None:
 def write_pairs(
     file: IO[bytes],
     index: RolloutIndex,
-    chosen: NDArray[np.int64],
-    rejected: NDArray[np.int64],
+    pairing: Pairing,
     draft: IO[str],
     *,
     name: str,
@@ -100,8 +97,7 @@ def write_pairs(
     Args:
         file: The rollouts.
         index: Of that file.
-        chosen: (P,) numbers of rollouts.
-        rejected: (P,) numbers of rollouts.
+        pairing: The pairs.
         draft: Where the rows go.
         name: Of the rollouts, for messages.
         pair_format: How they are written.
@@ -126,8 +122,8 @@ def write_pairs(
             raise error.at(name, _line_at(file, offset)) from None
 
     encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False)
-    differ = (index.prompts[chosen] != index.prompts[rejected]).tolist()
-    for better, worse, differs in zip(chosen.tolist(), rejected.tolist(), differ, strict=True):
+    differ = (index.prompts[pairing.chosen] != index.prompts[pairing.rejected]).tolist()
+    for better, worse, differs in zip(pairing.chosen.tolist(), pairing.rejected.tolist(), differ, strict=True):
         prompt, good = rollout(better)
         row = pair_row(
             pair_format,
@@ -156,22 +152,12 @@ def drafted(path: Path, *, overwrite: bool) -> Iterator[IO[str]]:
         FileExistsError: Something appeared there meanwhile.
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n", buffering=1 << 20) as draft:
+    with complete_or_absent(path, overwrite=overwrite) as file:
+        draft = TextIOWrapper(file, "utf-8", newline="\n")
+        try:
             yield draft
-            draft.flush()
-            os.fsync(draft.fileno())
-        beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's only
-        if overwrite:
-            beside.replace(path)
-        else:
-            _rename_if_free(beside, path)
-        flush(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        finally:
+            draft.detach()  # what it holds goes into the file, which stays open
 
 
 def _line_at(file: IO[bytes], offset: int) -> int:
@@ -182,18 +168,3 @@ def _line_at(file: IO[bytes], offset: int) -> int:
         lines += part.count(b"\n")
         missing -= len(part)
     return lines
-
-
-def _rename_if_free(beside: Path, path: Path) -> None:
-    try:
-        os.link(beside, path)  # unlike a rename, this never replaces a file
-    except FileExistsError:
-        raise FileExistsError(f"output ({path}) appeared while the pairs were made; choose another one.") from None
-    except OSError:  # a file system without links
-        beside.rename(path)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

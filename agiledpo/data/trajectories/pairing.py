@@ -43,7 +43,7 @@ def build_preference_pairs(
         `dpo/reward_gap_mean`, `dpo/chosen_reward_mean` and `dpo/rejected_reward_mean`.
 
     Raises:
-        ValueError: A trajectory that would be compared has no reward, or one that is not a finite number of at most 1e290.
+        ValueError: A trajectory that would be compared has no reward, or none that is a finite number of at most 1e290.
     """
     pairs: list[PreferencePair] = []
     chosen_rewards, rejected_rewards = [], []

@@ -163,7 +163,7 @@ def test_every_group_is_in_one_path_or_counted(groups, objective, roles, gap):
 
 def test_a_misspelt_role_is_warned_about():
     groups = [group(attempt(1.0), attempt(0.0, [11])), group(attempt(1.0), attempt(0.0), name="t:judge")]
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="no group has") as caught:
         routed = route_groups(groups, ObjectiveConfig(roles={"solverr": "dpo"}))
     assert [str(warning.message) for warning in caught] == [
         "no group has the role 'solverr' (nearest: 'solver'); groups of 'judge', 'solver' take the path of "
@@ -245,7 +245,7 @@ def test_settings_are_checked(settings, message):
 def test_types_of_settings_are_checked(settings, message):
     with pytest.raises(TypeError, match=f"^{message}"):
         ObjectiveConfig.from_dict(settings)
-    with pytest.raises(TypeError, match="^dpo must be a DPOObjective, got 0.1"):
+    with pytest.raises(TypeError, match=r"^dpo must be a DPOObjective, got 0\.1"):
         ObjectiveConfig(dpo=0.1)
 
 
