@@ -1,9 +1,11 @@
 """What is written must be on the disk before it gets its final name."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 # How safetensors, tokenizers and torch say what the system told them, in exceptions of their own.
 _SIGNS = ("os error", "PytorchStreamWriter", "unexpected pos")
@@ -16,6 +18,39 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def complete_or_absent(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
+    """Write a file that is complete or absent: beside its place, and renamed when the block ends without an error.
+
+    Args:
+        path: Its place. The directory is made.
+        overwrite: Replace a file that is there, also one that another process put there meanwhile.
+
+    Yields:
+        The file to write to.
+
+    Raises:
+        FileExistsError: Something is there, and shall not be overwritten.
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = Path(name)
+    try:
+        with os.fdopen(handle, "wb", buffering=1 << 20) as draft:
+            yield draft
+            draft.flush()
+            os.fsync(draft.fileno())
+        beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's only
+        if overwrite:
+            beside.replace(path)
+        else:
+            _rename_if_free(beside, path)
+        flush(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -35,3 +70,18 @@ def disk_errors(file: Path) -> Iterator[None]:
             raise
         # What the system said is the context in which torch notices that its archive was cut off.
         raise OSError(f"{file} could not be written: {error.__context__ or error}") from error
+
+
+def _rename_if_free(beside: Path, path: Path) -> None:
+    try:
+        os.link(beside, path)  # unlike a rename, this never replaces a file
+    except FileExistsError:
+        raise FileExistsError(f"{path} appeared while it was written; choose another place.") from None
+    except OSError:  # a file system without links
+        beside.rename(path)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -63,7 +63,9 @@ def pairs_command(
     statistics: Annotated[
         Path | None, typer.Option(help="Write all figures to this JSON file too.", show_default=False, dir_okay=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output, and statistics, that exist.")
+    ] = False,
 ) -> None:
     """Make preference pairs of NeMo Gym's rollouts.
 
@@ -71,10 +73,12 @@ def pairs_command(
     """
     with user_errors():
         from agiledpo.data.rollouts import make_pairs
-        from agiledpo.data.rollouts.writing import drafted
+        from agiledpo.data.rollouts.writing import check_place
 
-        if statistics is not None and statistics.resolve() in (input.resolve(), output.resolve()):
-            raise ValueError(f"--statistics ({statistics}) is the input or the output; choose another file.")
+        if statistics is not None:
+            if statistics.resolve() in (input.resolve(), output.resolve()):
+                raise ValueError(f"--statistics ({statistics}) is the input or the output; choose another file.")
+            check_place(statistics, "--statistics", overwrite=overwrite)
         with plain_warnings():
             figures = make_pairs(
                 input,
@@ -90,15 +94,28 @@ def pairs_command(
                 on_invalid=on_invalid,
                 overwrite=overwrite,
             )
-        if statistics is not None:
-            with drafted(statistics, overwrite=True) as file:
-                json.dump(figures.to_dict(), file, indent=2)
-                file.write("\n")
+    _print(figures)
+    if statistics is not None:
+        with user_errors():
+            _write_statistics(figures, statistics, overwrite=overwrite)
+    if figures.output is None:
+        raise typer.Exit(1)
+
+
+def _write_statistics(figures: "PairStatistics", path: Path, *, overwrite: bool) -> None:
+    from agiledpo.data.rollouts.writing import drafted
+
+    with drafted(path, overwrite=overwrite) as file:
+        json.dump(figures.to_dict(), file, indent=2)
+        file.write("\n")
+
+
+def _print(figures: "PairStatistics") -> None:
     console = Console(highlight=False)
     console.print(Text(f"{figures.input}: {figures.pairs:,} pairs by {figures.strategy}"))
     console.print(_counts(figures))
     if figures.output is None:
-        raise typer.Exit(1)
+        return
     console.print(_distributions(figures))
     if figures.gaps is not None:
         console.print(_histogram(figures.gaps))

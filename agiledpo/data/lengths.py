@@ -1,7 +1,5 @@
 """How many tokens every row has, in one small file."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -10,6 +8,7 @@ from datasets import Dataset, is_caching_enabled
 from numpy.typing import NDArray
 
 from agiledpo.cache import cache_directory
+from agiledpo.disk import complete_or_absent
 
 
 def token_lengths(tokenized: Dataset, columns: Sequence[str], fingerprint: str) -> NDArray[np.int32]:
@@ -34,23 +33,7 @@ def token_lengths(tokenized: Dataset, columns: Sequence[str], fingerprint: str) 
     lengths = np.empty((len(columns), len(tokenized)), dtype=np.int32)
     for column, values in zip(columns, lengths, strict=True):
         values[:] = tokenized.data.column(column).to_numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed, so that a file that is there is complete, also when two processes write it.
-    handle, beside = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, lengths)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())  # a temporary file is its owner's only; a cache may be shared
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    # Also when two processes write it at once.
+    with complete_or_absent(path, overwrite=True) as file:
+        np.save(file, lengths)
     return np.load(path, mmap_mode="r")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from agiledpo.cli import app, pairs
 from agiledpo.cli.pairs import FormatName, MultiStepName, StrategyName
 from agiledpo.data.rollouts import MultiStep, PairFormat, Strategy
 
@@ -93,6 +94,40 @@ def test_files_that_are_missing_or_in_the_way_are_status_1(rollouts, tmp_path):
     done = run("pairs", "--input", rollouts, "--output", tmp_path / "pairs.jsonl")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "exists; choose another one, or set overwrite=True (--overwrite)." in done.stderr
+
+
+def test_statistics_that_cannot_be_written_are_found_before_the_pairs_are_made(rollouts, tmp_path):
+    output, figures = tmp_path / "pairs.jsonl", tmp_path / "figures.json"
+    for place, problem in ((rollouts / "figures.json", "is no directory"), ("/dev/full", "is no regular file")):
+        done = run("pairs", "--input", rollouts, "--output", output, "--statistics", place)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert problem in done.stderr
+        assert not output.exists()
+    figures.write_text("precious")
+    done = run("pairs", "--input", rollouts, "--output", output, "--statistics", figures)
+    assert (done.returncode, figures.read_text(), output.exists()) == (1, "precious", False)
+    assert f"--statistics ({figures}) exists" in done.stderr
+    arguments = ("--input", rollouts, "--output", output, "--statistics", figures)
+    assert run("pairs", *arguments, "--overwrite").returncode == 0
+    assert json.loads(figures.read_text())["pairs"] == 1
+
+
+def test_the_tables_are_printed_also_if_the_statistics_fail(rollouts, tmp_path, monkeypatch, capsys):
+    """The disk is full when they are written: the pairs are there, and what is known of them is said."""
+
+    def full(figures, path, *, overwrite):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pairs, "_write_statistics", full)
+    output = tmp_path / "pairs.jsonl"
+    arguments = ["pairs", "--input", rollouts, "--output", output, "--statistics", tmp_path / "figures.json"]
+    with pytest.raises(SystemExit) as ended:
+        app([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.err) == (1, "Error: No space left on device\n")
+    assert "pairs by same_prompt" in said.out
+    assert "The first pair of" in said.out
+    assert output.exists()
 
 
 @pytest.mark.parametrize(

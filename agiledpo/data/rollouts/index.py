@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import IO, Any
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.rollouts.errors import UnusableRolloutError
 from agiledpo.data.rollouts.reading import (
+    PARAMETERS,
     MultiStep,
+    Prompt,
     read_answer,
     read_parameters,
     read_prompt,
@@ -24,7 +26,10 @@ from agiledpo.data.rollouts.rows import PairFormat, check_format
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXAMPLES = 3
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
+_PLAIN = json.JSONEncoder(ensure_ascii=False, check_circular=False)
+_CANONICAL = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
 
 
 @dataclass(slots=True)
@@ -91,47 +96,28 @@ def index_rollouts(
     offsets, sizes, rewards = array("q"), array("q"), array("d")
     prompt_digests, completion_digests = bytearray(), bytearray()
     left_out: dict[str, LeftOut] = {}
-    offset = lines = blank_lines = final_only = 0
-    # Rollouts of a prompt mostly follow one another, and their requests are equal.
-    last_parameters: dict[str, Any] | None = None
-    prompt_digest = b""
-    for line in file:
-        start = offset
-        offset += len(line)
+    lines = blank_lines = final_only = 0
+    requests = _Requests(pair_format)
+    for start, line in _lines(file):
         lines += 1
-        if lines == 1 and line.startswith(_BYTE_ORDER_MARK):
-            start += len(_BYTE_ORDER_MARK)
-            line = line[len(_BYTE_ORDER_MARK) :]
         if line.isspace() or not line:
             blank_lines += 1
             continue
         try:
-            record = read_record(line)
-            parameters = read_parameters(record)
-            reward = read_reward(record)
-            answer = read_answer(record, multi_step)
-            if parameters != last_parameters:
-                last_parameters = None
-                prompt = read_prompt(parameters)
-                check_format(pair_format, prompt)
-                prompt_digest = _digest([prompt.messages, prompt.tools], 16, "input")
-                last_parameters = parameters
-            if answer.left_out is not None:
-                left_out.setdefault(answer.left_out, LeftOut()).add(lines)
-                continue
-            check_format(pair_format, prompt, answer)
-            completion_digest = _digest(answer.completion, 8, "output")
+            entry = _read(line, requests, multi_step)
         except UnusableRolloutError as error:
             if not skip_invalid:
                 raise error.at(name, lines) from None
-            left_out.setdefault(error.reason, LeftOut()).add(lines)
+            entry = error.reason
+        if isinstance(entry, str):
+            left_out.setdefault(entry, LeftOut()).add(lines)
             continue
         offsets.append(start)
-        sizes.append(offset - start)
-        rewards.append(reward)
-        prompt_digests += prompt_digest
-        completion_digests += completion_digest
-        final_only += answer.final_only
+        sizes.append(len(line))
+        rewards.append(entry.reward)
+        prompt_digests += entry.prompt
+        completion_digests += entry.completion
+        final_only += entry.final_only
     if lines == blank_lines:
         raise DatasetError("the file holds no rollouts", remedy="Check what wrote it.", dataset="rollouts", file=name)
     return RolloutIndex(
@@ -147,13 +133,96 @@ def index_rollouts(
     )
 
 
-def _digest(value: Any, size: int, reason: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is kept of a line.
+
+    Attributes:
+        reward: Its reward.
+        prompt: Digest of the prompt, 16 bytes.
+        completion: Digest of the completion, 8 bytes.
+        final_only: Only the last message of the rollout is used.
+    """
+
+    reward: float
+    prompt: bytes
+    completion: bytes
+    final_only: bool
+
+
+class _Requests:
+    """Prompts of one line after another. Rollouts of a prompt mostly follow one another, and their requests are equal.
+
+    Args:
+        pair_format: What the pairs will be written as.
+    """
+
+    def __init__(self, pair_format: PairFormat) -> None:
+        self.pair_format = pair_format
+        self._text: str | None = None
+        self._read: tuple[Prompt, bytes]
+
+    def read(self, parameters: Mapping[str, Any]) -> tuple[Prompt, bytes]:
+        """The prompt of a request, and its digest.
+
+        Raises:
+            UnusableRolloutError: It is malformed, or cannot be written in the format.
+        """
+        # As text: True, 1 and 1.0 are equal in Python, and not in a tool.
+        text = _encode(_PLAIN, parameters, "input", PARAMETERS)
+        if text != self._text:
+            self._text = None
+            prompt = read_prompt(parameters)
+            check_format(self.pair_format, prompt)
+            messages = _encode(_CANONICAL, prompt.messages, "input", f"{PARAMETERS}.input")
+            tools = _encode(_CANONICAL, prompt.tools, "tools", f"{PARAMETERS}.tools")
+            self._read = prompt, _digest(f"[{messages},{tools}]", 16, "input", PARAMETERS)
+            self._text = text
+        return self._read
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Where each line begins, and the line, without the mark of the byte order before the first."""
+    offset = 0
+    for line in file:
+        mark = len(_BYTE_ORDER_MARK) if offset == 0 and line.startswith(_BYTE_ORDER_MARK) else 0
+        yield offset + mark, line[mark:]
+        offset += len(line)
+
+
+def _read(line: bytes, requests: _Requests, multi_step: MultiStep) -> _Entry | str:
+    """Read a line, or say why it is left out."""
+    record = read_record(line)
+    parameters = read_parameters(record)
+    reward = read_reward(record)
+    answer = read_answer(record, multi_step)
+    prompt, prompt_digest = requests.read(parameters)
+    if answer.left_out is not None:
+        return answer.left_out
+    check_format(requests.pair_format, prompt, answer)
+    completion = _digest(_encode(_CANONICAL, answer.completion, "output", "output"), 8, "output", "output")
+    return _Entry(reward, prompt_digest, completion, answer.final_only)
+
+
+def _encode(encoder: json.JSONEncoder, value: Any, reason: str, field: str) -> str:
     try:
-        return blake2b(_CANONICAL.encode(value).encode(), digest_size=size).digest()
+        return encoder.encode(value)
+    except ValueError:
+        problem = "it holds NaN or Infinity, which JSON does not have"
+        remedy = "Write null, a text or a finite number instead, or leave such rollouts out: on_invalid='skip'."
+    except RecursionError:
+        problem = "it is nested too deeply"
+        remedy = "Write it flatter, or leave such rollouts out: on_invalid='skip'."
+    raise UnusableRolloutError(reason, field, problem, remedy)
+
+
+def _digest(text: str, size: int, reason: str, field: str) -> bytes:
+    try:
+        return blake2b(text.encode(), digest_size=size).digest()
     except UnicodeEncodeError:
         raise UnusableRolloutError(
             reason,
-            reason,
+            field,
             "its text holds half of a surrogate pair, which is no character",
             "Text was cut inside a character: write it again, or drop such rollouts.",
         ) from None

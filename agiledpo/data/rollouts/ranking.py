@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 # Rewards that differ by less, relative to their size, differ by how they were rounded: 0.3 - 0.1 is a gap of 0.2.
 ROUNDING = 1e-9
+# Gaps and means of any number of rewards up to here are finite.
+LARGEST_REWARD = 1e290
 
 
 def clearly_worse(rewards: NDArray[np.float64], min_gap: float) -> NDArray[np.float64]:
@@ -30,7 +32,10 @@ class Ranking:
         rollouts: (N,) int64, numbers of the rollouts in this order; a place is an index into this array.
         first: (N,) int64, place of the first rollout of the same prompt.
         last: (N,) int64, place of the last rollout of the same prompt.
+        completions: (N,) int64, labels of their completions, equal where these are.
         tied: (N,) int64, place of the first rollout of the same prompt and reward, the earliest in the file.
+        differing: (N,) int64, place of the first rollout of the same prompt and reward whose completion is another
+            than that of the one at `tied`; N if there is none.
         lower: (N,) int64, how many of the prompt have a lower reward. They begin at `first`.
         clear: (N,) int64, how many of these are at least the gap below. They begin at `first`.
     """
@@ -38,17 +43,22 @@ class Ranking:
     rollouts: NDArray[np.int64]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+    completions: NDArray[np.int64]
     tied: NDArray[np.int64]
+    differing: NDArray[np.int64]
     lower: NDArray[np.int64]
     clear: NDArray[np.int64]
 
 
-def rank(prompts: NDArray[np.int64], rewards: NDArray[np.float64], min_gap: float) -> Ranking:
+def rank(
+    prompts: NDArray[np.int64], rewards: NDArray[np.float64], completions: NDArray[np.uint64], min_gap: float
+) -> Ranking:
     """Rank the rollouts of every prompt.
 
     Args:
         prompts: (N,), equal for the same prompt.
         rewards: (N,), finite.
+        completions: (N,), equal for the same completion.
         min_gap: What counts as a clear gap, at least 0.
     """
     order = np.lexsort((rewards, prompts))
@@ -57,11 +67,17 @@ def rank(prompts: NDArray[np.int64], rewards: NDArray[np.float64], min_gap: floa
     first = _run_starts(new_prompt, len(order))
     last = len(order) - 1 - _run_starts(new_prompt[::-1], len(order))[::-1]
     tied = _run_starts(new_prompt | (by_reward[1:] != by_reward[:-1]), len(order))
+    labels = np.unique(completions, return_inverse=True)[1][order]
+    others = np.flatnonzero(labels != labels[tied])
+    differing = np.full(len(order), len(order))
+    np.minimum.at(differing, tied[others], others)
     return Ranking(
         rollouts=order.astype(np.int64),
         first=first,
         last=last,
+        completions=labels,
         tied=tied,
+        differing=differing[tied],
         lower=_count_up_to(by_prompt, by_reward, clearly_worse(by_reward, 0.0)) - first,
         clear=_count_up_to(by_prompt, by_reward, clearly_worse(by_reward, min_gap)) - first,
     )

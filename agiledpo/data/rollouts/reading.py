@@ -16,6 +16,7 @@ from agiledpo.data.rollouts.items import (
     prompt_messages,
     reasoning_text,
 )
+from agiledpo.data.rollouts.ranking import LARGEST_REWARD
 
 PARAMETERS = "responses_create_params"
 MULTI_STEP = "multi_step"
@@ -183,15 +184,17 @@ def read_reward(record: Mapping[str, Any]) -> float:
     """The reward. A missing one is not 0: that would make a bad answer of one that nobody judged.
 
     Raises:
-        UnusableRolloutError: It is missing or not a finite number.
+        UnusableRolloutError: It is missing, not a finite number, or so large that gaps would not be finite.
     """
     reward = record.get("reward")
-    if type(reward) is float and math.isfinite(reward):
+    if type(reward) is float and abs(reward) <= LARGEST_REWARD:
         return reward
     if type(reward) is int and abs(reward) < 2**63:
         return float(reward)
     if "reward" not in record or reward is None:
         problem = "it is missing" if "reward" not in record else "it is null"
+    elif isinstance(reward, float) and math.isfinite(reward):
+        problem = f"it is {reward}, beyond {LARGEST_REWARD:g}, so that gaps of rewards would not be finite"
     elif isinstance(reward, (int, float)) and not isinstance(reward, bool):
         problem = "it is not a finite number" if isinstance(reward, int) else f"it is {reward}, not a finite number"
     else:

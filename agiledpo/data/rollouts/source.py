@@ -25,6 +25,19 @@ _OTHERS = {
 }
 
 
+def check_source(path: Path) -> None:
+    """Refuse what is no file.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        IsADirectoryError: It is a directory.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"input ({path}) is a directory; name one file of rollouts.")
+    if not path.exists():
+        raise FileNotFoundError(f"input ({path}) does not exist; check the path.")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file of rollouts for reading lines at any place.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agiledpo.data.rollouts.index import LeftOut
+from agiledpo.data.rollouts.ranking import ROUNDING
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _BINS = 10
@@ -20,7 +21,7 @@ class Distribution:
     Attributes:
         mean: Their mean.
         quantiles: The values at `QUANTILES`, from the smallest to the largest, interpolated linearly.
-        edges: The ends of ten bins of equal width, eleven of them; two where all values are equal.
+        edges: The ends of ten bins of equal width, eleven of them; two where all values are equal up to rounding.
         counts: Values in each bin; the last one holds its upper end too.
     """
 
@@ -34,8 +35,9 @@ class Distribution:
         """The distribution of values, or None if there are none."""
         if not len(values):
             return None
-        if values.min() == values.max():
-            edges, counts = np.array([values.min(), values.max()]), np.array([len(values)])
+        low, high = values.min(), values.max()
+        if high - low <= max(ROUNDING * max(abs(low), abs(high)), np.finfo(np.float64).tiny):
+            edges, counts = np.array([low, high]), np.array([len(values)])
         else:
             counts, edges = np.histogram(values, bins=_BINS)
         quantiles = np.quantile(values, QUANTILES)
@@ -48,7 +50,9 @@ class PairStatistics:
 
     Attributes:
         input: The file of rollouts.
-        output: The file of pairs, or None if there is no pair and so no file.
+        output: The file of pairs, or None if there is no pair and so nothing was written.
+        left_in_place: A file at the place of the output that is of an earlier run, and was left because there is no
+            pair; or None.
         strategy: How pairs were chosen.
         min_gap: Smallest gap that counted.
         lines: Lines of the input.
@@ -60,7 +64,7 @@ class PairStatistics:
         single_rollout_prompts: Prompts with one usable rollout only.
         ties: Candidates for pairs with equal rewards. What a strategy's candidates are is said where it is defined.
         small_gaps: Candidates whose gap is smaller than `min_gap`.
-        identical_completions: Pairs left out because both completions are the same.
+        identical_completions: Candidates with a clear gap that cannot be made of two different completions.
         over_limit: Pairs left out because of `max_pairs`.
         pairs: Pairs written.
         prompts_differ: Pairs among them whose rejected completion answers another prompt.
@@ -73,6 +77,7 @@ class PairStatistics:
 
     input: str
     output: str | None
+    left_in_place: str | None
     strategy: str
     min_gap: float
     lines: int
@@ -101,6 +106,8 @@ class PairStatistics:
     def warnings(self) -> list[str]:
         """What a user should know before training on the pairs, one sentence or two each."""
         sentences = [] if self.pairs else [self.advice()]
+        if self.left_in_place is not None:
+            sentences.append(f"The file {self.left_in_place} was left as it was: it is not of these rollouts.")
         for reason, entry in self.left_out.items():
             lines = ", ".join(str(line) for line in entry.lines) + (
                 " and others" if entry.count > len(entry.lines) else ""
@@ -130,14 +137,14 @@ class PairStatistics:
             )
         assert self.rewards is not None
         facts = f"rewards lie between {self.rewards.quantiles[0]:.4g} and {self.rewards.quantiles[-1]:.4g}"
-        if self.strategy == "stratified":
+        if self.identical_completions:
+            facts += f", and {self.identical_completions} pairs of clearly different reward have the same completion"
+            remedy = "Check the rewards: they tell equal texts apart"
+        elif self.strategy == "stratified":
             remedy = "Move high_threshold and low_threshold into that range, or lower min_gap"
         elif self.spreads is None:
             facts += " and no prompt has two rollouts"
             remedy = "Collect several rollouts per prompt, or use strategy='stratified'"
-        elif self.identical_completions:
-            facts += f", and {self.identical_completions} pairs of clearly different reward have the same completion"
-            remedy = "Check the rewards: they tell equal texts apart"
         elif self.spreads.quantiles[-1] == 0:
             facts += ", and all rollouts of a prompt have the same"
             remedy = "Collect more rollouts per prompt, or of harder or easier prompts"

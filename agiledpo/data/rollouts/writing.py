@@ -2,16 +2,14 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
-
+from agiledpo.data.rollouts.errors import UnusableRolloutError
 from agiledpo.data.rollouts.index import RolloutIndex
 from agiledpo.data.rollouts.reading import (
     Answer,
@@ -23,40 +21,73 @@ from agiledpo.data.rollouts.reading import (
     read_record,
 )
 from agiledpo.data.rollouts.rows import PairFormat, pair_row
-from agiledpo.disk import flush
+from agiledpo.data.rollouts.strategies import Pairing
+from agiledpo.disk import complete_or_absent
 
 # Rollouts kept in memory while pairs are written: those of one prompt are mostly used together.
 _RECENT = 64
+_DEVICES = ("/dev/fd", "/proc/")
 
 
 def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse to write over something.
+    """Refuse to write over something, or where nothing can be written.
 
     Raises:
         FileExistsError: There is a file, and it shall not be overwritten.
+        OSError: Nothing can be written there.
         ValueError: It is the input, or would be compressed by its name.
     """
     if output.suffix in (".gz", ".zst", ".xz", ".bz2"):
         raise ValueError(
             f"output ({output}) is written as plain text; leave {output.suffix} away and compress it later."
         )
-    if output.exists():
-        if output.samefile(source):
-            raise ValueError(f"output ({output}) is the input; choose another file.")
-        if not overwrite or not output.is_file():
-            remedy = (
-                "choose another one" if output.is_dir() else "choose another one, or set overwrite=True (--overwrite)"
-            )
-            raise FileExistsError(f"output ({output}) exists; {remedy}.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"output ({output}) is the input; choose another file.")
+    check_place(output, "output", overwrite=overwrite)
+
+
+def check_place(path: Path, name: str, *, overwrite: bool) -> None:
+    """Find out before all the work whether a file can be put in its place when it is complete.
+
+    Args:
+        path: The place.
+        name: Of the parameter, for messages.
+        overwrite: A file that is there may be replaced.
+
+    Raises:
+        FileExistsError: Something is there.
+        NotADirectoryError: Its directory is a file.
+        PermissionError: Its directory cannot be written to.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{name} ({path}) exists and is a directory; choose another one.")
+    # The links there, such as stdout, may lead to a regular file; they would be replaced themselves.
+    folder = str(path.absolute().parent)
+    if folder == "/dev" or folder.startswith(_DEVICES) or (path.exists() and not path.is_file()):
+        raise FileExistsError(
+            f"{name} ({path}) is no regular file, and a file is put in its place when it is complete; name a file, and "
+            f"copy it from there."
+        )
+    if path.is_symlink() and not path.exists():
+        raise FileExistsError(
+            f"{name} ({path}) is a link to {path.readlink()}, which does not exist; name that file, or remove the link."
+        )
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{name} ({path}) exists; choose another one, or set overwrite=True (--overwrite).")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{name} ({path}) cannot be written: {above} is no directory; choose another place.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} ({path}) cannot be written: no permission in {above}; choose another place.")
 
 
 def write_pairs(
     file: IO[bytes],
     index: RolloutIndex,
-    chosen: NDArray[np.int64],
-    rejected: NDArray[np.int64],
+    pairing: Pairing,
     draft: IO[str],
     *,
+    name: str,
     pair_format: PairFormat,
     multi_step: MultiStep,
     across_prompts: bool,
@@ -66,23 +97,33 @@ def write_pairs(
     Args:
         file: The rollouts.
         index: Of that file.
-        chosen: (P,) numbers of rollouts.
-        rejected: (P,) numbers of rollouts.
+        pairing: The pairs.
         draft: Where the rows go.
+        name: Of the rollouts, for messages.
         pair_format: How they are written.
         multi_step: As when the index was made.
         across_prompts: The prompts of a pair may differ: every row says whether they do.
+
+    Raises:
+        DatasetError: A line is not what it was when the index was made.
     """
 
     @lru_cache(maxsize=_RECENT)
     def rollout(number: int) -> tuple[Prompt, Answer]:
-        file.seek(int(index.offsets[number]))
-        record = read_record(file.read(int(index.sizes[number])))
-        return read_prompt(read_parameters(record)), read_answer(record, multi_step)
+        offset = int(index.offsets[number])
+        file.seek(offset)
+        try:
+            record = read_record(file.read(int(index.sizes[number])))
+            answer = read_answer(record, multi_step)
+            if answer.left_out is not None:
+                raise UnusableRolloutError("changed", "output", "it changed", "Make the pairs again.")
+            return read_prompt(read_parameters(record)), answer
+        except UnusableRolloutError as error:
+            raise error.at(name, _line_at(file, offset)) from None
 
     encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False)
-    differ = (index.prompts[chosen] != index.prompts[rejected]).tolist()
-    for better, worse, differs in zip(chosen.tolist(), rejected.tolist(), differ, strict=True):
+    differ = (index.prompts[pairing.chosen] != index.prompts[pairing.rejected]).tolist()
+    for better, worse, differs in zip(pairing.chosen.tolist(), pairing.rejected.tolist(), differ, strict=True):
         prompt, good = rollout(better)
         row = pair_row(
             pair_format,
@@ -111,34 +152,19 @@ def drafted(path: Path, *, overwrite: bool) -> Iterator[IO[str]]:
         FileExistsError: Something appeared there meanwhile.
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n", buffering=1 << 20) as draft:
+    with complete_or_absent(path, overwrite=overwrite) as file:
+        draft = TextIOWrapper(file, "utf-8", newline="\n")
+        try:
             yield draft
-            draft.flush()
-            os.fsync(draft.fileno())
-        beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's only
-        if overwrite:
-            beside.replace(path)
-        else:
-            _rename_if_free(beside, path)
-        flush(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        finally:
+            draft.detach()  # what it holds goes into the file, which stays open
 
 
-def _rename_if_free(beside: Path, path: Path) -> None:
-    try:
-        os.link(beside, path)  # unlike a rename, this never replaces a file
-    except FileExistsError:
-        raise FileExistsError(f"output ({path}) appeared while the pairs were made; choose another one.") from None
-    except OSError:  # a file system without links
-        beside.rename(path)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _line_at(file: IO[bytes], offset: int) -> int:
+    """Number of the line, from 1, that begins at an offset."""
+    file.seek(0)
+    lines, missing = 1, offset
+    while missing and (part := file.read(min(missing, 1 << 20))):
+        lines += part.count(b"\n")
+        missing -= len(part)
+    return lines

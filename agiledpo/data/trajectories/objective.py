@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any, Self
 
 
@@ -19,13 +20,15 @@ class DPOObjective:
     """How preference pairs are made of a group.
 
     Attributes:
-        beta: DPO's, larger than 0.
+        beta: DPO's, larger than 0. Pairs do not depend on it: it is kept here, where rLLM's configuration has it, for
+            the agents, ``DPO(..., beta=config.dpo.beta)``.
         pairing_strategy: "best_worst", the only one.
         min_reward_gap: Smallest difference of rewards, at least 0.
         drop_ties: Make no pair of equal rewards. With False rLLM makes an arbitrary one; here False needs a
             `min_reward_gap`, by which no tie becomes a pair either.
 
     Raises:
+        TypeError: One of them is no number, or no bool.
         ValueError: One of them is out of range, or a tie could become a pair.
     """
 
@@ -35,6 +38,9 @@ class DPOObjective:
     drop_ties: bool = True
 
     def __post_init__(self) -> None:
+        _check_number("beta", self.beta)
+        _check_number("min_reward_gap", self.min_reward_gap)
+        _check_bool("drop_ties", self.drop_ties)
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ValueError(f"beta must be a finite number larger than 0, got {self.beta}.")
         if self.pairing_strategy != "best_worst":
@@ -61,6 +67,7 @@ class ObjectiveConfig:
         asynchronous: Training runs while trajectories are collected; only without DPO, which needs whole groups.
 
     Raises:
+        TypeError: A value is of the wrong type.
         ValueError: A value is unknown, or two settings contradict each other.
     """
 
@@ -73,9 +80,20 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objective", _objective("objective", self.objective))
+        if not isinstance(self.roles, Mapping):
+            raise TypeError(
+                f"roles must be a mapping from roles to 'rl' or 'dpo', got {self.roles!r}; leave it away for none."
+            )
+        if not isinstance(self.dpo, DPOObjective):
+            raise TypeError(f"dpo must be a DPOObjective, got {self.dpo!r}; from_dict takes a mapping.")
+        _check_bool("use_precomputed_advantage", self.use_precomputed_advantage)
+        _check_bool("asynchronous", self.asynchronous)
         roles = {role: _objective(f"roles[{role!r}]", value) for role, value in self.roles.items()}
         object.__setattr__(self, "roles", roles)
-        if self.rollouts_per_prompt is not None and self.rollouts_per_prompt < 1:
+        count = self.rollouts_per_prompt
+        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral)):
+            raise TypeError(f"rollouts_per_prompt must be an integer or None, got {count!r}.")
+        if count is not None and count < 1:
             raise ValueError(f"rollouts_per_prompt must be at least 1, got {self.rollouts_per_prompt}.")
         settings = {"objective": self.objective} | {f"roles[{role!r}]": value for role, value in roles.items()}
         for name, objective in settings.items():
@@ -91,7 +109,8 @@ class ObjectiveConfig:
         """Read it from plain data, such as a YAML file, with `dpo` as a mapping.
 
         Raises:
-            ValueError: A key is unknown, or as for the class itself.
+            TypeError: See the class itself.
+            ValueError: A key is unknown, or see the class itself.
         """
         _check_keys(cls, values, "")
         values = dict(values)
@@ -123,6 +142,16 @@ def _objective(name: str, value: str) -> Objective:
         return Objective(value)
     except ValueError:
         raise ValueError(f"{name} must be 'rl' or 'dpo', got {value!r}.") from None
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
 
 
 def _check_keys(kind: type[DPOObjective] | type[ObjectiveConfig], values: Any, prefix: str) -> None:

@@ -1,11 +1,12 @@
 """Strict preference pairs from groups of trajectories, after rLLM's pull request 477."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 
-from agiledpo.data.rollouts.ranking import clearly_worse
+from agiledpo.data.rollouts.ranking import LARGEST_REWARD, clearly_worse
 from agiledpo.data.trajectories.objective import DPOObjective
 from agiledpo.data.trajectories.types import PreferencePair, Trajectory, TrajectoryGroup
 
@@ -13,6 +14,7 @@ _SKIPPED = (
     "insufficient_size",
     "multistep",
     "prompt_mismatch",
+    "empty_prompt",
     "tie",
     "small_gap",
     "empty_completion",
@@ -26,8 +28,9 @@ def build_preference_pairs(
     """Make at most one pair of each group: its best trajectory against its worst.
 
     A group makes a pair only if all of its trajectories, at least two, are a single step from the same prompt tokens,
-    and if best and worst have clearly different rewards and different completions that are not empty. Of equal rewards
-    the earliest trajectory stands for all. Every other group is counted under the first cause that applies.
+    and if best and worst have clearly different rewards and different completions that are not empty. Where several
+    trajectories share the best or the worst reward, the pair is their first combination, in the order of the group,
+    whose completions are so. Every other group is counted under the first cause that applies.
 
     Args:
         groups: The groups.
@@ -36,11 +39,11 @@ def build_preference_pairs(
     Returns:
         The pairs in the order of their groups, and the metrics: `dpo/groups_seen`, `dpo/pairs_built`,
         `dpo/groups_skipped_<cause>` for each of insufficient_size, multistep (not exactly one step), prompt_mismatch,
-        tie, small_gap, empty_completion and identical_completions, and, if there are pairs, their
+        empty_prompt, tie, small_gap, empty_completion and identical_completions, and, if there are pairs, their
         `dpo/reward_gap_mean`, `dpo/chosen_reward_mean` and `dpo/rejected_reward_mean`.
 
     Raises:
-        ValueError: A trajectory that would be compared has no reward, or one that is not a finite number.
+        ValueError: A trajectory that would be compared has no reward, or none that is a finite number of at most 1e290.
     """
     pairs: list[PreferencePair] = []
     chosen_rewards, rejected_rewards = [], []
@@ -53,16 +56,21 @@ def build_preference_pairs(
             skipped[cause] += 1
             continue
         rewards = [_reward(group, number, trajectory) for number, trajectory in enumerate(group.trajectories)]
-        best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
-        chosen, rejected = group.trajectories[best], group.trajectories[worst]
-        cause = _comparison_problem(chosen, rejected, rewards[best], rewards[worst], config)
+        high, low = max(rewards), min(rewards)
+        cause = _gap_problem(high, low, config)
         if cause is not None:
             skipped[cause] += 1
             continue
-        gap = rewards[best] - rewards[worst]
-        pairs.append(PreferencePair(group.group_id, group.task_id, group.role, chosen, rejected, gap))
-        chosen_rewards.append(rewards[best])
-        rejected_rewards.append(rewards[worst])
+        found = _differing(
+            [trajectory for trajectory, reward in zip(group.trajectories, rewards, strict=True) if reward == high],
+            [trajectory for trajectory, reward in zip(group.trajectories, rewards, strict=True) if reward == low],
+        )
+        if isinstance(found, str):
+            skipped[found] += 1
+            continue
+        pairs.append(PreferencePair(group.group_id, group.task_id, group.role, *found, high - low))
+        chosen_rewards.append(high)
+        rejected_rewards.append(low)
     metrics: dict[str, float] = {"dpo/groups_seen": seen, "dpo/pairs_built": len(pairs)}
     metrics |= {f"dpo/groups_skipped_{cause}": count for cause, count in skipped.items()}
     if pairs:
@@ -81,29 +89,36 @@ def _shape_problem(group: TrajectoryGroup) -> str | None:
     prompt = list(trajectories[0].steps[0].prompt_ids)
     if any(list(trajectory.steps[0].prompt_ids) != prompt for trajectory in trajectories[1:]):
         return "prompt_mismatch"
-    return None
+    return None if prompt else "empty_prompt"
 
 
 def _reward(group: TrajectoryGroup, number: int, trajectory: Trajectory) -> float:
     reward = trajectory.reward
-    if reward is None or not math.isfinite(reward):
+    if reward is None or not abs(reward) <= LARGEST_REWARD:
         state = "has no reward" if reward is None else f"has the reward {reward}"
         raise ValueError(
-            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number before "
-            f"pairs are made, or take those that were not judged out of their group."
+            f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number, at most "
+            f"{LARGEST_REWARD:g}, before pairs are made, or take those that were not judged out of their group."
         )
     return float(reward)
 
 
-def _comparison_problem(
-    chosen: Trajectory, rejected: Trajectory, chosen_reward: float, rejected_reward: float, config: DPOObjective
-) -> str | None:
-    better = np.asarray(chosen_reward, dtype=np.float64)
-    if rejected_reward > clearly_worse(better, 0.0):
+def _gap_problem(high: float, low: float, config: DPOObjective) -> str | None:
+    better = np.asarray(high, dtype=np.float64)
+    if low > clearly_worse(better, 0.0):
         return "tie"
-    if rejected_reward > clearly_worse(better, config.min_reward_gap):
-        return "small_gap"
-    completions = [list(trajectory.steps[0].response_ids) for trajectory in (chosen, rejected)]
-    if not all(completions):
+    return "small_gap" if low > clearly_worse(better, config.min_reward_gap) else None
+
+
+def _differing(best: Sequence[Trajectory], worst: Sequence[Trajectory]) -> tuple[Trajectory, Trajectory] | str:
+    """The first combination of different completions that are not empty, or the cause why there is none."""
+    better, worse = (
+        [(trajectory, ids) for trajectory in end if (ids := list(trajectory.steps[0].response_ids))]
+        for end in (best, worst)
+    )
+    if not (better and worse):
         return "empty_completion"
-    return "identical_completions" if completions[0] == completions[1] else None
+    for (chosen, ids), (rejected, others) in product(better, worse):
+        if ids != others:
+            return chosen, rejected
+    return "identical_completions"

@@ -8,6 +8,7 @@ import tracemalloc
 import warnings
 from collections import defaultdict
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from agiledpo.data import prepare_rows
 from agiledpo.data.errors import DatasetError
-from agiledpo.data.rollouts import make_pairs, writing
+from agiledpo.data.rollouts import Distribution, make_pairs, making, writing
 
 
 @pytest.fixture
@@ -170,6 +171,34 @@ def test_one_gap_is_one_bin(rollout, write, output):
     assert (gaps.edges, gaps.counts) == ((1.0, 1.0), (1,))
 
 
+def test_gaps_that_differ_by_rounding_are_one_bin(rollout, write, output):
+    """Ten bins between 0.19999999999999998 and 0.2 would have no width."""
+    rewards = {"a": (0.3, 0.1), "b": (0.2, 0.0)}
+    lines = [rollout(name, f"{name}{reward}", reward) for name, both in rewards.items() for reward in both]
+    statistics = make_pairs(write(*lines), output)
+    assert statistics.gaps.edges == (0.3 - 0.1, 0.2)
+    assert statistics.gaps.edges[0] < 0.2
+    assert statistics.gaps.counts == (2,)
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=12), st.integers(0, 40))
+def test_every_value_is_in_a_bin(values, ulps):
+    values = np.array([*values, values[0] + ulps * np.spacing(values[0])])
+    distribution = Distribution.of(values)
+    assert sum(distribution.counts) == len(values)
+    assert (distribution.edges[0], distribution.edges[-1]) == (values.min(), values.max())
+
+
+def test_statistics_that_fail_leave_no_file(rollout, write, output, monkeypatch):
+    def broken(values):
+        raise ArithmeticError
+
+    monkeypatch.setattr(Distribution, "of", broken)
+    with pytest.raises(ArithmeticError):
+        make_pairs(write(rollout("a", "b", 1.0), rollout("a", "c", 0.0)), output)
+    assert not output.exists()
+
+
 def test_stratified_says_where_prompts_differ(rollout, write, read, output):
     lines = (rollout("a", "good", 0.9), rollout("b", "bad", 0.1), rollout("c", "fair", 0.5))
     with pytest.warns(UserWarning, match="In 1 of 1 pairs the rejected completion answers another prompt"):
@@ -289,6 +318,48 @@ def test_half_a_character_is_refused(rollout, write, output):
         make_pairs(write(rollout("a", "\ud83d", 1.0)), output)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_does_not_have_are_refused_with_their_line(rollout, write, output, value):
+    tools = [{"type": "function", "name": "f", "parameters": {"maximum": value}}]
+    calls = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": value}}}]}]
+    good = [rollout("b", "c", 1.0), rollout("b", "d", 0.0)]
+    for bad, reason, field in (
+        (rollout("a", "b", 1.0, tools=tools), "tools", "tools"),
+        (rollout([*calls, *user("a")], "b", 1.0), "input", "input"),
+    ):
+        path = write(*good, bad)
+        message = rf"line 3, field 'responses_create_params\.{field}': it holds NaN or Infinity.*on_invalid='skip'"
+        with pytest.raises(DatasetError, match=message):
+            make_pairs(path, output, overwrite=True)
+        statistics = quietly(path, output, on_invalid="skip", overwrite=True)
+        assert (statistics.left_out[reason].lines, statistics.pairs) == ([3], 1)
+
+
+def test_what_is_nested_too_deeply_is_refused_with_its_line(rollout, write, output):
+    for depth in (600, 20_000):
+        line = json.dumps(rollout("a", "b", 1.0, tools=["@"])).replace('"@"', '{"a":' * depth + "1" + "}" * depth)
+        path = write(rollout("b", "c", 1.0), rollout("b", "d", 0.0), line + "\n")
+        assert quietly(path, output, on_invalid="skip", overwrite=True).pairs == 1
+
+
+def test_rewards_whose_gap_is_no_number_are_refused(rollout, write, output):
+    path = write(rollout("a", "b", 1.7e308), rollout("a", "c", -1.7e308))
+    with pytest.raises(DatasetError, match=r"line 1, field 'reward': it is 1\.7e\+308, beyond 1e\+290"):
+        make_pairs(path, output)
+    path = write(rollout("a", "b", 1e290), rollout("a", "c", -1e290))
+    assert make_pairs(path, output).gaps.mean == 2e290
+
+
+@pytest.mark.parametrize("between", [[], [("z", "x", 1.0)]])
+def test_prompts_do_not_depend_on_the_order_of_lines(rollout, write, output, between):
+    """True, 1 and 1.0 are equal in Python; in a tool they are not."""
+    first, *others = (rollout("a", str(d), i, tools=[{"name": "f", "d": d}]) for i, d in enumerate((True, 1, 1.0)))
+    lines = [first]
+    for other in others:
+        lines += [*(rollout(*line) for line in between), other]
+    assert quietly(write(*lines), output).prompts == 3 + len(between)
+
+
 def test_a_byte_order_mark_and_carriage_returns_are_no_obstacle(rollout, write, read, output):
     path = write(rollout("ä", "ö", 1.0), rollout("ä", "ü", 0.0))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -338,7 +409,11 @@ def test_what_is_no_file_of_rollouts(tmp_path, output, content, problem):
         ({"on_invalid": "ignore"}, "on_invalid must be 'raise' or 'skip', got 'ignore'"),
         ({"min_gap": -0.1}, "min_gap must not be negative, got -0.1"),
         ({"min_gap": float("nan")}, "min_gap must be a finite number, got nan"),
-        ({"high_threshold": 0.4}, r"low_threshold \(0.4\) must be less than high_threshold \(0.4\)"),
+        (
+            {"high_threshold": 0.4, "strategy": "stratified"},
+            r"low_threshold \(0.4\) must be less than high_threshold \(0.4\)",
+        ),
+        ({"low_threshold": float("inf"), "strategy": "stratified"}, "low_threshold must be a finite number, got inf"),
         ({"max_pairs": 0}, "max_pairs must be at least 1, got 0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
@@ -346,6 +421,59 @@ def test_what_is_no_file_of_rollouts(tmp_path, output, content, problem):
 def test_options_are_checked_before_anything_is_read(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_pairs(tmp_path / "missing.jsonl", tmp_path / "out.jsonl", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_gap": "0.2"}, "min_gap must be a number, got '0.2'"),
+        ({"min_gap": True}, "min_gap must be a number, got True"),
+        ({"high_threshold": None, "strategy": "stratified"}, "high_threshold must be a number, got None"),
+        ({"max_pairs": 1.5}, "max_pairs must be an integer, got 1.5"),
+        ({"seed": None}, "seed must be an integer, got None"),
+    ],
+)
+def test_types_of_options_are_checked(tmp_path, options, message):
+    with pytest.raises(TypeError, match=message):
+        make_pairs(tmp_path / "missing.jsonl", tmp_path / "out.jsonl", **options)
+
+
+def test_thresholds_count_only_where_they_apply(rollout, write, output):
+    path = write(rollout("a", "b", 1.0), rollout("a", "c", 0.0))
+    assert make_pairs(path, output, high_threshold=0.3, low_threshold=float("nan")).pairs == 1
+
+
+def test_without_pairs_an_earlier_file_is_left_and_named(rollout, write, output):
+    path = write(rollout("a", "b", 1.0), rollout("a", "c", 0.5))
+    output.parent.mkdir()
+    output.write_text("of an earlier run")
+    with pytest.warns(UserWarning, match=f"^The file {output} was left as it was: it is not of these rollouts"):
+        statistics = make_pairs(path, output, min_gap=0.9, overwrite=True)
+    assert (statistics.output, statistics.left_in_place) == (None, str(output))
+    assert output.read_text() == "of an earlier run"
+    assert make_pairs(path, output, overwrite=True).left_in_place is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch, overwrite):
+    source, link, pipe = tmp_path / "in.jsonl", tmp_path / "link", tmp_path / "pipe"
+    source.write_text("never read")
+    link.symlink_to(tmp_path / "nowhere")
+    os.mkfifo(pipe)
+    for place, error, problem in (
+        ("/dev/null", FileExistsError, "is no regular file.*; name a file"),
+        ("/dev/stdout", FileExistsError, "is no regular file"),
+        ("/dev/fd/1", FileExistsError, "is no regular file"),
+        (pipe, FileExistsError, "is no regular file"),
+        (link, FileExistsError, "is a link to .*nowhere, which does not exist"),
+        (source / "pairs.jsonl", NotADirectoryError, "in.jsonl is no directory"),
+    ):
+        with pytest.raises(error, match=problem):
+            make_pairs(source, place, overwrite=overwrite)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PermissionError, match=f"no permission in {tmp_path}; choose another place"):
+        make_pairs(source, tmp_path / "new" / "pairs.jsonl", overwrite=overwrite)
+    assert link.is_symlink()
 
 
 def test_nothing_is_overwritten_unasked(rollout, write, output, tmp_path):
@@ -360,7 +488,7 @@ def test_nothing_is_overwritten_unasked(rollout, write, output, tmp_path):
         make_pairs(path, output)
     assert output.read_text() == "precious"
     assert make_pairs(path, output, overwrite=True).pairs == 1
-    with pytest.raises(FileExistsError, match=r"exists; choose another one\."):
+    with pytest.raises(FileExistsError, match="exists and is a directory; choose another one"):
         make_pairs(path, tmp_path, overwrite=True)
     with pytest.raises(ValueError, match="written as plain text"):
         make_pairs(path, tmp_path / "pairs.jsonl.gz")
@@ -414,6 +542,37 @@ def test_a_source_that_changes_meanwhile_leaves_nothing(rollout, write, output, 
     with pytest.raises(DatasetError, match="changed while it was read"):
         make_pairs(path, output)
     assert os.listdir(output.parent) == []
+
+
+def test_a_source_that_is_written_anew_is_said_to_have_changed(rollout, write, output, monkeypatch):
+    """What stands at the old places is then half a line of another one."""
+    path = write(rollout("a", "b", 1.0), rollout("a", "c", 0.0))
+    write_pairs = making.write_pairs
+
+    def rewritten(*args, **kwargs):
+        write(rollout("another", "much longer than before", 1.0), rollout("a", "b", 1.0))
+        return write_pairs(*args, **kwargs)
+
+    monkeypatch.setattr(making, "write_pairs", rewritten)
+    with pytest.raises(DatasetError, match="changed while it was read"):
+        make_pairs(path, output)
+    assert os.listdir(output.parent) == []
+
+
+def test_a_change_that_nothing_shows_is_said_with_the_line(rollout, write, output, monkeypatch):
+    """Of the same length, and with the time of the file before."""
+    path = write("\n", rollout("a", "b", 1.0), rollout("a", "c", 0.0))
+    write_pairs = making.write_pairs
+    before = path.stat()
+
+    def rewritten(*args, **kwargs):
+        path.write_text(path.read_text().replace('"assistant"', '"assistent"'))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return write_pairs(*args, **kwargs)
+
+    monkeypatch.setattr(making, "write_pairs", rewritten)
+    with pytest.raises(DatasetError, match=r"line 2, field 'output\[0\]\.role': unknown role 'assistent'"):
+        make_pairs(path, output)
 
 
 def test_the_file_has_ordinary_permissions(rollout, write, output):

@@ -1,6 +1,7 @@
 """Strict pairs from groups of trajectories, and which path a group takes."""
 
 import math
+import warnings
 
 import pytest
 from hypothesis import given
@@ -60,12 +61,14 @@ def test_best_against_worst_with_the_metrics_of_rllm():
         ([attempt(1.0), attempt(0.0, [11], prompt=(9, 9))], "prompt_mismatch"),
         # The odd one is neither best nor worst; its reward still is not comparable with theirs.
         ([attempt(1.0), attempt(0.5, prompt=(1,)), attempt(0.0, [11])], "prompt_mismatch"),
+        ([attempt(1.0, prompt=()), attempt(0.0, [11], prompt=())], "empty_prompt"),
         ([attempt(1.0), attempt(1.0, [11])], "tie"),
         ([attempt(0.1 + 0.2), attempt(0.3, [11])], "tie"),
         ([attempt(1.0), attempt(0.95, [11])], "small_gap"),
         ([attempt(1.0, []), attempt(0.0)], "empty_completion"),
         ([attempt(1.0), attempt(0.0, [])], "empty_completion"),
         ([attempt(1.0), attempt(0.0)], "identical_completions"),
+        ([attempt(1.0), attempt(0.0, []), attempt(1.0), attempt(0.0)], "identical_completions"),
     ],
 )
 def test_what_is_not_strictly_valid_is_counted(attempts, cause):
@@ -86,6 +89,21 @@ def test_of_equal_rewards_the_earliest_stands_for_all():
     attempts = [attempt(reward, [number]) for number, reward in enumerate((0.5, 1.0, 0.0, 1.0, 0.0))]
     (pair,), _ = build_preference_pairs([group(*attempts)], DPOObjective())
     assert (pair.chosen.steps[0].response_ids, pair.rejected.steps[0].response_ids) == ([1], [2])
+
+
+@pytest.mark.parametrize(
+    ("attempts", "chosen", "rejected"),
+    [
+        ([attempt(1.0, [5]), attempt(1.0, [6]), attempt(0.0, [5])], 1, 2),
+        ([attempt(1.0, [5]), attempt(0.0, [5]), attempt(0.0, [6])], 0, 2),
+        ([attempt(1.0, [5]), attempt(1.0, [6]), attempt(0.0, [5]), attempt(0.0, [6])], 0, 3),
+        ([attempt(1.0, []), attempt(1.0, [6]), attempt(0.0, []), attempt(0.0, [5])], 1, 3),
+    ],
+)
+def test_among_equal_rewards_the_first_valid_combination_is_taken(attempts, chosen, rejected):
+    (pair,), metrics = build_preference_pairs([group(*attempts)], DPOObjective())
+    assert (pair.chosen, pair.rejected) == (attempts[chosen], attempts[rejected])
+    assert skipped(metrics) == {}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +142,9 @@ GROUPS = st.lists(
 )
 def test_every_group_is_in_one_path_or_counted(groups, objective, roles, gap):
     config = ObjectiveConfig(objective=objective, roles=roles, dpo=DPOObjective(min_reward_gap=gap))
-    routed = route_groups(groups, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        routed = route_groups(groups, config)
     assert list(routed.rl) == [g for g in groups if roles.get(g.role, objective) == "rl"]
     others = [g for g in groups if roles.get(g.role, objective) == "dpo"]
     assert routed.metrics["objective/groups_rl"] == len(routed.rl)
@@ -139,6 +159,26 @@ def test_every_group_is_in_one_path_or_counted(groups, objective, roles, gap):
         assert chosen.response_ids != rejected.response_ids
         assert pair.reward_gap == pair.chosen.reward - pair.rejected.reward > 0
         assert pair.reward_gap >= gap
+
+
+def test_a_misspelt_role_is_warned_about():
+    groups = [group(attempt(1.0), attempt(0.0, [11])), group(attempt(1.0), attempt(0.0), name="t:judge")]
+    with pytest.warns(UserWarning, match="no group has") as caught:
+        routed = route_groups(groups, ObjectiveConfig(roles={"solverr": "dpo"}))
+    assert [str(warning.message) for warning in caught] == [
+        "no group has the role 'solverr' (nearest: 'solver'); groups of 'judge', 'solver' take the path of "
+        "objective='rl'. Check the names in roles."
+    ]
+    assert caught[0].filename == __file__
+    assert len(routed.rl) == 2
+
+
+@pytest.mark.parametrize("roles", [{"solver": "dpo"}, {"solver": "dpo", "judge": "dpo"}])
+def test_a_batch_without_a_role_is_nothing_to_warn_about(roles):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert route_groups(iter([group(attempt(1.0), attempt(0.0, [11]))]), ObjectiveConfig(roles=roles)).rl == []
+        route_groups([], ObjectiveConfig(roles=roles))
 
 
 def test_without_dpo_no_reward_is_read():
@@ -186,6 +226,27 @@ def test_what_does_not_go_together_names_both_settings_and_the_way_out(settings,
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         ObjectiveConfig.from_dict(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dpo": {"beta": "0.1"}}, "beta must be a number, got '0.1'"),
+        ({"dpo": {"beta": True}}, "beta must be a number, got True"),
+        ({"dpo": {"min_reward_gap": "0.2"}}, "min_reward_gap must be a number, got '0.2'"),
+        ({"dpo": {"drop_ties": "no"}}, "drop_ties must be True or False, got 'no'"),
+        ({"rollouts_per_prompt": "4"}, "rollouts_per_prompt must be an integer or None, got '4'"),
+        ({"rollouts_per_prompt": True}, "rollouts_per_prompt must be an integer or None, got True"),
+        ({"asynchronous": "false"}, "asynchronous must be True or False, got 'false'"),
+        ({"use_precomputed_advantage": None}, "use_precomputed_advantage must be True or False, got None"),
+        ({"roles": None}, "roles must be a mapping from roles to 'rl' or 'dpo', got None"),
+    ],
+)
+def test_types_of_settings_are_checked(settings, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        ObjectiveConfig.from_dict(settings)
+    with pytest.raises(TypeError, match=r"^dpo must be a DPOObjective, got 0\.1"):
+        ObjectiveConfig(dpo=0.1)
 
 
 def test_settings_from_plain_data():
