@@ -27,6 +27,8 @@ def write_pairs(path: Path, rows: int, *, seed: int) -> None:
     with path.open("w", encoding="utf-8") as file:
         texts = _texts(tuple(LENGTHS), seed)
         for row, (prompt, chosen, rejected) in zip(range(rows), texts, strict=False):
+            if chosen == rejected:  # of a million pairs of few words one or two
+                rejected += " or not"
             pair = {
                 "prompt": f"Human: {row} {prompt}\n\nAssistant:",
                 "chosen": f" {chosen}",
