@@ -5,13 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from datasets import Features, Json, List
+from datasets import Features, Json, LargeList, List, Value
 
 from agiledpo.data.column_types import kind_of
 from agiledpo.data.errors import DatasetError
 
 ROWS_AT_A_TIME = 1000
+# Values of these types need no look at each.
+_EXACT_TYPES = {"string": {str, type(None)}, "int64": {int, type(None)}, "float64": {float, type(None)}}
 
 
 def tables_of_rows(rows: Iterator[Mapping[str, Any]], features: Features, *, name: str) -> Iterator[pa.Table]:
@@ -42,13 +45,13 @@ def tables_of_rows(rows: Iterator[Mapping[str, Any]], features: Features, *, nam
 
 def _array(batch: Sequence[Mapping[str, Any]], column: str, feature: Any, done: int, name: str) -> pa.Array:
     values = [row.get(column) for row in batch]
-    arrow_type = Features({column: feature}).arrow_schema.field(column).type
+    arrow_type = _storage_type(Features({column: feature}).arrow_schema.field(column).type)
     try:
-        return _storage(values, feature, arrow_type)
+        return pa.array(_stored_all(values, feature), arrow_type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         for number, value in enumerate(values, start=done):
             try:
-                _storage([value], feature, arrow_type)
+                pa.array([_stored(value, feature)], arrow_type)
             except UnicodeEncodeError as error:
                 raise DatasetError(
                     f"the text has half of a surrogate pair ({error.object[error.start]!r}), which is no character",
@@ -70,24 +73,63 @@ def _array(batch: Sequence[Mapping[str, Any]], column: str, feature: Any, done: 
         raise
 
 
-def _storage(values: list[Any], feature: Any, arrow_type: pa.DataType) -> pa.Array:
-    """The values as Arrow keeps them.
+def _storage_type(arrow_type: pa.DataType) -> pa.DataType:
+    """The type with JSON as text, at any depth."""
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        return arrow_type.storage_type
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([pa.field(field.name, _storage_type(field.type)) for field in arrow_type])
+    if pa.types.is_list(arrow_type):
+        return pa.list_(_storage_type(arrow_type.value_type))
+    return arrow_type
 
-    JSON is written here, since datasets leaves a text alone that is JSON itself, and reads "5" back as a number.
+
+def _stored_all(values: list[Any], feature: Any) -> list[Any]:
+    if isinstance(feature, Value) and set(map(type, values)) <= _EXACT_TYPES.get(feature.dtype, set()):
+        return values
+    return [_stored(value, feature) for value in values]
+
+
+def _stored(value: Any, feature: Any) -> Any:
+    """A value as Arrow is to keep it: JSON as text.
+
+    JSON is written here, since datasets leaves a text alone that is JSON itself, and reads "5" back as a number. And
+    kinds are checked here, since Arrow makes 5 of 5.9 for a column of integers, text of bytes, and drops keys.
+
+    Raises:
+        TypeError: The value is not of the feature's kind.
     """
+    if value is None:
+        return None
     if isinstance(feature, Json):
-        return pa.array([None if value is None else _dumps(value) for value in values], pa.string())
-    if isinstance(feature, List) and isinstance(feature.feature, Json):
-        return pa.array([None if value is None else _dumps_items(value) for value in values], pa.list_(pa.string()))
-    # Not datasets' own encoding, which makes text of anything in a column of text.
-    return pa.array(values, arrow_type)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(feature, Value):
+        allowed = _allowed(feature.dtype)
+        if allowed is not None and (
+            not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
+        ):
+            raise TypeError
+        return value
+    if isinstance(feature, List | LargeList):
+        items = value.tolist() if isinstance(value, np.ndarray) else value
+        if not isinstance(items, list | tuple):
+            raise TypeError
+        if isinstance(feature.feature, Json) and not all(item is None or isinstance(item, dict) for item in items):
+            raise TypeError
+        return _stored_all(list(items), feature.feature)
+    if isinstance(feature, dict):
+        if not isinstance(value, dict) or not value.keys() <= feature.keys():
+            raise TypeError
+        return {key: _stored(item, feature[key]) for key, item in value.items()}
+    return value
 
 
-def _dumps_items(items: Any) -> list[str | None]:
-    if not isinstance(items, list | tuple) or not all(item is None or isinstance(item, dict) for item in items):
-        raise TypeError("not a list of objects")
-    return [None if item is None else _dumps(item) for item in items]
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)
+def _allowed(dtype: str) -> tuple[type, ...] | None:
+    """What may be in a column of a type, with datasets' name; None if Arrow may judge."""
+    if dtype in ("string", "large_string", "string_view"):
+        return (str,)
+    if dtype.startswith(("int", "uint")):
+        return (int, np.integer)
+    if dtype.startswith("float"):
+        return (int, float, np.integer, np.floating)
+    return (bool, np.bool_) if dtype == "bool" else None

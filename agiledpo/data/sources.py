@@ -1,7 +1,7 @@
 """Open whatever holds rows: files, directories, names on the Hub, data sets and streams."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,10 +17,17 @@ from agiledpo.data.streams import write_stream
 Source: TypeAlias = str | Path | Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 
 SUPPORTED = ".jsonl, .ndjson and .json (each also .gz), .csv (also .gz), .parquet"
+_LONGEST_SHOWN = 80
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?")
-# What files and directories of splits are called on the Hub.
-_SPLITS = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval|evaluation)(_\w+)?")
+# What files and directories of splits are called on the Hub, whole or between separators.
+_WORD = r"(?:train|training|test|testing|validation|valid|val|dev|eval|evaluation)"
+_SPLIT = re.compile(rf"{_WORD}(?:_\w+)?")
+_SPLIT_WORD = re.compile(rf"(?:^|[-._ 0-9])({_WORD})(?=$|[-._ 0-9])")
+# Files that may hold rows, but are none that are read.
+_UNREAD = re.compile(
+    r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|feather|orc|xlsx?|pkl)(?:\.\w+)?$|\.(?:zst|bz2|xz|lz4|zip|tar|tgz|7z|gz)$"
+)
 
 
 def open_source(
@@ -53,8 +60,8 @@ def open_source(
         DatasetError: There is no such source, or it cannot be read; says where and why.
         ValueError: `max_rows` is not positive.
     """
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1 or None, got {max_rows}.")
+    if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
+        raise ValueError(f"max_rows must be at least 1 or None, got {max_rows!r}.")
     files: tuple[FileRows, ...] = ()
     if isinstance(source, str | Path):
         opened, files = _open_name(source, split, config, data_dir, name)
@@ -81,7 +88,7 @@ def open_source(
 def _open_name(
     source: str | Path, split: str | None, config: str | None, data_dir: str | None, name: str
 ) -> tuple[Any, tuple[FileRows, ...]]:
-    path = Path(source).expanduser()
+    path = _path(source, name)
     if path.is_dir():
         return _open_directory(path / data_dir if data_dir else path, split, name)
     if path.exists():
@@ -92,6 +99,13 @@ def _open_name(
                 dataset=name,
                 file=path,
             )
+        if not path.is_file():
+            raise DatasetError(
+                "it is a pipe or a device, no regular file",
+                remedy="Write its rows to a file, for they are read more than once.",
+                dataset=name,
+                file=path,
+            )
         if kind_of_file(path) is None:
             raise _unsupported(path, name)
         return open_files([path], name=name)
@@ -99,6 +113,23 @@ def _open_name(
     if on_hub and kind_of_file(path) is None:
         return _open_hub(str(source), split, config, data_dir, name), ()
     raise missing_file(path, name=name)
+
+
+def _path(source: str | Path, name: str) -> Path:
+    if not str(source).strip():
+        raise DatasetError("the path is empty", remedy="Pass the path of a file or directory.", dataset=name)
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # too long, forbidden, a zero byte, or "~" of nobody
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        shown = str(source) if len(str(source)) <= _LONGEST_SHOWN else f"{str(source)[:_LONGEST_SHOWN]}…"
+        raise DatasetError(
+            f"the path {shown!r} cannot be opened ({reason.rstrip('.')})", remedy="Correct it.", dataset=name
+        ) from error
+    return path
 
 
 def _open_directory(path: Path, split: str | None, name: str) -> tuple[Any, tuple[FileRows, ...]]:
@@ -114,7 +145,9 @@ def _open_directory(path: Path, split: str | None, name: str) -> tuple[Any, tupl
                 file=path,
             )
         return saved, ()
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_data(file, path)]
+    entries = [entry for entry in _entries(path, (path.resolve(),)) if not _is_hidden(entry, path)]
+    files = [entry for entry in entries if kind_of_file(entry) is not None]
+    _check_regular(entries, path, name)
     if not files:
         raise DatasetError(
             f"the directory has no data files; it has {_listed(path)}",
@@ -162,16 +195,52 @@ def _files_of_split(files: Sequence[Path], directory: Path, split: str | None, n
 def _split_of(file: Path, directory: Path) -> str | None:
     """The split that a file is of, by its name or its directories', as on the Hub."""
     *directories, own = file.relative_to(directory).parts
-    stem = own.split(".")[0]
-    shard = _SHARD.fullmatch(stem)
+    stem = re.sub(r"\.(jsonl?|ndjson|csv|parquet)(\.gz)?$", "", own.lower())
+    shard = _SHARD.fullmatch(own.split(".")[0])
     if shard:
         return shard["split"]
-    return next((part for part in (stem, *reversed(directories)) if _SPLITS.fullmatch(part)), None)
+    for part in (stem, *(part.lower() for part in reversed(directories))):
+        if _SPLIT.fullmatch(part):
+            return part
+        words = set(_SPLIT_WORD.findall(part))
+        if len(words) == 1:
+            return words.pop()
+    return None
 
 
-def _is_data(file: Path, directory: Path) -> bool:
-    hidden = any(part.startswith((".", "_")) for part in file.relative_to(directory).parts)
-    return not hidden and kind_of_file(file) is not None
+def _entries(directory: Path, within: tuple[Path, ...]) -> Iterator[Path]:
+    """What is in a directory and the directories below it, also linked ones, in the order of names; no directories."""
+    for entry in sorted(directory.iterdir()):
+        if not entry.is_dir():
+            yield entry
+        elif entry.resolve() not in within:  # a link to a directory that it is in has no end
+            yield from _entries(entry, (*within, entry.resolve()))
+
+
+def _is_hidden(file: Path, directory: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in file.relative_to(directory).parts)
+
+
+def _check_regular(entries: Sequence[Path], directory: Path, name: str) -> None:
+    """Refuse rows that would be left out without a word: links to nothing, pipes, and formats that are not read."""
+    for entry in entries:
+        if not entry.exists():
+            problem, remedy = "is a link to a file that is not there", "Restore the file, or remove the link."
+        elif kind_of_file(entry) is not None and not entry.is_file():
+            problem, remedy = "is no regular file", "Write its rows to one, or move it elsewhere."
+        elif kind_of_file(entry) is None and _UNREAD.search(entry.name.lower()):
+            problem, remedy = (
+                "is not of a supported format",
+                f"Supported are {SUPPORTED}; move it elsewhere, or convert it.",
+            )
+        else:
+            continue
+        raise DatasetError(
+            f"{str(entry.relative_to(directory))!r} in the directory {problem}",
+            remedy=remedy,
+            dataset=name,
+            file=directory,
+        )
 
 
 def _open_hub(repository: str, split: str | None, config: str | None, data_dir: str | None, name: str) -> Any:

@@ -1,7 +1,7 @@
 """Write a stream to disk as it comes, so that it can be trained on in any order, again and again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, Json
@@ -26,9 +26,9 @@ def write_stream(stream: IterableDataset, *, name: str, max_rows: int | None = N
         The rows, memory-mapped. Equal rows have equal fingerprints, so what is made of them is found again.
 
     Raises:
-        DatasetError: The stream has no rows, or a row has a value of another type; names the row and column.
+        DatasetError: The stream has no rows, fails, or a row has a value of another type; names the row and column.
     """
-    rows: Iterator[dict[str, Any]] = iter(stream if max_rows is None else stream.take(max_rows))
+    rows = _rows(stream if max_rows is None else stream.take(max_rows), name)
     features = stream.features
     if features is None:
         first = list(islice(rows, ROWS_AT_A_TIME))
@@ -38,6 +38,23 @@ def write_stream(stream: IterableDataset, *, name: str, max_rows: int | None = N
     if dataset is None:
         raise DatasetError("the stream has no rows", remedy="Check what it is made of.", dataset=name)
     return dataset
+
+
+def _rows(stream: IterableDataset, name: str) -> Iterator[dict[str, Any]]:
+    rows = iter(stream)
+    for number in count():
+        try:
+            row = next(rows, None)
+        except Exception as error:  # of whatever makes the rows
+            raise DatasetError(
+                f"the stream failed here ({type(error).__name__}: {' '.join(str(error).split()).rstrip('.')})",
+                remedy="Mend what makes its rows, or take the rows before with max_rows.",
+                dataset=name,
+                row=number,
+            ) from error
+        if row is None:
+            return
+        yield row
 
 
 def _infer(rows: Sequence[Mapping[str, Any]], name: str) -> Features:

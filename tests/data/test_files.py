@@ -1,14 +1,15 @@
 """Files of every kind are opened with the values that were written, whatever readers would make of them."""
 
+import csv
 import gzip
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 import pytest
@@ -16,11 +17,31 @@ from datasets import Dataset, Json, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agiledpo.data import DatasetError, files
+from agiledpo.data import DatasetError, json_files
 from agiledpo.data.files import FileRows, kind_of_file, open_files
 from agiledpo.data.loading import load_preferences
 
 Rows = list[dict[str, Any]]
+
+
+def parsed(rows: Rows) -> Rows:
+    """Rows as layouts read them: JSON text parsed, and messages without keys that are None."""
+
+    def value(column: str, value: Any) -> Any:
+        if column in ("tools", "chat_template_kwargs") and isinstance(value, str):
+            return json.loads(value)
+        if isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value):
+            return [
+                {
+                    key: json.loads(part) if key == "tool_calls" and isinstance(part, str) else part
+                    for key, part in message.items()
+                    if part is not None
+                }
+                for message in value
+            ]
+        return value
+
+    return [{column: value(column, part) for column, part in row.items()} for row in rows]
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:
@@ -145,7 +166,7 @@ def test_keys_that_not_all_messages_have(tmp_path: Path) -> None:
         {"prompt": [{"role": "user", "content": "c"}], "tools": [{"name": "g", "parameters": {"day": {}}}]},
     ]
     for name, write in (("a.jsonl", write_lines), ("a.json", write_list)):
-        assert read(write(tmp_path / name, rows)).to_list() == rows
+        assert parsed(read(write(tmp_path / name, rows)).to_list()) == rows
 
 
 def test_missing_keys_are_none(tmp_path: Path) -> None:
@@ -162,7 +183,7 @@ def test_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
     first, *others = (json.dumps(values) for values in rows)
     path = tmp_path / "a.jsonl"
     path.write_text("\ufeff\n \n" + first + "\n\n \t\n" + "\r\n".join(others) + "\n\n", encoding="utf-8")
-    assert read(path).to_list() == rows
+    assert parsed(read(path).to_list()) == rows
 
 
 @pytest.mark.parametrize("blank", ["\n", " \t\r\n"])
@@ -173,7 +194,7 @@ def test_blank_lines_do_not_add_keys(blank: str, tmp_path: Path) -> None:
     for number, text in enumerate((first + blank + second, first + second + blank, first + second + blank.strip("\n"))):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(text)
-        assert read(path).to_list() == rows
+        assert parsed(read(path).to_list()) == rows
 
 
 def test_numbers_that_no_float_holds(tmp_path: Path) -> None:
@@ -184,7 +205,7 @@ def test_numbers_that_no_float_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("late", [{"role": "user"}, 7, True, ["a"], [{"role": "user", "content": 7}]])
 def test_type_that_changes_in_a_later_piece(late: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # datasets finds types anew in each piece, and makes text of what follows text. The last row is a piece of its own.
-    monkeypatch.setattr(files, "_JSON_PIECE", 1 << 15)
+    monkeypatch.setattr(json_files, "_PIECE", 1 << 15)
     rows = [row(number) for number in range(2000)]
     path = write_lines(tmp_path / "a.jsonl", [*rows, row(2000, chosen=late)])
     assert read(path).to_list() == [*rows, row(2000, chosen=late)]
@@ -195,10 +216,10 @@ def test_type_that_changes_in_a_later_piece(late: Any, tmp_path: Path, monkeypat
 
 
 def test_key_that_appears_in_a_later_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_JSON_PIECE", 1 << 15)
+    monkeypatch.setattr(json_files, "_PIECE", 1 << 15)
     rows = [{"prompt": [{"role": "user", "content": str(number)}], "tools": None} for number in range(2000)]
     rows.append({"prompt": [{"role": "tool", "content": "x", "id": "5"}], "tools": [{"name": "f"}]})
-    assert read(write_lines(tmp_path / "a.jsonl", rows)).to_list() == rows
+    assert parsed(read(write_lines(tmp_path / "a.jsonl", rows)).to_list()) == rows
 
 
 def test_files_of_different_types(tmp_path: Path) -> None:
@@ -208,7 +229,7 @@ def test_files_of_different_types(tmp_path: Path) -> None:
     )
     assert [file.rows for file in opened] == [1, 2]
     assert dataset.features["id"] == Json()
-    assert dataset.features["tools"] == List(Json())
+    assert dataset.features["tools"] == Value("string")
     assert dataset["id"][:] == [1, "5", "x"]
     assert dataset["more"][:] == [None, None, True]
 
@@ -243,7 +264,7 @@ JSON_VALUES = st.recursive(
 @given(rows=st.lists(st.fixed_dictionaries({"prompt": JSON_VALUES, "chosen": JSON_VALUES}), min_size=1, max_size=4))
 def test_any_json_list_comes_back(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write_list(tmp_path_factory.mktemp("any") / "a.json", rows)
-    assert read(path).to_list() == rows
+    assert parsed(read(path).to_list()) == rows
 
 
 MESSAGES = st.lists(
@@ -293,16 +314,91 @@ def test_readers_that_read_ahead_get_no_file_of_python(tmp_path: Path, monkeypat
         return read
 
     monkeypatch.setattr("pyarrow.json.open_json", noting(pyarrow.json.open_json))
-    monkeypatch.setattr("pyarrow.csv.open_csv", noting(pyarrow.csv.open_csv))
-    for name, data in (
-        ("a.jsonl", b'{"prompt": "hello", "chosen": "yes", "rejected": "no"}\n' * 200_000),  # several pieces
-        ("b.csv", b"prompt,chosen,rejected\nhello,yes,no\n"),
-    ):
-        (tmp_path / name).write_bytes(data)
-        with gzip.open(tmp_path / f"{name}.gz", "wb", compresslevel=1) as file:
-            file.write(data)
-        for path in (tmp_path / name, tmp_path / f"{name}.gz"):
-            dataset, _ = open_files([path], name="train")
-            assert dataset[-1] == {"prompt": "hello", "chosen": "yes", "rejected": "no"}
-    assert len(handed) == 4
+    data = b'{"prompt": "hello", "chosen": "yes", "rejected": "no"}\n' * 200_000  # several pieces
+    (tmp_path / "a.jsonl").write_bytes(data)
+    with gzip.open(tmp_path / "b.jsonl.gz", "wb", compresslevel=1) as file:
+        file.write(data[: len(data) // 200_000 * 190_000])
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        dataset, _ = open_files([tmp_path / name], name="train")
+        assert dataset[-1] == {"prompt": "hello", "chosen": "yes", "rejected": "no"}
+    assert len(handed) == 4  # to find the types, and to read
     assert all(issubclass(kind, pa.NativeFile) and not issubclass(kind, pa.PythonFile) for kind in handed)
+
+
+def rewritten(path: Path, before: Callable[[], Any], after: Callable[[], Any]) -> tuple[Dataset, Dataset]:
+    """What is read before and after a file is written anew with the time of the old one."""
+    datasets = []
+    for write in (before, after):
+        write()
+        os.utime(path, (1e9, 1e9))
+        datasets.append(read(path))
+    return datasets[0], datasets[1]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_file_written_anew_with_the_same_time(name: str, tmp_path: Path) -> None:
+    path, old, new = tmp_path / name, [row(1), row(2)], [row(7), row(8)]
+    first, second = rewritten(path, lambda: WRITERS[name](path, old), lambda: WRITERS[name](path, new))
+    assert (first.to_list(), second.to_list()) == (old, new)
+    assert first._fingerprint != second._fingerprint
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_names_are_no_patterns(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / f"a1{name}", [row(1)])
+    assert read(WRITERS[name](tmp_path / f"a[12]{name}", [row(2)])).to_list() == [row(2)]
+
+
+def test_second_time_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [row(number, told="second time") for number in range(3)])
+    first = read(path)
+    monkeypatch.setattr("pyarrow.json.open_json", lambda *_, **__: pytest.fail("the file is parsed again"))
+    assert read(path).cache_files == first.cache_files
+
+
+ARGUMENTS: tuple[list[str], ...] = (
+    ['{"x": 1}', '{"x": 1.5}'],
+    ['{"a": 1, "b": 2}', '{"b": 1, "a": 2}'],
+    ['{"a": null}', "{}"],
+    ['{"a": 18446744073709551617}'],
+    ['{"a": 1180591620717411303424, "b": 0.30000000000000004}'],
+    ['{"d": "2024-01-01"}', '{"d": 1}'],
+    [f'{{"a": {[0.1 * number / 7 for number in range(50)]}}}'],
+)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_arguments_of_tool_calls_stay_as_they_are(arguments: list[str], tmp_path: Path) -> None:
+    path, calls = (
+        tmp_path / "a.jsonl",
+        [f'[{{"function": {{"name": "f", "arguments": {text}}}}}]' for text in arguments],
+    )
+    answers = [f'[{{"role": "assistant", "content": "", "tool_calls": {call}}}]' for call in calls]
+    ranked = [f'[{{"rank": 0, "completion": {answer}}}]' for answer in answers]
+    path.write_text(
+        "".join(
+            f'{{"chosen": {answer}, "completions": {entries}, "tools": {call}}}\n'
+            for answer, entries, call in zip(answers, ranked, calls, strict=True)
+        )
+    )
+    dataset = read(path)
+    for number, call in enumerate(calls):
+        values = dataset[number]
+        inner = values["completions"][0]["completion"][0]["tool_calls"]
+        assert values["chosen"][0]["tool_calls"] == inner == values["tools"] == json.dumps(json.loads(call))
+
+
+def test_numbers_of_a_column_that_floats_do_not_hold(tmp_path: Path) -> None:
+    rows = [{"n": 0.5}, {"n": 2**53 + 1}]
+    assert read(write_lines(tmp_path / "a.jsonl", rows)).to_list() == rows
+
+
+def test_long_field_of_csv(tmp_path: Path) -> None:
+    limit, text = csv.field_size_limit(), "x y " * 600_000
+    path = tmp_path / "a.csv"
+    path.write_text(f'prompt,chosen,rejected\nhello,"{text}",z\nhello,a\n')
+    with pytest.raises(DatasetError, match="row 1: line 3 has 2 fields"):
+        read(path)
+    path.write_text(f'prompt,chosen,rejected\nhello,"{text}",z\n')
+    assert read(path)["chosen"][0] == text
+    assert csv.field_size_limit() == limit

@@ -1,6 +1,7 @@
 """Every kind of source, and the splits of those that have some."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def test_directory_in_the_order_of_names(tmp_path: Path) -> None:
         ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet"),
         ("train/a.jsonl", "train/b.jsonl", "test/a.jsonl"),
         ("train/0.parquet", "train/1.parquet", "test/0.parquet"),
+        ("pairs-train.1.jsonl", "pairs-train.2.jsonl", "pairs-test.jsonl"),
+        ("train-clean.jsonl", "train-more.jsonl", "test-clean.jsonl"),
+        ("data.train.jsonl", "data.train.more.jsonl", "data.test.jsonl"),
+        ("train1.jsonl", "train2.jsonl", "my_test.jsonl"),
     ],
 )
 def test_directory_of_splits(names: tuple[str, str, str], tmp_path: Path) -> None:
@@ -155,3 +160,53 @@ def test_a_path_is_not_taken_for_a_name_on_the_hub(tmp_path: Path, monkeypatch: 
     assert refusal("data/pair.jsonl").endswith("Perhaps 'data/pairs.jsonl' is meant.")
     assert "no such file" in refusal("data/pairs")
     assert "no such file" in refusal("dat/pairs.jsonl")
+
+
+@pytest.mark.parametrize("name", ["attest.jsonl", "contest.jsonl", "trained.jsonl", "train-test.jsonl"])
+def test_names_that_are_of_no_split(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 0)
+    write(tmp_path / name, 3)
+    assert sorted(prompts(tmp_path)) == list(range(6))
+
+
+@pytest.mark.parametrize("name", ["b.jsonl.zst", "b.csv.bz2", "b.tsv", "b.arrow", "b.parquet.gz", "sub/b.jsonl.zst"])
+def test_files_that_would_be_left_out(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 0)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert f"{name!r} in the directory is not of a supported format. Supported are .jsonl" in refusal(tmp_path)
+
+
+def test_links_and_pipes(tmp_path: Path) -> None:
+    directory = tmp_path / "rows"
+    write(directory / "a.jsonl", 0)
+    write(tmp_path / "elsewhere" / "b.jsonl", 3)
+    (directory / "sub").symlink_to(tmp_path / "elsewhere")
+    (directory / "again").symlink_to(directory)
+    assert prompts(directory) == list(range(6))
+    (directory / "z.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    assert "'z.jsonl' in the directory is a link to a file that is not there. Restore" in refusal(directory)
+    (directory / "z.jsonl").unlink()
+    os.mkfifo(directory / "z.jsonl")
+    assert "'z.jsonl' in the directory is no regular file." in refusal(directory)
+    assert "it is a pipe or a device, no regular file." in refusal(directory / "z.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("", "train dataset: the path is empty. Pass the path of a file or directory."),
+        ("  ", "train dataset: the path is empty. Pass the path of a file or directory."),
+        ("a" * 5000, f"train dataset: the path '{'a' * 80}…' cannot be opened (File name too long). Correct it."),
+        ("~nouser/x.jsonl", "train dataset: the path '~nouser/x.jsonl' cannot be opened (Could not determine home "),
+        ("a\0b", "train dataset: the path 'a\\x00b' cannot be opened (embedded null byte). Correct it."),
+    ],
+)
+def test_paths_that_are_none(path: str, says: str) -> None:
+    assert refusal(path).startswith(says)
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "3", True])
+def test_number_of_rows_that_is_none(most: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"max_rows must be at least 1 or None, got {most!r}"):
+        open_source(write(tmp_path / "a.jsonl", 0), name="train", max_rows=most)

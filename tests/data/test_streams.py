@@ -10,6 +10,7 @@ from datasets import Features, IterableDataset, Json, List, Value, load_dataset
 
 from agiledpo.cache import cache_directory
 from agiledpo.data import DatasetError
+from agiledpo.data.arrow_rows import tables_of_rows
 from agiledpo.data.streams import write_stream
 
 
@@ -134,3 +135,65 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     peak(1000)  # what is imported and cached once
     few, many = peak(2000), peak(20_000)
     assert many < 1.5 * few  # all 20,000 rows are ten times 2,000
+
+
+@pytest.mark.parametrize(
+    ("value", "feature"),
+    [
+        (5.9, Value("int64")),
+        (True, Value("int64")),
+        (b"abc", Value("string")),
+        (1, Value("bool")),
+        (True, Value("float64")),
+        ([1, 5.9], List(Value("int64"))),
+        ([{"a": b"x"}], List({"a": Value("string")})),
+        ([{"b": "x"}], List({"a": Value("string")})),
+        ("ab", List(Value("string"))),
+    ],
+)
+def test_values_are_not_made_to_fit(value: Any, feature: Any) -> None:
+    """Arrow would make 5 of 5.9 and text of bytes, and drop keys."""
+    good = {"id": 1, "x": None}
+    features = Features(id=Value("int64"), x=feature)
+    with pytest.raises(DatasetError, match="does not fit the column's type") as caught:
+        list(tables_of_rows(iter([good, {"id": 2, "x": value}]), features, name="train"))
+    assert (caught.value.row, caught.value.column) == (1, "x")
+
+
+@pytest.mark.parametrize("late", [{"ids": [1, 5.9]}, {"prompt": b"text"}])
+def test_late_values_of_a_stream_are_not_made_to_fit(late: dict[str, Any]) -> None:
+    rows = [pair(number, ids=[number]) for number in range(1500)]
+    error = refusal([*rows, pair(1500, **{"ids": [1], **late})])
+    assert (error.row, error.column) == (1500, next(iter(late)))
+
+
+def test_json_in_messages_comes_back() -> None:
+    features = Features(
+        chosen=List({"role": Value("string"), "w": Json()}), rejected={"deep": List({"j": List(Json())})}
+    )
+    rows = [
+        {"chosen": [{"role": "a", "w": weight}, {"role": "b", "w": None}], "rejected": {"deep": [{"j": [{"k": 1}]}]}}
+        for weight in (1, 0.5, [None], {"x": "5"})
+    ]
+    dataset = write_stream(stream(rows, features), name="train")
+    assert dataset.features == features
+    assert dataset.to_list() == rows
+
+
+def test_half_a_surrogate_pair_in_json() -> None:
+    error = refusal([pair(0), pair(1, chosen=[{"role": "assistant", "content": "a \ud83d"}])])
+    assert (error.row, error.column) == (1, "chosen")
+    assert "half of a surrogate pair" in str(error)
+
+
+def test_stream_that_fails() -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from (pair(number) for number in range(1200))
+        raise RuntimeError("gone")
+
+    with pytest.raises(DatasetError) as caught:
+        write_stream(IterableDataset.from_generator(rows), name="train")
+    assert str(caught.value) == (
+        "train dataset, row 1200: the stream failed here (RuntimeError: gone). Mend what makes its rows, or take the "
+        "rows before with max_rows."
+    )

@@ -105,8 +105,8 @@ CASES = (
         "line_is_null",
         GOOD + "null\n" + GOOD,
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['prompt'] is not None)."
+            "train dataset (pairs.jsonl), row 1: line 2 is null, not an object. Write each row as {'prompt': ..., "
+            "'chosen': ..., 'rejected': ...}."
         ),
     ),
     Case(
@@ -266,6 +266,49 @@ CASES = (
         says=(
             "train dataset (pairs.csv), row 1: the fields from line 3 on cannot be told apart (unexpected end of "
             'data). Close every quoted field with ", and write a " inside it as "".'
+        ),
+    ),
+    Case(
+        "csv_quote_in_the_last_column_that_is_never_closed",
+        HEADER + 'a ,b,"c\nd ,e,f\ng ,h,i\n',
+        file="pairs.csv",
+        says=(
+            "train dataset (pairs.csv), row 0: the fields from line 2 on cannot be told apart (unexpected end of "
+            'data). Close every quoted field with ", and write a " inside it as "".'
+        ),
+    ),
+    Case(
+        "csv_text_behind_a_closing_quote",
+        HEADER + 'a ,b,c\na ,"b" b,c\n',
+        file="pairs.csv",
+        says=(
+            "train dataset (pairs.csv), row 1: the fields from line 3 on cannot be told apart (',' expected after "
+            '\'"\'). Close every quoted field with ", and write a " inside it as "".'
+        ),
+    ),
+    Case(
+        "nested_too_deeply",
+        GOOD + '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
+        says=(
+            "train dataset (pairs.jsonl), row 1: line 2 is not valid JSON: its lists and objects are nested too "
+            "deeply. Correct the line."
+        ),
+    ),
+    Case(
+        "lone_surrogate_in_a_message",
+        '{"prompt": [{"role": "user", "content": "a \\ude00"}], "chosen": "b", "rejected": "c"}\n',
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'prompt': the text has half of a surrogate pair "
+            "('\\ude00'), which is no character. It was cut in the middle of a character: write it again, or drop "
+            "the row."
+        ),
+    ),
+    Case(
+        "key_twice_in_a_file_of_one_line",
+        '{"prompt": ["a"], "chosen": ["b"], "rejected": ["c"], "rejected": ["d"]}',
+        says=(
+            "train dataset (pairs.jsonl), row 0: line 1 is not valid JSON: an object has the key 'rejected' twice. "
+            "Correct the line."
         ),
     ),
     Case(
