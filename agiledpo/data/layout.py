@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from datasets import Dataset
 
+from agiledpo.data.definitions import definition_digest
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Form
 
@@ -18,8 +19,8 @@ TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
 class Layout(ABC):
     """Where in a row the prompt and its completions are.
 
-    Layouts are frozen dataclasses: equal ones read the same, and their ``repr`` is part of the name under which tokens
-    are cached. They are read where rows are tokenised, so a dataset in another format is not copied first.
+    Layouts are frozen dataclasses: equal ones read the same, and their `identity` is part of the name under which
+    tokens are cached. They are read where rows are tokenised, so a dataset in another format is not copied first.
 
     Attributes:
         completions: What the completions are called, in order.
@@ -67,6 +68,17 @@ class Layout(ABC):
         Raises:
             DatasetError: A value is missing or malformed, or completions are equal.
         """
+
+    @property
+    def identity(self) -> str:
+        """Equal for two layouts only if they read the same, in this process or another.
+
+        Of a layout written elsewhere its code is part: who edits it shall not be given the tokens of before.
+        """
+        cls = type(self)
+        if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return repr(self)
+        return f"{cls.__module__}.{cls.__qualname__} {definition_digest(cls)} {self!r}"
 
     def present(self, dataset: Dataset) -> tuple[str, ...]:
         """The columns that are read of a dataset."""
