@@ -128,6 +128,15 @@ def _convert_batch(
         extras: dict[str, Any] = {column: values[column] for column in kept}
         extras[TOOLS] = _json(read_tools(values.get(TOOLS), row=row, name=name))
         extras[TEMPLATE_KWARGS] = _json(read_template_kwargs(values.get(TEMPLATE_KWARGS), row=row, name=name))
+        told = [column for column in (TOOLS, TEMPLATE_KWARGS) if to == "text" and extras[column] is not None]
+        if told:
+            raise DatasetError(
+                f"only chat messages can have {told[0]}, so the row cannot be written as text",
+                remedy="Keep such rows as chat messages, or drop them.",
+                dataset=name,
+                row=row,
+                column=told[0],
+            )
         for example in layout.read(form, row, values, name=name):
             written = _written(example, form, to, layout, row, name) | extras
             converted[_ROW].append(row)

@@ -66,6 +66,12 @@ def load_preferences(
     ways = [*given, *(["layout"] if layout is not None else []), *(["name"] if name is not None else [])]
     if len(ways) > max(1, len(given)):
         raise ValueError(f"{' and '.join(ways)} each say how rows are read: give one of them.")
+    if layout is not None and pairing != Ranked.pairing:
+        raise ValueError(
+            f"pairing={pairing!r} and layout={layout!r} each say how completions are paired: give layout alone, "
+            f"such as Ranked(pairing={pairing!r})."
+        )
+    _check_config(config, source)
     known = named_dataset(name) if name is not None else None
     if known is None and isinstance(source, str) and not ways and not Path(source).expanduser().exists():
         known = find_repository(source)
@@ -118,10 +124,21 @@ def load_demonstrations(
     Raises:
         DatasetError: The source cannot be opened, or its columns are not these. Rows are checked where they are
             tokenised.
-        ValueError: `max_rows` is not positive.
+        ValueError: `max_rows` is not positive, or the source has no configurations.
     """
+    _check_config(config, source)
     dataset, files = open_source(source, split=split, config=config, max_rows=max_rows, name=dataset_name)
     return _laid_out(dataset, files, dataset_name, lambda: recognise_demonstrations(dataset, response_column), {})
+
+
+def _check_config(config: str | None, source: Source) -> None:
+    if config is None or (isinstance(source, str) and not Path(source).expanduser().exists()):
+        return
+    what = repr(str(source)) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    raise ValueError(
+        f"config={config!r} is of a repository on the Hub, and the source is {what}. Leave it out, or give the file "
+        "or directory that holds the configuration."
+    )
 
 
 def _laid_out(

@@ -237,8 +237,8 @@ def test_where_dialogues_are_divided(chosen: list[Any], rejected: list[Any], bor
             [U, call() | {"tool_calls": "{f}"}],
             [U, A],
             "chosen",
-            "the tool_calls of message 1 are text, but not JSON (Expecting property name enclosed in double quotes: "
-            "line 1 column 2 (char 1))",
+            "the tool_calls of message 1 are text that cannot be read as JSON (Expecting property name "
+            "enclosed in double quotes: line 1 column 2 (char 1))",
         ),
         (
             [U, A | {"tool_calls": '"f"'}],

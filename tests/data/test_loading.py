@@ -1,13 +1,24 @@
 """A file's format is recognised, or said by its user."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
-from agiledpo.data import DatasetError, ImplicitPairs, Layout, Pairs, Ranked, TokenPairs, load_preferences
+from agiledpo.data import (
+    DatasetError,
+    ImplicitPairs,
+    Layout,
+    LoadedRows,
+    Pairs,
+    Ranked,
+    TokenPairs,
+    load_demonstrations,
+    load_preferences,
+)
 
 ASKED = [{"role": "user", "content": "hello"}]
 YES, NO = ([{"role": "assistant", "content": text}] for text in ("yes", "no"))
@@ -100,3 +111,25 @@ def test_locate_leaves_other_errors_alone(tmp_path: Path) -> None:
     assert str(data.locate(of_no_row)) == f"train dataset ({path}), column 'chosen': it is bad. Mend it."
     for error in (of_a_file, beyond):
         assert data.locate(error) is error
+
+
+def test_pairing_beside_a_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^pairing='all' and layout=Ranked\(.*: give layout alone, such as Ranked\("):
+        load_preferences("a.jsonl", layout=Ranked(), pairing="all")
+
+
+@pytest.mark.parametrize("load", [load_preferences, load_demonstrations])
+def test_config_of_what_is_not_on_the_hub(load: Callable[..., LoadedRows], tmp_path: Path) -> None:
+    rows = {"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}
+    for source in (write(tmp_path / "a.jsonl", rows), str(tmp_path), Dataset.from_list([rows])):
+        with pytest.raises(
+            ValueError, match=r"^config='x' is of a repository on the Hub, and the source is .*\. Leave"
+        ):
+            load(source, config="x")
+
+
+def test_tool_calls_of_too_many_digits(tmp_path: Path) -> None:
+    calls = [{"role": "assistant", "content": "", "tool_calls": '[{"a": ' + "9" * 5000 + "}]"}]
+    data = load_preferences(write(tmp_path / "a.jsonl", {"prompt": ASKED, "chosen": calls, "rejected": NO}))
+    with pytest.raises(DatasetError, match=r"column 'chosen': the tool_calls of message 0 are text that cannot be rea"):
+        data.split_by_prompt(0.5)

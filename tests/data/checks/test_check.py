@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import DatasetError
 from agiledpo.data.checks import CheckReport, Finding, Place, Severity, check_preferences
-from agiledpo.data.checks.digests import digest, exact, near
+from agiledpo.data.digests import digest, exact, near
 from agiledpo.data.tokenization import isolated_copy, tokenize_rows
 from agiledpo.embedded.preferences import load_embedded_preferences
 

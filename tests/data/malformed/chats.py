@@ -231,8 +231,8 @@ CASES = (
         "tool_calls_are_no_json",
         rows(CHAT, chosen=[said("assistant", "", tool_calls="call it")]),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'chosen': the tool_calls of message 0 are text, but not "
-            "JSON (Expecting value: line 1 column 1 (char 0)). Write a list of calls, as JSON text or as it is."
+            "train dataset (pairs.jsonl), row 1, column 'chosen': the tool_calls of message 0 are text that cannot be "
+            "read as JSON (Expecting value: line 1 column 1 (char 0)). Write a list of calls, as JSON text or as it is."
         ),
     ),
     Case(
@@ -247,8 +247,8 @@ CASES = (
         "tools_are_no_json",
         rows({**CHAT, "tools": "[]"}, tools="add, subtract"),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'tools': the text is not JSON (Expecting value: line 1 "
-            "column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
+            "train dataset (pairs.jsonl), row 1, column 'tools': the text cannot be read as JSON (Expecting value: "
+            "line 1 column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
             "dataset.remove_columns('tools')."
         ),
     ),
@@ -261,11 +261,29 @@ CASES = (
         ),
     ),
     Case(
+        "tools_are_false",
+        all_rows(CHAT, tools="false"),
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'tools': expected a list of tools, got bool. Write a list "
+            "of JSON schemas, as JSON text or as it is; or drop the column: dataset.remove_columns('tools')."
+        ),
+    ),
+    Case(
+        "tools_with_a_number_of_too_many_digits",
+        all_rows(CHAT, tools='[{"a": ' + "9" * 5000 + "}]"),
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'tools': the text cannot be read as JSON (Exceeds the limit "
+            "(4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() "
+            "to increase the limit). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
+            "dataset.remove_columns('tools')."
+        ),
+    ),
+    Case(
         "tools_are_names",
         all_rows(CHAT, tools=["add"]),
         says=(
-            "train dataset (pairs.jsonl), row 0, column 'tools': the text is not JSON (Expecting value: line 1 "
-            "column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
+            "train dataset (pairs.jsonl), row 0, column 'tools': the text cannot be read as JSON (Expecting value: "
+            "line 1 column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
             "dataset.remove_columns('tools')."
         ),
     ),
@@ -281,9 +299,9 @@ CASES = (
         "template_kwargs_are_no_json",
         rows({**CHAT, "chat_template_kwargs": "{}"}, chat_template_kwargs="thinking"),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'chat_template_kwargs': the text is not JSON (Expecting "
-            "value: line 1 column 1 (char 0)). Write a mapping of the template's variables, as JSON text or as it "
-            "is; or drop the column: dataset.remove_columns('chat_template_kwargs')."
+            "train dataset (pairs.jsonl), row 1, column 'chat_template_kwargs': the text cannot be read as JSON "
+            "(Expecting value: line 1 column 1 (char 0)). Write a mapping of the template's variables, as JSON text or "
+            "as it is; or drop the column: dataset.remove_columns('chat_template_kwargs')."
         ),
     ),
     Case(

@@ -133,6 +133,43 @@ CASES = (
         ),
     ),
     Case(
+        "messages_written_as_json_text",
+        rows(TEXT, chosen='[{"role": "assistant", "content": "yes"}]'),
+        says=(
+            "train dataset (pairs.jsonl), row 1, column 'chosen': the text is a list of chat messages that was "
+            "written as text, and would be trained on as it stands here. Write the messages as lists in JSONL or "
+            "Parquet (CSV cannot hold them), or read them back with dataset.map and json.loads."
+        ),
+    ),
+    Case(
+        "messages_in_csv",
+        [{"prompt": str([{"role": "user", "content": "a"}]), "chosen": "yes", "rejected": "no"}],
+        file="pairs.csv",
+        says=(
+            "train dataset (pairs.csv), row 0, column 'prompt': the text is a list of chat messages that was "
+            "written as text, and would be trained on as it stands here. Write the messages as lists in JSONL or "
+            "Parquet (CSV cannot hold them), or read them back with dataset.map and json.loads."
+        ),
+    ),
+    Case(
+        "tools_beside_text",
+        all_rows(TEXT, tools=[{"type": "function"}]),
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'tools': the chat template is to be told tools, but the row "
+            "is text, which no template renders. Write the row as chat messages, or drop the column: "
+            "dataset.remove_columns('tools')."
+        ),
+    ),
+    Case(
+        "template_kwargs_beside_text",
+        rows({**TEXT, "chat_template_kwargs": "{}"}, chat_template_kwargs='{"enable_thinking": false}'),
+        says=(
+            "train dataset (pairs.jsonl), row 1, column 'chat_template_kwargs': the chat template is to be told "
+            "chat_template_kwargs, but the row is text, which no template renders. Write the row as chat messages, "
+            "or drop the column: dataset.remove_columns('chat_template_kwargs')."
+        ),
+    ),
+    Case(
         "nothing_before_the_completion",
         rows(TEXT, prompt="", chosen="yes", rejected="no"),
         tokenizer="words",
