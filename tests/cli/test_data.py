@@ -13,10 +13,11 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
-from agiledpo.cli.data import FormatName
+from agiledpo.cli.data import FormatName, PairingName
 from agiledpo.data.checks import check_preferences
 from agiledpo.data.checks.rendering import print_report
 from agiledpo.data.convert import FORMATS
+from agiledpo.data.ranked import PAIRINGS
 from agiledpo.embedded.preferences import load_embedded_preferences
 
 Write = Callable[..., Path]
@@ -111,6 +112,22 @@ def test_keys(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_options_are_those_of_training(tmp_path: Path) -> None:
+    completions = [
+        {"rank": rank, "completion": [{"role": "assistant", "content": text}]} for rank, text in enumerate("abc")
+    ]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(json.dumps({"context": [{"role": "user", "content": "q"}], "completions": completions}) + "\n")
+    report = json.loads(run("check", path, "--pairing", "all", "--format", "json").stdout)
+    assert report["datasets"][0]["pairs"] == 3
+    done = run("check", path, "--config", "x")
+    assert done.returncode == 2
+    assert "config='x' is of a repository on the Hub" in " ".join(done.stderr.replace("│", "").split())
+    done = run("check", path, "--chat-template-kwargs", "{thinking}")
+    assert done.returncode == 2
+    assert "--chat-template-kwargs is not JSON" in " ".join(done.stderr.replace("│", "").split())
+
+
 def test_convert_and_back(write: Write, tmp_path: Path) -> None:
     source, ranked, text = write("text.jsonl", GOOD), tmp_path / "ranked.jsonl", tmp_path / "again.jsonl"
     done = run("convert", source, ranked, "--to", "ranked")
@@ -135,6 +152,7 @@ def test_convert_of_bad_data_writes_nothing(write: Write, tmp_path: Path) -> Non
 
 def test_the_formats_are_the_librarys() -> None:
     assert get_args(FormatName) == FORMATS
+    assert get_args(PairingName) == PAIRINGS
 
 
 def test_the_command_imports_nothing_heavy() -> None:
