@@ -156,6 +156,7 @@ def convert(
 
         from agiledpo.data import DatasetError
         from agiledpo.data.convert import convert as converted_rows
+        from agiledpo.data.convert import json_lines
         from agiledpo.data.loading import load_preferences
         from agiledpo.data.rollouts.writing import check_output, drafted
 
@@ -165,9 +166,10 @@ def convert(
         data = load_preferences(file, split=split, name=name, dataset_name="given")
         try:
             rows = converted_rows(data.dataset, to, layout=data.layout, name="given")
+            lines = json_lines(rows, name="given")
         except DatasetError as error:
             raise data.locate(error) from error
         with drafted(output, overwrite=overwrite) as draft:
-            for row in rows:
-                draft.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for line in lines:
+                draft.write(line + "\n")
     print(f"{output}: {len(rows):,} rows in the format {to}")

@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -147,6 +150,16 @@ def test_convert_of_bad_data_writes_nothing(write: Write, tmp_path: Path) -> Non
     done = run("convert", bad, tmp_path / "out.jsonl", "--to", "implicit")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"Error: given dataset ({bad}), row 4, column 'chosen': the completion is empty")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_convert_of_columns_that_json_cannot_hold(tmp_path: Path) -> None:
+    row = {"prompt": "why?\n", "chosen": "yes", "rejected": "no", "when": datetime(2024, 1, 1)}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    done = run("convert", tmp_path / "a.parquet", tmp_path / "out.jsonl", "--to", "pairs")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "column 'when': the column holds values of type timestamp[us], which JSON cannot hold" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out.jsonl").exists()
 
 
