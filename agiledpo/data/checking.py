@@ -163,8 +163,8 @@ def check_text(value: Any, *, row: int, column: str, name: str, may_be_empty: bo
     if _BEGINS_AS_MESSAGES.match(value) and _are_messages(value):
         raise DatasetError(
             "the text is a list of chat messages that was written as text, and would be trained on as it stands here",
-            remedy="Write the messages as lists in JSONL or Parquet (CSV cannot hold them), or read them back with "
-            "dataset.map and json.loads.",
+            remedy="Write the messages as lists, in JSONL or Parquet, not CSV: "
+            f"dataset.map(lambda row: {{{column!r}: json.loads(row[{column!r}])}}).",
             dataset=name,
             row=row,
             column=column,

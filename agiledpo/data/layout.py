@@ -177,7 +177,7 @@ def mixed_forms(forms: Mapping[str, Form], prompt: str, name: str, row: int | No
     )
     return DatasetError(
         f"text and chat messages are mixed: {described}",
-        remedy=f"Make all of them the same, for example dataset.map(lambda row: {{{changes}}}).",
+        remedy=f"Write all of them as lists of chat messages: dataset.map(lambda row: {{{changes}}}).",
         dataset=name,
         row=row,
     )
@@ -189,5 +189,5 @@ def _column_remedy(column: str, columns: Sequence[str], present: list[str]) -> s
     nearest = difflib.get_close_matches(column, list(by_lower_case), n=1, cutoff=0.5)
     if nearest:
         likely = by_lower_case[nearest[0]]
-        return f'If {likely!r} is it, use dataset.rename_column("{likely}", "{column}").'
-    return f'Name the column that holds it with dataset.rename_column("<its name>", "{column}").'
+        return f'If {likely!r} is it, rename it to {column!r}: dataset.rename_column("{likely}", "{column}").'
+    return f'Rename the column that holds it to {column!r}: dataset.rename_column("<its name>", "{column}").'

@@ -73,6 +73,7 @@ def test_errors_as_json(write: Write, tmp_path: Path) -> None:
     assert (empty["severity"], empty["count"], empty["total"], empty["unit"]) == ("error", 2, 7, "rows")
     assert empty["problem"] == "column 'chosen': the completion is empty or only whitespace"
     assert empty["examples"] == [{"row": 4, "excerpt": ""}]
+    assert empty["remedy"] == "Drop such rows."
     assert equal["examples"] == [{"row": 5, "excerpt": ""}]
     leaks = {finding["check"]: finding["examples"] for finding in report["findings"][2:]}
     like = [{"row": 0, "excerpt": "why 2?\n", "other": {"row": 2}}]

@@ -62,6 +62,29 @@ def test_columns_by_other_names(tmp_path: Path) -> None:
     assert data.files == ()
 
 
+def test_named_columns_are_recognised_as_those_of_the_usual_names() -> None:
+    dialogues = {"question": "hello", "good": ASKED + YES, "bad": ASKED + NO}
+    keys = {"chosen_key": "good", "rejected_key": "bad"}
+    data = load_preferences(Dataset.from_list([dialogues]), prompt_key="question", **keys)
+    assert data.layout == ImplicitPairs("good", "bad", "question")
+    data = load_preferences(Dataset.from_list([dialogues]).remove_columns("question"), **keys)
+    assert data.layout == ImplicitPairs("good", "bad")
+    chat = Dataset.from_list([{"question": ASKED, "good": YES, "bad": NO}])
+    assert load_preferences(chat, prompt_key="question", **keys).layout == Pairs("question", "good", "bad")
+    with pytest.raises(DatasetError, match="there is no prompt column, and 'good' is text"):
+        load_preferences(Dataset.from_list([{"good": "b", "bad": "c"}]), **keys)
+
+
+@pytest.mark.parametrize(("file", "split"), [("constrained.jsonl", False), ("data/train-00000-of-00001.jsonl", True)])
+def test_a_word_that_contains_the_split_s_name_is_no_split(file: str, split: bool, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    write(tmp_path / file, {"context": ASKED, "response1": "a", "response2": "b", "overall_preference": 1})
+    assert len(load_preferences(tmp_path, name="HelpSteer3")) == 1
+    if split:
+        write(tmp_path / file.replace("train", "test"), {"other": 1})
+        assert len(load_preferences(tmp_path, name="HelpSteer3")) == 1
+
+
 def test_layout_that_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"a": ASKED + YES, "b": ASKED + NO})
     assert load_preferences(path, layout=ImplicitPairs("a", "b")).layout == ImplicitPairs("a", "b")

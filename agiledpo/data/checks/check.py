@@ -67,7 +67,7 @@ def check_preferences(
 def _findings(checked: CheckedDataset, examples: int) -> list[Finding]:
     """Everything but what concerns another dataset too."""
     found, opened = checked.scan, checked.opened
-    findings = found.unusable.findings(found.rows, opened.name, opened.place)
+    findings = found.unusable.findings(found.rows, opened.name, opened.place, opened.data.locate)
     findings += repeat_findings(checked, examples)
     for trap in TRAPS:
         findings += checked.finding(trap.check, trap.severity, found.traps[trap.check], trap.problem, trap.remedy)

@@ -45,13 +45,16 @@ class UnusableRows:
         if len(shown) < self._examples:
             shown.append(error)
 
-    def findings(self, rows: int, name: str, place: Callable[[int], Place]) -> list[Finding]:
+    def findings(
+        self, rows: int, name: str, place: Callable[[int], Place], locate: Callable[[DatasetError], DatasetError]
+    ) -> list[Finding]:
         """One for each kind, the most frequent first.
 
         Args:
             rows: How many rows there are in all.
             name: The dataset's name.
             place: Tells where a row is.
+            locate: Tells where an error is, for its remedy.
         """
         found = []
         for key in sorted(self._counts, key=lambda key: -self._counts[key]):
@@ -67,7 +70,7 @@ class UnusableRows:
                     Severity.ERROR,
                     name,
                     problem if column is None else f"column {column!r}: {problem}",
-                    first.remedy,
+                    locate(first).remedy,
                     self._counts[key],
                     rows,
                     unit="rows",

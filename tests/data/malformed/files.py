@@ -104,10 +104,7 @@ CASES = (
     Case(
         "line_is_null",
         GOOD + "null\n" + GOOD,
-        says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['prompt'] is not None)."
-        ),
+        says="train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such rows.",
     ),
     Case(
         "line_is_a_text",
@@ -148,10 +145,9 @@ CASES = (
         file="pairs.json",
         says=(
             "train dataset (pairs.json): the columns ['data'] are those of no format of preferences; known are: "
-            "prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and "
-            "completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids "
-            '(token ids). Rename its columns to those of one of them, for example dataset.rename_column("data", '
-            '"prompt").'
+            "prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and completions "
+            "with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids (token ids). Write "
+            "the rows that are below 'data' as a list, or one object a line (JSONL)."
         ),
     ),
     Case(
@@ -159,8 +155,8 @@ CASES = (
         '{"prompt": ["a "], "chosen": ["b"], "rejected": ["c"]}',
         file="pairs.json",
         says=(
-            "train dataset (pairs.json), column 'prompt': the column holds lists of string. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.json), column 'prompt': the column holds lists of string. Convert it to text, or to "
+            "a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -285,8 +281,8 @@ CASES = (
         HEADER + "a ,b,c\na ,,c\n",
         file="pairs.csv",
         says=(
-            "train dataset (pairs.csv), row 1, column 'chosen': the completion is empty or only whitespace. Drop "
-            "such rows: dataset.filter(lambda row: row['chosen'].strip())."
+            "train dataset (pairs.csv), row 1, column 'chosen': the completion is empty or only whitespace. Drop such "
+            "rows."
         ),
     ),
     Case(
