@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # What `agiledpo.data.convert.FORMATS` holds, which importing would import Transformers.
 FormatName = Literal["pairs", "text", "implicit", "ranked", "demonstrations"]
+# `agiledpo.data.ranked.PAIRINGS`, for the same reason.
+PairingName = Literal["best_worst", "adjacent", "all"]
 
 data_app = typer.Typer(
     name="data", help="Check preference data, and write them in another format.", no_args_is_help=True
@@ -52,6 +54,20 @@ def check(
         str | None,
         typer.Option("--rejected-key", "--rejected_key", help="Column of the rejected completion.", show_default=False),
     ] = None,
+    pairing: Annotated[PairingName, typer.Option(help="Which pairs to make of ranked completions.")] = "best_worst",
+    config: Annotated[
+        str | None, typer.Option(help="Configuration of what is on the Hub, FILE or --test.", show_default=False)
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs",
+            "--chat_template_kwargs",
+            metavar="JSON",
+            help="What training tells the chat template, such as '{\"enable_thinking\": false}'; with --tokenizer.",
+            show_default=False,
+        ),
+    ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Rows to show of everything that is found.")] = 3,
     format: Annotated[Literal["table", "json"], typer.Option(help="For people or for programs.")] = "table",
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
@@ -79,6 +95,8 @@ def check(
                 prompt_key=prompt_key,
                 chosen_key=chosen_key,
                 rejected_key=rejected_key,
+                pairing=pairing,
+                config=None if source != file and Path(source).exists() else config,
                 dataset_name=dataset_name,
             )
 
@@ -89,6 +107,7 @@ def check(
             load(file, split, "train"),
             test=None if test is None else load(test, test_split, "test"),
             tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
+            chat_template_kwargs=None if chat_template_kwargs is None else _mapping(chat_template_kwargs),
             examples=examples,
             show_progress=on_terminal,
         )
@@ -98,6 +117,16 @@ def check(
         print_report(report, Console(highlight=False))
     if not report.passes(strict=strict):
         raise typer.Exit(1)
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--chat-template-kwargs is not JSON ({error}): {text!r}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"--chat-template-kwargs must be an object of JSON, such as {{}}, got {text!r}")
+    return value
 
 
 def _load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
@@ -127,6 +156,7 @@ def convert(
 
         from agiledpo.data import DatasetError
         from agiledpo.data.convert import convert as converted_rows
+        from agiledpo.data.convert import json_lines
         from agiledpo.data.loading import load_preferences
         from agiledpo.data.rollouts.writing import check_output, drafted
 
@@ -136,9 +166,10 @@ def convert(
         data = load_preferences(file, split=split, name=name, dataset_name="given")
         try:
             rows = converted_rows(data.dataset, to, layout=data.layout, name="given")
+            lines = json_lines(rows, name="given")
         except DatasetError as error:
             raise data.locate(error) from error
         with drafted(output, overwrite=overwrite) as draft:
-            for row in rows:
-                draft.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for line in lines:
+                draft.write(line + "\n")
     print(f"{output}: {len(rows):,} rows in the format {to}")

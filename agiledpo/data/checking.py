@@ -1,5 +1,8 @@
 """Refuse datasets, and rows, that cannot be learned from."""
 
+import ast
+import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -10,7 +13,9 @@ from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Form, Turns
 from agiledpo.data.extras import read_template_kwargs, read_tools
 from agiledpo.data.layout import TEMPLATE_KWARGS, TOOLS
-from agiledpo.data.messages import check_completion_messages, check_prompt_messages
+from agiledpo.data.messages import ROLES, check_completion_messages, check_prompt_messages
+
+_BEGINS_AS_MESSAGES = re.compile(r"\s*\[\s*\{")
 
 
 def check_dataset(dataset: Any, *, name: str) -> Dataset:
@@ -84,23 +89,27 @@ def checked_example(
     """
     prompt_source, *completion_sources = sources
     if form is Form.TEXT:
-        _check_text(prompt, row=row, column=prompt_source, name=name, may_be_empty=True)
+        check_text(prompt, row=row, column=prompt_source, name=name, may_be_empty=True)
     else:
         check_prompt_messages(prompt, row=row, column=prompt_source, name=name)
     for column, completion in zip(completion_sources, completions, strict=True):
         if form is Form.TEXT:
-            _check_text(completion, row=row, column=column, name=name)
+            check_text(completion, row=row, column=column, name=name)
         else:
             check_completion_messages(completion, row=row, column=column, name=name)
     check_different(completions, completion_sources, row=row, name=name)
-    if form is Form.TEXT:
-        return Example(prompt, tuple(completions))
-    return Example(
-        prompt,
-        tuple(completions),
-        tools=read_tools(values.get(TOOLS), row=row, name=name),
-        chat_template_kwargs=read_template_kwargs(values.get(TEMPLATE_KWARGS), row=row, name=name),
-    )
+    tools = read_tools(values.get(TOOLS), row=row, name=name)
+    template_kwargs = read_template_kwargs(values.get(TEMPLATE_KWARGS), row=row, name=name)
+    if form is Form.TEXT and (tools or template_kwargs):
+        told = TOOLS if tools else TEMPLATE_KWARGS
+        raise DatasetError(
+            f"the chat template is to be told {told}, but the row is text, which no template renders",
+            remedy=f"Write the row as chat messages, or drop the column: dataset.remove_columns({told!r}).",
+            dataset=name,
+            row=row,
+            column=told,
+        )
+    return Example(prompt, tuple(completions), tools=tools, chat_template_kwargs=template_kwargs)
 
 
 def check_different(completions: Sequence[Turns], sources: Sequence[str], *, row: int, name: str) -> None:
@@ -122,7 +131,19 @@ def check_different(completions: Sequence[Turns], sources: Sequence[str], *, row
             )
 
 
-def _check_text(value: Any, *, row: int, column: str, name: str, may_be_empty: bool = False) -> None:
+def check_text(value: Any, *, row: int, column: str, name: str, may_be_empty: bool = False) -> None:
+    """Refuse what is not text, says nothing, or is a list of chat messages that was written as text.
+
+    Args:
+        value: The value.
+        row: Row number, for messages.
+        column: Its column, for messages.
+        name: The dataset's name, for messages.
+        may_be_empty: Whether it may say nothing.
+
+    Raises:
+        DatasetError: See above.
+    """
     if not isinstance(value, str):
         raise DatasetError(
             f"expected text, got {type(value).__name__}",
@@ -139,6 +160,26 @@ def _check_text(value: Any, *, row: int, column: str, name: str, may_be_empty: b
             row=row,
             column=column,
         )
+    if _BEGINS_AS_MESSAGES.match(value) and _are_messages(value):
+        raise DatasetError(
+            "the text is a list of chat messages that was written as text, and would be trained on as it stands here",
+            remedy="Write the messages as lists, in JSONL or Parquet, not CSV: "
+            f"dataset.map(lambda row: {{{column!r}: json.loads(row[{column!r}])}}).",
+            dataset=name,
+            row=row,
+            column=column,
+        )
+
+
+def _are_messages(text: str) -> bool:
+    """Whether a text is what `json.dumps` or `str` makes of chat messages."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return isinstance(found, list) and all(isinstance(item, dict) and item.get("role") in ROLES for item in found)
+    return False
 
 
 def _type_remedy(dataset: Any) -> str:

@@ -3,8 +3,10 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Json, LargeList, List, Value
 
@@ -22,6 +24,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 # Which row a pair is of, to count the rows that have none.
 _ROW = "_row"
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def convert(
@@ -111,6 +114,60 @@ def convert(
     return converted.remove_columns(_ROW)
 
 
+def json_lines(dataset: Dataset, *, name: str) -> Iterator[str]:
+    """The rows of a dataset as lines of JSON, without their line breaks.
+
+    Args:
+        dataset: The rows.
+        name: What messages call the dataset.
+
+    Raises:
+        DatasetError: JSON cannot hold a column, which is said before the first line, or a number that is not finite.
+    """
+    for field in dataset.features.arrow_schema:
+        unknown = _no_json(field.type)
+        if unknown is not None:
+            raise DatasetError(
+                f"the column holds values of type {unknown}, which JSON cannot hold",
+                remedy=f"Make them text, or drop the column: dataset.remove_columns({field.name!r}).",
+                dataset=name,
+                column=field.name,
+            )
+    return map(partial(_json_line, name=name), dataset)
+
+
+def _json_line(row: Any, *, name: str) -> str:
+    try:
+        return _STRICT.encode(row)
+    except ValueError as error:
+        for column, value in row.items():
+            try:
+                _STRICT.encode(value)
+            except ValueError:
+                raise DatasetError(
+                    f"a number is not finite, and JSON has no such numbers: {json.dumps(value)}",
+                    remedy=f"Replace it by None, or drop the column: dataset.remove_columns({column!r}).",
+                    dataset=name,
+                    column=column,
+                ) from error
+        raise
+
+
+def _no_json(found: pa.DataType) -> pa.DataType | None:
+    """The part of a type that JSON cannot hold, if there is one."""
+    if isinstance(found, pa.BaseExtensionType):
+        return None if Json().pa_type == found else found
+    if pa.types.is_struct(found):
+        return next((part for field in found if (part := _no_json(field.type)) is not None), None)
+    if pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found):
+        return _no_json(found.value_type)
+    if pa.types.is_dictionary(found):
+        return _no_json(found.value_type)
+    simple = (pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string)
+    others = (pa.types.is_large_string, pa.types.is_string_view)
+    return None if any(is_one(found) for is_one in (*simple, *others)) else found
+
+
 def _convert_batch(
     batch: Mapping[str, list[Any]],
     rows: Sequence[int],
@@ -128,6 +185,15 @@ def _convert_batch(
         extras: dict[str, Any] = {column: values[column] for column in kept}
         extras[TOOLS] = _json(read_tools(values.get(TOOLS), row=row, name=name))
         extras[TEMPLATE_KWARGS] = _json(read_template_kwargs(values.get(TEMPLATE_KWARGS), row=row, name=name))
+        told = [column for column in (TOOLS, TEMPLATE_KWARGS) if to == "text" and extras[column] is not None]
+        if told:
+            raise DatasetError(
+                f"only chat messages can have {told[0]}, so the row cannot be written as text",
+                remedy="Keep such rows as chat messages, or drop them.",
+                dataset=name,
+                row=row,
+                column=told[0],
+            )
         for example in layout.read(form, row, values, name=name):
             written = _written(example, form, to, layout, row, name) | extras
             converted[_ROW].append(row)

@@ -1,8 +1,12 @@
 """The one exception that datasets raise."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+# How remedies say what to do with a `datasets.Dataset`, which who handed over a file does not have.
+_ON_A_DATASET = re.compile(r" with dataset\.map\b|: dataset\.\w+\(.*\)(?=\.$)", re.DOTALL)
 
 
 class DatasetError(ValueError):
@@ -12,7 +16,8 @@ class DatasetError(ValueError):
 
     Attributes:
         problem: What is wrong, without a final full stop.
-        remedy: What the user can do about it, a full sentence.
+        remedy: What the user can do about it, a full sentence. It may end with ": dataset.<method>(...)." or say "with
+            dataset.map", which is left out of errors that `in_file` locates in a file.
         dataset: Name of the dataset, such as "train".
         row: Row number from 0, in the file if there is one and otherwise in the dataset that the user handed over; or
             None.
@@ -52,9 +57,8 @@ class DatasetError(ValueError):
             file: The file.
             row: The row's number in it, from 0.
         """
-        return type(self)(
-            self.problem, remedy=self.remedy, dataset=self.dataset, row=row, column=self.column, file=file
-        )
+        remedy = _ON_A_DATASET.sub("", self.remedy)
+        return type(self)(self.problem, remedy=remedy, dataset=self.dataset, row=row, column=self.column, file=file)
 
     def in_row(self, row: int) -> "DatasetError":
         """The same error, said of another row.

@@ -20,7 +20,7 @@ def read_tools(value: Any, *, row: int, name: str) -> list[dict[str, Any]] | Non
         DatasetError: It is something else.
     """
     value = _parsed(value, TOOLS, row, name)
-    if not value:
+    if value is None:
         return None
     if not isinstance(value, list):
         raise _error(f"expected a list of tools, got {type(value).__name__}", TOOLS, row, name)
@@ -28,7 +28,7 @@ def read_tools(value: Any, *, row: int, name: str) -> list[dict[str, Any]] | Non
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict):
             raise _error(f"tool {number} is {type(tool).__name__}, not a JSON schema", TOOLS, row, name)
-    return [pruned(tool) for tool in tools]
+    return [pruned(tool) for tool in tools] or None
 
 
 def read_template_kwargs(value: Any, *, row: int, name: str) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ def read_template_kwargs(value: Any, *, row: int, name: str) -> dict[str, Any] |
         DatasetError: It is something else, or has a name that is not the template's.
     """
     value = _parsed(value, TEMPLATE_KWARGS, row, name)
-    if not value:
+    if value is None:
         return None
     if not isinstance(value, dict):
         raise _error(f"expected a mapping, got {type(value).__name__}", TEMPLATE_KWARGS, row, name)
@@ -73,8 +73,8 @@ def _parsed(value: Any, column: str, row: int, name: str) -> Any:
         return None
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise _error(f"the text is not JSON ({error})", column, row, name) from error
+    except (ValueError, RecursionError) as error:  # the latter of lists in lists in lists
+        raise _error(f"the text cannot be read as JSON ({error})", column, row, name) from error
 
 
 def _error(problem: str, column: str, row: int, name: str) -> DatasetError:

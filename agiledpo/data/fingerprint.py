@@ -83,7 +83,7 @@ def _origin(
         **told,
         "format": _FORMAT_VERSION,
         "dataset": dataset_fingerprint,
-        "layout": repr(layout),
+        "layout": layout.identity,
         "tokenizer": _tokenizer_identity(tokenizer),
     }
 

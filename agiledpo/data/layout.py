@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from datasets import Dataset
 
+from agiledpo.data.definitions import definition_digest
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Form
 
@@ -18,8 +19,8 @@ TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
 class Layout(ABC):
     """Where in a row the prompt and its completions are.
 
-    Layouts are frozen dataclasses: equal ones read the same, and their ``repr`` is part of the name under which tokens
-    are cached. They are read where rows are tokenised, so a dataset in another format is not copied first.
+    Layouts are frozen dataclasses: equal ones read the same, and their `identity` is part of the name under which
+    tokens are cached. They are read where rows are tokenised, so a dataset in another format is not copied first.
 
     Attributes:
         completions: What the completions are called, in order.
@@ -67,6 +68,17 @@ class Layout(ABC):
         Raises:
             DatasetError: A value is missing or malformed, or completions are equal.
         """
+
+    @property
+    def identity(self) -> str:
+        """Equal for two layouts only if they read the same, in this process or another.
+
+        Of a layout written elsewhere its code is part: who edits it shall not be given the tokens of before.
+        """
+        cls = type(self)
+        if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return repr(self)
+        return f"{cls.__module__}.{cls.__qualname__} {definition_digest(cls)} {self!r}"
 
     def present(self, dataset: Dataset) -> tuple[str, ...]:
         """The columns that are read of a dataset."""
@@ -165,7 +177,7 @@ def mixed_forms(forms: Mapping[str, Form], prompt: str, name: str, row: int | No
     )
     return DatasetError(
         f"text and chat messages are mixed: {described}",
-        remedy=f"Make all of them the same, for example dataset.map(lambda row: {{{changes}}}).",
+        remedy=f"Write all of them as lists of chat messages: dataset.map(lambda row: {{{changes}}}).",
         dataset=name,
         row=row,
     )
@@ -177,5 +189,5 @@ def _column_remedy(column: str, columns: Sequence[str], present: list[str]) -> s
     nearest = difflib.get_close_matches(column, list(by_lower_case), n=1, cutoff=0.5)
     if nearest:
         likely = by_lower_case[nearest[0]]
-        return f'If {likely!r} is it, use dataset.rename_column("{likely}", "{column}").'
-    return f'Name the column that holds it with dataset.rename_column("<its name>", "{column}").'
+        return f'If {likely!r} is it, rename it to {column!r}: dataset.rename_column("{likely}", "{column}").'
+    return f'Rename the column that holds it to {column!r}: dataset.rename_column("<its name>", "{column}").'

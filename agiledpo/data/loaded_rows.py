@@ -48,6 +48,25 @@ class LoadedRows:
         """The same rows, which messages call `name`."""
         return replace(self, name=name)
 
+    def expect(self, completions: tuple[str, ...], *, remedy: str) -> "LoadedRows":
+        """The same rows, if they have these completions.
+
+        Args:
+            completions: What a layout calls them.
+            remedy: What to do otherwise, a full sentence.
+
+        Raises:
+            DatasetError: They have others.
+        """
+        if self.layout.completions == completions:
+            return self
+        raise DatasetError(
+            f"its rows are read as {self.layout!r}, of {_named(self.layout.completions)}; needed are rows of "
+            f"{_named(completions)}",
+            remedy=remedy,
+            dataset=self.name,
+        )
+
     def select(self, rows: NDArray[np.int64]) -> "LoadedRows":
         """Some of the rows, which messages still find where they come from.
 
@@ -69,7 +88,7 @@ class LoadedRows:
 
         Raises:
             DatasetError: A row cannot be read, or there are too few prompts to divide.
-            ValueError: `test_size` is not between 0 and 1.
+            ValueError: `test_size` is not between 0 and 1, or `seed` is negative.
         """
         try:
             train, test = split_rows_by_prompt(self.dataset, self.layout, test_size, seed=seed, name=self.name)
@@ -131,3 +150,7 @@ class LoadedRows:
                 return error.in_file(file.path, row)
             row -= file.rows
         return error if self.rows is None else error.in_row(row)
+
+
+def _named(completions: tuple[str, ...]) -> str:
+    return " and ".join(completions)

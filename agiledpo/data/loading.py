@@ -1,6 +1,7 @@
 """From a file, a name or a dataset to rows whose format is known."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from agiledpo.data.loaded_rows import LoadedRows
 from agiledpo.data.named import NamedDataset, find_repository, named_dataset
 from agiledpo.data.pairs import Pairs
 from agiledpo.data.ranked import Pairing, Ranked
-from agiledpo.data.recognition import recognise_preferences
+from agiledpo.data.recognition import recognise_pairs, recognise_preferences
 from agiledpo.data.sources import Source, open_source
 
 RowSource: TypeAlias = Source | LoadedRows
@@ -66,6 +67,12 @@ def load_preferences(
     ways = [*given, *(["layout"] if layout is not None else []), *(["name"] if name is not None else [])]
     if len(ways) > max(1, len(given)):
         raise ValueError(f"{' and '.join(ways)} each say how rows are read: give one of them.")
+    if layout is not None and pairing != Ranked.pairing:
+        raise ValueError(
+            f"pairing={pairing!r} and layout={layout!r} each say how completions are paired: give layout alone, "
+            f"such as Ranked(pairing={pairing!r})."
+        )
+    _check_config(config, source)
     known = named_dataset(name) if name is not None else None
     if known is None and isinstance(source, str) and not ways and not Path(source).expanduser().exists():
         known = find_repository(source)
@@ -78,15 +85,16 @@ def load_preferences(
     )
     if layout is None and known is not None:
         layout = known.layout
-    if layout is None and given:
-        layout = Pairs(**{key.removesuffix("_key"): column for key, column in given.items()})
-    loaded = _laid_out(
-        dataset,
-        files,
-        dataset_name,
-        lambda: layout or recognise_preferences(dataset, name=dataset_name, pairing=pairing),
-        given,
-    )
+
+    def recognise() -> Layout:
+        if layout is not None:
+            return layout
+        if given:
+            columns = Pairs(**{key.removesuffix("_key"): column for key, column in given.items()})
+            return recognise_pairs(dataset, columns, name=dataset_name)
+        return recognise_preferences(dataset, name=dataset_name, pairing=pairing)
+
+    loaded = _laid_out(dataset, files, dataset_name, recognise, given)
     if pairing != Ranked.pairing and not isinstance(loaded.layout, Ranked):
         raise ValueError(
             f"pairing={pairing!r} is for ranked completions, and the {dataset_name} dataset has none: its columns are "
@@ -118,10 +126,21 @@ def load_demonstrations(
     Raises:
         DatasetError: The source cannot be opened, or its columns are not these. Rows are checked where they are
             tokenised.
-        ValueError: `max_rows` is not positive.
+        ValueError: `max_rows` is not positive, or the source has no configurations.
     """
+    _check_config(config, source)
     dataset, files = open_source(source, split=split, config=config, max_rows=max_rows, name=dataset_name)
     return _laid_out(dataset, files, dataset_name, lambda: recognise_demonstrations(dataset, response_column), {})
+
+
+def _check_config(config: str | None, source: Source) -> None:
+    if config is None or (isinstance(source, str) and not Path(source).expanduser().exists()):
+        return
+    what = repr(str(source)) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    raise ValueError(
+        f"config={config!r} is of a repository on the Hub, and the source is {what}. Leave it out, or give the file "
+        "or directory that holds the configuration."
+    )
 
 
 def _laid_out(
@@ -162,7 +181,9 @@ def _where(
     if not source.is_dir():
         return split or known.split, config or known.config, known.data_dir
     directory = next((part for part in (known.data_dir, known.config) if part and (source / part).is_dir()), None)
-    has_splits = any(known.split in path.relative_to(source).as_posix() for path in source.rglob("*"))
+    # As datasets takes a name apart: "train-00000.parquet" is of the split, "constrained.parquet" is not.
+    of_split = re.compile(rf"(?:^|[-._ 0-9/]){re.escape(known.split)}(?:[-._ 0-9/]|$)")
+    has_splits = any(of_split.search(path.relative_to(source).as_posix()) for path in source.rglob("*"))
     return split or (known.split if has_splits else None), None, directory
 
 

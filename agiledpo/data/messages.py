@@ -183,8 +183,8 @@ def check_messages(messages: Any, *, row: int, column: str, name: str) -> None:
 def _check_tool_calls(value: Any, number: int, row: int, column: str, name: str) -> None:
     try:
         calls = _tool_calls(value)
-    except json.JSONDecodeError as error:
-        problem = f"the tool_calls of message {number} are text, but not JSON ({error})"
+    except (ValueError, RecursionError) as error:  # the latter of lists in lists in lists
+        problem = f"the tool_calls of message {number} are text that cannot be read as JSON ({error})"
     else:
         if isinstance(calls, list) and all(isinstance(call, dict) for call in calls):
             return

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from typing_extensions import override
 
-from agiledpo.data.checking import checked_example, require_values
+from agiledpo.data.checking import check_text, checked_example, require_values
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.examples import Example, Form
 from agiledpo.data.layout import Layout, column_forms, require_columns, wrong_type
@@ -81,11 +81,12 @@ class HelpSteer3(Layout):
             )
         if preference == 0 or responses[0] == responses[1]:
             return []
+        if isinstance(context, str):
+            check_text(context, row=row, column=self.context, name=name, may_be_empty=True)
         prompt = [{"role": "user", "content": context}] if isinstance(context, str) else context
         sources = list(self.sources)
         for column, response in zip(sources, responses, strict=True):
-            if not isinstance(response, str):
-                raise _not_text(response, row, column, name)
+            check_text(response, row=row, column=column, name=name, may_be_empty=True)
         if preference > 0:
             responses.reverse()
             sources.reverse()
@@ -131,8 +132,7 @@ class Transcripts(Layout):
     def read(self, form: Form, row: int, values: Mapping[str, Any], *, name: str) -> list[Example]:
         dialogues = []
         for column, text in zip(self.columns, require_values(values, self.columns, row=row, name=name), strict=True):
-            if not isinstance(text, str):
-                raise _not_text(text, row, column, name)
+            check_text(text, row=row, column=column, name=name, may_be_empty=True)
             try:
                 dialogues.append(parse_transcript(text))
             except ValueError as error:
@@ -221,14 +221,4 @@ def _ends_with_answer(dialogue: Any) -> bool:
     role, content = dialogue[-1].get("role"), dialogue[-1].get("content")
     return role == "assistant" and bool(
         dialogue[-1].get("tool_calls") or (isinstance(content, str) and content.strip())
-    )
-
-
-def _not_text(value: Any, row: int, column: str, name: str) -> DatasetError:
-    return DatasetError(
-        f"expected text, got {type(value).__name__}",
-        remedy="Convert the column to text with dataset.map.",
-        dataset=name,
-        row=row,
-        column=column,
     )

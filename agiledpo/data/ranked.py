@@ -83,7 +83,8 @@ class Ranked(Layout):
         if not isinstance(completions, list):
             raise self._error(f"expected a list of completions, got {type(completions).__name__}", name, row)
         if len(completions) < 2:
-            raise self._error(f"there are {len(completions)} completions, and a preference is between two", name, row)
+            found = "is 1 completion" if completions else "are 0 completions"
+            raise self._error(f"there {found}, and a preference is between two", name, row)
         ranked = [
             self._checked_completion(completion, number, row=row, name=name)
             for number, completion in enumerate(completions)

@@ -19,6 +19,8 @@ _FORMATS = {
     ImplicitPairs().columns: "whole dialogues",
     TokenPairs().columns: "token ids",
 }
+# What a list of rows is often kept below.
+_WRAPPERS = ("data", "rows", "examples", "instances", "train")
 # How alike names are of which one may be meant for the other.
 _ALIKE = 0.5
 
@@ -46,10 +48,7 @@ def recognise_preferences(dataset: Dataset, *, name: str, pairing: Pairing = "be
     present = set(dataset.column_names)
     ranked = Ranked(pairing=pairing)
     if set(PAIRS.columns) <= present:
-        forms = column_forms(dataset, PAIRS.columns, name=name)
-        sides = {forms[column] for column in PAIRS.sources if column in forms}
-        # A prompt as text beside dialogues repeats what they begin with.
-        return ImplicitPairs(prompt="prompt") if forms.get("prompt") is Form.TEXT and sides == {Form.CHAT} else PAIRS
+        return recognise_pairs(dataset, PAIRS, name=name)
     if set(ranked.columns) <= present:
         return ranked
     if {"chosen", "rejected"} <= present:
@@ -61,6 +60,32 @@ def recognise_preferences(dataset: Dataset, *, name: str, pairing: Pairing = "be
     if set(nearest) <= set(PAIRS.columns) and closeness != (0, 0):
         return Pairs()
     raise _unknown_format(dataset.column_names, nearest if closeness != (0, 0) else None, name)
+
+
+def recognise_pairs(dataset: Dataset, columns: Pairs, *, name: str) -> Layout:
+    """The layout of pairs whose columns have been named.
+
+    Args:
+        dataset: From `check_dataset`.
+        columns: Their names.
+        name: The dataset's name, for messages.
+
+    Returns:
+        `Pairs`; or `ImplicitPairs`, if there is no prompt column, or one of text beside dialogues. If a side is
+        missing, `Pairs`, which says so.
+
+    Raises:
+        DatasetError: A column holds what no pair has.
+    """
+    if not set(columns.sources) <= set(dataset.column_names):
+        return columns
+    if columns.prompt not in dataset.column_names:
+        return ImplicitPairs(columns.chosen, columns.rejected)
+    forms = column_forms(dataset, columns.columns, name=name)
+    sides = {forms[column] for column in columns.sources if column in forms}
+    # A prompt as text beside dialogues repeats what they begin with.
+    repeated = forms.get(columns.prompt) is Form.TEXT and sides == {Form.CHAT}
+    return ImplicitPairs(columns.chosen, columns.rejected, columns.prompt) if repeated else columns
 
 
 def _likeness(columns: Sequence[str], present: Sequence[str]) -> tuple[float, float]:
@@ -83,7 +108,10 @@ def _unknown_format(present: list[str], nearest: tuple[str, ...] | None, name: s
     formats = "; ".join(f"{', '.join(columns)} ({what})" for columns, what in _FORMATS.items())
     if nearest is None:
         example = f'dataset.rename_column("{present[0] if present else "<its name>"}", "prompt")'
-        remedy = f"Rename its columns to those of one of them, for example {example}."
+        remedy = f"Rename its columns to those of one of them: {example}."
+        rows = [column for column in present if present == [column] and column in _WRAPPERS]
+        if rows:
+            remedy = f"Write the rows that are below {rows[0]!r} as a list, or one object a line (JSONL)."
     else:
         missing = [column for column in nearest if column not in present]
         changes = [
@@ -91,7 +119,10 @@ def _unknown_format(present: list[str], nearest: tuple[str, ...] | None, name: s
             for column, found in (_nearest(column, nearest, present) for column in missing)
         ]
         lacking = " and ".join(map(repr, missing))
-        remedy = f"The nearest is {', '.join(nearest)}, which lacks {lacking}: use {', then '.join(changes)}."
+        nearest_columns = ", ".join(nearest)
+        remedy = (
+            f"The nearest is {nearest_columns}, which lacks {lacking}; rename what holds it: {', then '.join(changes)}."
+        )
     return DatasetError(
         f"the columns {present} are those of no format of preferences; known are: {formats}",
         remedy=remedy,

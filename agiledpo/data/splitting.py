@@ -1,12 +1,12 @@
 """Hold rows out so that no prompt is on both sides."""
 
-import hashlib
-import json
+from numbers import Integral
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from agiledpo.data.digests import digest, exact
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.layout import Layout
 
@@ -33,10 +33,12 @@ def split_rows_by_prompt(
 
     Raises:
         DatasetError: A row cannot be read, or there are too few prompts to divide.
-        ValueError: `test_size` is not between 0 and 1.
+        ValueError: `test_size` is not between 0 and 1, or `seed` is negative.
     """
     if not 0 < test_size < 1:
         raise ValueError(f"test_size must be between 0 and 1, got {test_size!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must be a whole number that is not negative, got {seed!r}.")
     groups = _prompt_groups(dataset, layout, name)
     sizes = np.bincount(groups)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -56,14 +58,13 @@ def _prompt_groups(dataset: Dataset, layout: Layout, name: str) -> NDArray[np.in
     """The number of each row's group, (rows,) int64; rows with equal prompts have equal numbers."""
     form = layout.form(dataset, name=name)
     columns = layout.present(dataset)
-    numbers: dict[bytes, int] = {}
+    numbers: dict[int, int] = {}
     groups = np.empty(len(dataset), dtype=np.int64)
     for start in range(0, len(dataset), _BATCH):
         batch = dataset.select_columns(list(columns))[start : start + _BATCH]
         for row, values in enumerate(zip(*batch.values(), strict=True), start):
             examples = layout.read(form, row, dict(zip(columns, values, strict=True)), name=name)
             # A row without a preference is left out later, on whichever side it is.
-            prompt = json.dumps(examples[0].prompt if examples else ["row", row], sort_keys=True)
-            digest = hashlib.blake2b(prompt.encode(errors="surrogatepass"), digest_size=16).digest()
-            groups[row] = numbers.setdefault(digest, len(numbers))
+            number = digest(exact(examples[0].prompt)) if examples else digest(b"row", str(row).encode())
+            groups[row] = numbers.setdefault(number, len(numbers))
     return groups

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import LoadedRows, RowSource, load_preferences
+from agiledpo.data.layout import Layout
 from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_pairs
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
@@ -113,7 +114,10 @@ class PreferenceGym(DatasetGym[PreferenceExperiences]):
         )
 
     def _load(self, source: RowSource, *, name: Split) -> LoadedRows:
-        return source.named(name) if isinstance(source, LoadedRows) else load_preferences(source, dataset_name=name)
+        if isinstance(source, LoadedRows):
+            remedy = "Load pairs with load_preferences, or train on these with SFTGym."
+            return source.named(name).expect(Layout.completions, remedy=remedy)
+        return load_preferences(source, dataset_name=name)
 
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> PreferenceExperiences:
         return collate_pairs(columns, split=split, pad_token_id=self.pad_token_id)

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import LoadedRows, RowSource, load_demonstrations
+from agiledpo.data.demonstrations import Demonstrations
 from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_demonstrations
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
@@ -114,7 +115,8 @@ class SFTGym(DatasetGym[SFTExperiences]):
 
     def _load(self, source: RowSource, *, name: Split) -> LoadedRows:
         if isinstance(source, LoadedRows):
-            return source.named(name)
+            remedy = "Load them with load_demonstrations (of pairs with response_column), or train with PreferenceGym."
+            return source.named(name).expect(Demonstrations.completions, remedy=remedy)
         return load_demonstrations(source, response_column=self.response_column, dataset_name=name)
 
     def _collate(self, columns: Mapping[str, Sequence[Any]], split: Split) -> SFTExperiences:

@@ -7,16 +7,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from agiledpo.cli.data import FormatName
+from agiledpo.cli.data import FormatName, PairingName
 from agiledpo.data.checks import check_preferences
 from agiledpo.data.checks.rendering import print_report
 from agiledpo.data.convert import FORMATS
+from agiledpo.data.ranked import PAIRINGS
 from agiledpo.embedded.preferences import load_embedded_preferences
 
 Write = Callable[..., Path]
@@ -69,6 +73,7 @@ def test_errors_as_json(write: Write, tmp_path: Path) -> None:
     assert (empty["severity"], empty["count"], empty["total"], empty["unit"]) == ("error", 2, 7, "rows")
     assert empty["problem"] == "column 'chosen': the completion is empty or only whitespace"
     assert empty["examples"] == [{"row": 4, "excerpt": ""}]
+    assert empty["remedy"] == "Drop such rows."
     assert equal["examples"] == [{"row": 5, "excerpt": ""}]
     leaks = {finding["check"]: finding["examples"] for finding in report["findings"][2:]}
     like = [{"row": 0, "excerpt": "why 2?\n", "other": {"row": 2}}]
@@ -111,6 +116,22 @@ def test_keys(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_options_are_those_of_training(tmp_path: Path) -> None:
+    completions = [
+        {"rank": rank, "completion": [{"role": "assistant", "content": text}]} for rank, text in enumerate("abc")
+    ]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(json.dumps({"context": [{"role": "user", "content": "q"}], "completions": completions}) + "\n")
+    report = json.loads(run("check", path, "--pairing", "all", "--format", "json").stdout)
+    assert report["datasets"][0]["pairs"] == 3
+    done = run("check", path, "--config", "x")
+    assert done.returncode == 2
+    assert "config='x' is of a repository on the Hub" in " ".join(done.stderr.replace("│", "").split())
+    done = run("check", path, "--chat-template-kwargs", "{thinking}")
+    assert done.returncode == 2
+    assert "--chat-template-kwargs is not JSON" in " ".join(done.stderr.replace("│", "").split())
+
+
 def test_convert_and_back(write: Write, tmp_path: Path) -> None:
     source, ranked, text = write("text.jsonl", GOOD), tmp_path / "ranked.jsonl", tmp_path / "again.jsonl"
     done = run("convert", source, ranked, "--to", "ranked")
@@ -133,8 +154,19 @@ def test_convert_of_bad_data_writes_nothing(write: Write, tmp_path: Path) -> Non
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_convert_of_columns_that_json_cannot_hold(tmp_path: Path) -> None:
+    row = {"prompt": "why?\n", "chosen": "yes", "rejected": "no", "when": datetime(2024, 1, 1)}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    done = run("convert", tmp_path / "a.parquet", tmp_path / "out.jsonl", "--to", "pairs")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "column 'when': the column holds values of type timestamp[us], which JSON cannot hold" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_the_formats_are_the_librarys() -> None:
     assert get_args(FormatName) == FORMATS
+    assert get_args(PairingName) == PAIRINGS
 
 
 def test_the_command_imports_nothing_heavy() -> None:

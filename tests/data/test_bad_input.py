@@ -44,6 +44,15 @@ def test_error_survives_pickling() -> None:
     assert isinstance(copy, ValueError)
 
 
+def test_a_remedy_for_a_file_does_not_speak_of_a_dataset() -> None:
+    def located(remedy: str) -> str:
+        return PreferenceDataError("it is broken", remedy=remedy, dataset="test").in_file("a.jsonl", 3).remedy
+
+    assert located("Drop it: dataset.filter(lambda row: row['a'] == ').').") == "Drop it."
+    assert located("Rename it with dataset.map, or drop it.") == "Rename it, or drop it."
+    assert located("Do one: the dataset.") == "Do one: the dataset."
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "remedy"),
     [

@@ -1,7 +1,10 @@
 """Formats written in one another: nothing is lost, and what cannot be written is refused."""
 
 import json
+import math
 import warnings
+from datetime import datetime
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from agiledpo.data import (
     convert,
     recognise_preferences,
 )
+from agiledpo.data.convert import json_lines
 from agiledpo.data.messages import without_none
 
 Message = dict[str, Any]
@@ -443,3 +447,35 @@ def test_what_is_refused() -> None:
     assert recognise_preferences(ids, name="train") == TokenPairs()
     with pytest.raises(DatasetError, match="given dataset: token ids cannot be written in another format"):
         convert(ids, "pairs")
+
+
+def test_lines_of_json() -> None:
+    rows = [{"a": "ä\n", "b": [1.5, None], "c": {"d": True}}, {"a": None, "b": [], "c": {"d": None}}]
+    assert [json.loads(line) for line in json_lines(Dataset.from_list(rows), name="given")] == rows
+    assert "ä" in next(iter(json_lines(Dataset.from_list(rows), name="given")))
+    mixed = Dataset.from_list([{"a": [{"x": 1}]}, {"a": [{"x": "y"}]}], features=Features({"a": List(Json())}))
+    assert [json.loads(line) for line in json_lines(mixed, name="given")] == mixed.to_list()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(datetime(2024, 1, 1), "timestamp"), (b"x", "binary"), ([{"x": Decimal(1)}], "decimal")]
+)
+def test_what_json_cannot_hold_is_said_by_column(value: Any, said: str) -> None:
+    with pytest.raises(DatasetError, match=rf"^given dataset, column 'b': the column holds values of type {said}"):
+        json_lines(Dataset.from_list([{"a": 1, "b": value}]), name="given")
+
+
+def test_numbers_that_are_not_finite_are_never_written() -> None:
+    lines = json_lines(Dataset.from_list([{"a": 1.0, "b": {"c": 1.0}}, {"a": 1.0, "b": {"c": math.nan}}]), name="given")
+    assert next(lines) == '{"a": 1.0, "b": {"c": 1.0}}'
+    with pytest.raises(DatasetError, match=r"^given dataset, column 'b': a number is not finite, .*: {\"c\": NaN}\. R"):
+        next(lines)
+
+
+@pytest.mark.parametrize("column", ["tools", "chat_template_kwargs"])
+def test_what_only_chat_has_is_not_lost_in_text(column: str) -> None:
+    told = {"tools": [{"type": "function"}], "chat_template_kwargs": {"enable_thinking": False}}[column]
+    sides = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    row = {"prompt": [{"role": "user", "content": "q"}], "chosen": sides[0], "rejected": sides[1], column: told}
+    with pytest.raises(DatasetError, match=f"^given dataset, row 0, column '{column}': only chat messages can have"):
+        convert(Dataset.from_list([row]), "text")

@@ -90,21 +90,21 @@ def test_recognised(row: dict[str, Any], layout: Layout) -> None:
     [
         (
             ["id", "better"],
-            'Rename its columns to those of one of them, for example dataset.rename_column("id", "prompt").',
+            'Rename its columns to those of one of them: dataset.rename_column("id", "prompt").',
         ),
         (
             ["context", "responses"],
-            "The nearest is context, completions, which lacks 'completions': use "
+            "The nearest is context, completions, which lacks 'completions'; rename what holds it: "
             'dataset.rename_column("<its name>", "completions").',
         ),
         (
             ["Context", "completion"],
-            "The nearest is context, completions, which lacks 'context' and 'completions': use "
+            "The nearest is context, completions, which lacks 'context' and 'completions'; rename what holds it: "
             'dataset.rename_column("Context", "context"), then dataset.rename_column("completion", "completions").',
         ),
         (
             ["prompt_ids", "chosen_ids", "rejected_tokens"],
-            "The nearest is prompt_ids, chosen_ids, rejected_ids, which lacks 'rejected_ids': use "
+            "The nearest is prompt_ids, chosen_ids, rejected_ids, which lacks 'rejected_ids'; rename what holds it: "
             'dataset.rename_column("rejected_tokens", "rejected_ids").',
         ),
     ],
@@ -237,8 +237,8 @@ def test_where_dialogues_are_divided(chosen: list[Any], rejected: list[Any], bor
             [U, call() | {"tool_calls": "{f}"}],
             [U, A],
             "chosen",
-            "the tool_calls of message 1 are text, but not JSON (Expecting property name enclosed in double quotes: "
-            "line 1 column 2 (char 1))",
+            "the tool_calls of message 1 are text that cannot be read as JSON (Expecting property name "
+            "enclosed in double quotes: line 1 column 2 (char 1))",
         ),
         (
             [U, A | {"tool_calls": '"f"'}],

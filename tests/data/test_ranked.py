@@ -97,7 +97,7 @@ def completion(**change: Any) -> dict[str, Any]:
     [
         (ranked(0, 1) | {"context": None}, "context", "the value is None"),
         (ranked(0, 1) | {"completions": None}, "completions", "the value is None"),
-        (ranked(0), "completions", "there are 1 completions, and a preference is between two"),
+        (ranked(0), "completions", "there is 1 completion, and a preference is between two"),
         (ranked(), "completions", "there are 0 completions, and a preference is between two"),
         (ranked(0, 1) | {"completions": "a"}, "completions", "expected a list of completions, got str"),
         (ranked(0, 1) | {"completions": ["a", "b"]}, "completions", "completion 0 is str, not a mapping"),

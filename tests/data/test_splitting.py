@@ -1,7 +1,7 @@
 """A prompt is on one side of a split only."""
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Json, List
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,3 +49,24 @@ def test_what_is_refused() -> None:
     bad = Dataset.from_list([*rows([1, 2]).to_list(), {"prompt": "p", "chosen": " ", "rejected": "no"}])
     with pytest.raises(DatasetError, match="train dataset, row 2, column 'chosen': the completion is empty"):
         split_rows_by_prompt(bad, PAIRS, 0.5, seed=0, name="train")
+
+
+def test_seed_that_is_none() -> None:
+    for seed in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=rf"^seed must be a whole number that is not negative, got {seed}\.$"):
+            split_rows_by_prompt(rows([1, 2]), PAIRS, 0.5, seed=seed, name="train")  # type: ignore[arg-type]
+
+
+def test_keys_that_are_none_are_of_the_same_prompt() -> None:
+    """JSON columns keep them, and the template never sees them; the check for leakage counts as equal what is here."""
+    prompts = [[{"role": "user", "content": "a"} | ({"name": None} if row % 2 else {})] for row in range(8)]
+    prompts += [[{"role": "user", "content": "b"}]]
+    answers = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    chat = Dataset.from_list(
+        [{"prompt": prompt, "chosen": answers[0], "rejected": answers[1]} for prompt in prompts],
+        features=Features({key: List(Json()) for key in ("prompt", "chosen", "rejected")}),
+    )
+    assert "name" not in chat[0]["prompt"][0]
+    assert "name" in chat[1]["prompt"][0]
+    sides = split_rows_by_prompt(chat, PAIRS, 0.1, seed=0, name="train")
+    assert sorted(side.tolist() for side in sides) == [list(range(8)), [8]]

@@ -171,3 +171,16 @@ def test_demonstrations_from_files(rows: Rows, tokenizer: PreTrainedTokenizerBas
         assert torch.equal(batch["input_ids"], other["input_ids"])
         assert torch.equal(env.step()["input_ids"], expected.reset(reset_dataloaders=False)["input_ids"])
         expected = SFTGym(Dataset.from_list(dialogues), Dataset.from_list(dialogues), tokenizer)
+
+
+def test_rows_of_the_other_gym_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = Dataset.from_list([{"prompt": "hello", "chosen": " yes", "rejected": " no", "completion": " so"}] * 2)
+    pairs, demonstrations = load_preferences(rows), load_demonstrations(rows)
+    with pytest.raises(
+        DatasetError, match=r"^train dataset: its rows are read as Pairs\(.*\), of chosen and rejected; ne"
+    ):
+        SFTGym(pairs, demonstrations, tokenizer)
+    with pytest.raises(
+        DatasetError, match=r"^test dataset: .* of completion; needed are rows of chosen and rejected\. L"
+    ):
+        PreferenceGym(pairs, demonstrations, tokenizer)

@@ -1,5 +1,8 @@
 """Check preference data before anything is trained on them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.checks.checked import CheckedDataset, read_once
@@ -21,6 +24,7 @@ def check_preferences(
     *,
     test: Source | LoadedRows | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     examples: int = 3,
     show_progress: bool = False,
 ) -> CheckReport:
@@ -34,17 +38,25 @@ def check_preferences(
             `load_preferences` returned, which can be told more of the source.
         test: The test data, which should have nothing in common with them; None for none.
         tokenizer: The model's, for lengths in tokens and errors that only tokenising finds; None for characters.
+        chat_template_kwargs: What the chat template is told for all rows, as training is to tell it; needs a tokenizer.
         examples: How many rows to show of everything that is found.
         show_progress: Whether to draw progress bars.
 
     Raises:
         DatasetError: The data cannot be read at all: no rows, or no columns that are preferences.
-        ValueError: The tokenizer lacks an end-of-sequence token or the chat template that the data need.
+        TypeError: `chat_template_kwargs` is not a mapping, or JSON cannot hold it.
+        ValueError: The tokenizer lacks an end-of-sequence token or the chat template that the data need, or
+            `chat_template_kwargs` has no effect.
     """
+    if chat_template_kwargs is not None and tokenizer is None:
+        raise ValueError("chat_template_kwargs needs a tokenizer, whose chat template is told of them.")
     sources = {"train": data} if test is None else {"train": data, "test": test}
     # All are looked at before any is read, which may take minutes.
     opened = [open_preferences(source, name) for name, source in sources.items()]
-    checked = [read_once(one, tokenizer, examples=examples, show_progress=show_progress) for one in opened]
+    checked = [
+        read_once(one, tokenizer, chat_template_kwargs, examples=examples, show_progress=show_progress)
+        for one in opened
+    ]
     findings = [finding for one in checked for finding in _findings(one, examples)]
     if test is not None:
         findings += leakage_findings(checked[1], checked[0], examples)
@@ -55,7 +67,7 @@ def check_preferences(
 def _findings(checked: CheckedDataset, examples: int) -> list[Finding]:
     """Everything but what concerns another dataset too."""
     found, opened = checked.scan, checked.opened
-    findings = found.unusable.findings(found.rows, opened.name, opened.place)
+    findings = found.unusable.findings(found.rows, opened.name, opened.place, opened.data.locate)
     findings += repeat_findings(checked, examples)
     for trap in TRAPS:
         findings += checked.finding(trap.check, trap.severity, found.traps[trap.check], trap.problem, trap.remedy)

@@ -1,6 +1,8 @@
 """A dataset that was read once, and its figures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +15,7 @@ from agiledpo.data.checks.pair_table import PairColumns
 from agiledpo.data.checks.report import DatasetFigures
 from agiledpo.data.checks.scan import Scan, Sightings, scan
 from agiledpo.data.examples import Form
+from agiledpo.data.template_kwargs import check_template_kwargs
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy
 
 _OPENINGS = 3
@@ -46,27 +49,38 @@ class CheckedDataset:
 
 
 def read_once(
-    opened: OpenedDataset, tokenizer: PreTrainedTokenizerBase | None, *, examples: int, show_progress: bool
+    opened: OpenedDataset,
+    tokenizer: PreTrainedTokenizerBase | None,
+    chat_template_kwargs: Mapping[str, Any] | None,
+    *,
+    examples: int,
+    show_progress: bool,
 ) -> CheckedDataset:
     """Read all rows of a dataset.
 
     Args:
         opened: The dataset.
         tokenizer: For lengths in tokens; None for characters.
+        chat_template_kwargs: What its chat template is told for all rows; None for nothing.
         examples: How many rows to keep of everything that is found.
         show_progress: Whether to draw a progress bar.
 
     Raises:
-        ValueError: The tokenizer lacks an end-of-sequence token or the chat template that the data need.
+        TypeError: `chat_template_kwargs` is not a mapping, or JSON cannot hold it.
+        ValueError: The tokenizer lacks an end-of-sequence token or the chat template that the data need, or
+            `chat_template_kwargs` has no effect.
     """
+    told: dict[str, Any] = {}
     if tokenizer is not None:
         check_tokenizer(tokenizer, opened.form)
+        told = check_template_kwargs(chat_template_kwargs, tokenizer, opened.form)
         tokenizer = isolated_copy(tokenizer)
     found = scan(
         opened.data.dataset,
         opened.data.layout,
         opened.form,
         tokenizer,
+        told,
         name=opened.name,
         examples=examples,
         show_progress=show_progress,

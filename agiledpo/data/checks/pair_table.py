@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agiledpo.data.checks.digests import digest, exact, near, prompt_parts
+from agiledpo.data.digests import digest, exact, near, prompt_parts
 from agiledpo.data.examples import Example
 
 _BYTES = 8

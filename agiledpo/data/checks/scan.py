@@ -64,6 +64,7 @@ def scan(
     layout: Layout,
     form: Form,
     tokenizer: PreTrainedTokenizerBase | None,
+    template_kwargs: Mapping[str, Any],
     *,
     name: str,
     examples: int,
@@ -76,13 +77,14 @@ def scan(
         layout: Where the prompt and its completions are.
         form: From the layout.
         tokenizer: From `isolated_copy`, for lengths in tokens and for what only tokenising finds; None for characters.
+        template_kwargs: What its chat template is told for all rows.
         name: The dataset's name, for messages.
         examples: How many rows to keep of everything that is found.
         show_progress: Whether to draw a progress bar.
     """
     found = Scan(len(dataset), UnusableRows(examples))
     columns = dataset.select_columns(list(layout.present(dataset)))
-    reader = _Reader(layout, form, tokenizer, found.unusable, name)
+    reader = _Reader(layout, form, tokenizer, template_kwargs, found.unusable, name)
     with tqdm(total=len(dataset), desc=f"Checking {name} dataset", unit=" rows", disable=not show_progress) as bar:
         for start in range(0, len(dataset), _BATCH):
             batch = columns[start : start + _BATCH]
@@ -115,6 +117,7 @@ class _Reader:
     layout: Layout
     form: Form
     tokenizer: PreTrainedTokenizerBase | None
+    template_kwargs: Mapping[str, Any]
     unusable: UnusableRows
     name: str
 
@@ -148,7 +151,9 @@ class _Reader:
         assert self.tokenizer is not None
         part = {column: [of_rows[row - first] for row in rows] for column, of_rows in batch.items()}
         try:
-            yield from tokenize_rows(part, rows, self.tokenizer, self.form, self.layout, name=self.name)
+            yield from tokenize_rows(
+                part, rows, self.tokenizer, self.form, self.layout, self.template_kwargs, name=self.name
+            )
         except DatasetError as error:
             if len(rows) == 1:
                 self.unusable.add(error)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import DatasetError
 from agiledpo.data.checks import CheckReport, Finding, Place, Severity, check_preferences
-from agiledpo.data.checks.digests import digest, exact, near
+from agiledpo.data.digests import digest, exact, near
 from agiledpo.data.tokenization import isolated_copy, tokenize_rows
 from agiledpo.embedded.preferences import load_embedded_preferences
 
@@ -126,6 +126,47 @@ def test_all_unusable_rows_are_counted_by_what_is_wrong() -> None:
     (figures,) = report.datasets
     assert (figures.rows, figures.unusable_rows, figures.pairs) == (2500, 5, 2495)
     assert not report.passes()
+
+
+def test_rows_with_the_same_problem_are_one_finding_whatever_they_quote() -> None:
+    roles = ["human", "bot", "the user's", "user", "user"]
+    answers = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    rows = [
+        {"prompt": [{"role": role, "content": f"q{i}"}], "chosen": answers[0], "rejected": answers[1]}
+        for i, role in enumerate(roles)
+    ]
+    (error,) = check_preferences(Dataset.from_list(rows), examples=2).findings[:1]
+    assert error.problem == "column 'prompt': message … has the unknown role …"
+    assert [example.excerpt for example in error.examples] == [
+        "message 0 has the unknown role 'human'",
+        "message 0 has the unknown role 'bot'",
+    ]
+    assert error.count == 3
+    (error,) = check_preferences(Dataset.from_list(rows[2:]), examples=0).findings[:1]
+    assert (error.problem, error.count) == ("column 'prompt': message 0 has the unknown role \"the user's\"", 1)
+
+
+SWITCHED = (  # without the switch, the prompt is rewritten once an answer follows
+    "{% for m in messages %}{% if loop.first and messages|length == 2 and enable_thinking is not defined %}X{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_the_template_is_told_what_training_tells_it(make_tokenizer: Any) -> None:
+    sides = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    data = Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": f"q{i}"}], "chosen": sides[0], "rejected": sides[1]} for i in range(4)]
+    )
+    tokenizer = make_tokenizer(template=None)
+    tokenizer.chat_template = SWITCHED
+    assert check_preferences(data, tokenizer=tokenizer).datasets[0].unusable_rows == 4
+    report = check_preferences(data, tokenizer=tokenizer, chat_template_kwargs={"enable_thinking": False})
+    assert report.datasets[0].unusable_rows == 0
+    with pytest.raises(ValueError, match=r"^chat_template_kwargs has \['enable_thinkng'\], which the tokenizer's"):
+        check_preferences(data, tokenizer=tokenizer, chat_template_kwargs={"enable_thinkng": False})
+    with pytest.raises(ValueError, match=r"^chat_template_kwargs needs a tokenizer"):
+        check_preferences(data, chat_template_kwargs={"enable_thinking": False})
 
 
 def test_a_dataset_without_a_usable_row() -> None:

@@ -29,33 +29,30 @@ CASES = (
     Case(
         "prompt_is_null",
         rows(CHAT, prompt=None),
-        says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['prompt'] is not None)."
-        ),
+        says="train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such rows.",
     ),
     Case(
         "unknown_role",
         rows(CHAT, prompt=[said("human", "hello?")]),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': message 0 has the unknown role 'human'. Use one "
-            "of system, developer, user, assistant, tool; rename others with dataset.map."
+            "train dataset (pairs.jsonl), row 1, column 'prompt': message 0 has the unknown role 'human'. Use one of "
+            "system, developer, user, assistant, tool; rename others."
         ),
     ),
     Case(
         "role_in_capitals",
         rows(CHAT, prompt=[said("User", "hello?")]),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': message 0 has the unknown role 'User'. Use one "
-            "of system, developer, user, assistant, tool; rename others with dataset.map."
+            "train dataset (pairs.jsonl), row 1, column 'prompt': message 0 has the unknown role 'User'. Use one of "
+            "system, developer, user, assistant, tool; rename others."
         ),
     ),
     Case(
         "no_role",
         rows(CHAT, prompt=[{"content": "hello?"}]),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': message 0 has no role; it has 'content'. Write "
-            "it as {'role': ..., 'content': ...}; rename other keys with dataset.map."
+            "train dataset (pairs.jsonl), row 1, column 'prompt': message 0 has no role; it has 'content'. Write it as "
+            "{'role': ..., 'content': ...}; rename other keys."
         ),
     ),
     Case(
@@ -110,8 +107,8 @@ CASES = (
         "all_messages_are_texts",
         all_rows(CHAT, prompt=["hello?"]),
         says=(
-            "train dataset (pairs.jsonl), column 'prompt': the column holds lists of string. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.jsonl), column 'prompt': the column holds lists of string. Convert it to text, or to "
+            "a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -119,25 +116,23 @@ CASES = (
         all_rows(CHAT, prompt=USER),
         says=(
             "train dataset (pairs.jsonl), column 'prompt': the column holds values of type struct<role: string, "
-            "content: string>. Convert it with dataset.map to text, or to a list of {'role': ..., 'content': ...} "
-            "messages."
+            "content: string>. Convert it to text, or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
         "from_and_value",
         all_rows(CHAT, prompt=[{"from": "human", "value": "hello?"}]),
         says=(
-            "train dataset (pairs.jsonl), row 0, column 'prompt': message 0 has no role; it has 'from', 'value'. "
-            "Write it as {'role': ..., 'content': ...}; rename other keys with dataset.map."
+            "train dataset (pairs.jsonl), row 0, column 'prompt': message 0 has no role; it has 'from', 'value'. Write "
+            "it as {'role': ..., 'content': ...}; rename other keys."
         ),
     ),
     Case(
         "messages_as_json",
         all_rows(CHAT, prompt='[{"role": "user", "content": "hello?"}]'),
         says=(
-            "train dataset (pairs.jsonl), row 0: text and chat messages are mixed: 'prompt' is text, 'chosen' is "
-            "chat, 'rejected' is chat. Make all of them the same, for example dataset.map(lambda row: {\"prompt\": "
-            '[{"role": "user", "content": row["prompt"]}]}).'
+            "train dataset (pairs.jsonl), row 0: text and chat messages are mixed: 'prompt' is text, 'chosen' is chat, "
+            "'rejected' is chat. Write all of them as lists of chat messages."
         ),
     ),
     Case(
@@ -177,17 +172,16 @@ CASES = (
         "completion_is_whitespace",
         rows(CHAT, rejected=[said("assistant", " \n")]),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'rejected': the completion is empty or only whitespace. "
-            "Give it content, or drop such rows: dataset.filter(lambda row: "
-            'row["rejected"][-1]["content"].strip()).'
+            "train dataset (pairs.jsonl), row 1, column 'rejected': the completion is empty or only whitespace. Give "
+            "it content, or drop such rows."
         ),
     ),
     Case(
         "completions_are_equal",
         rows(CHAT, rejected=[YES]),
         says=(
-            "train dataset (pairs.jsonl), row 1: chosen and rejected are equal, so there is nothing to prefer. "
-            'Drop such rows: dataset.filter(lambda row: row["chosen"] != row["rejected"]).'
+            "train dataset (pairs.jsonl), row 1: chosen and rejected are equal, so there is nothing to prefer. Drop "
+            "such rows."
         ),
     ),
     Case(
@@ -195,17 +189,16 @@ CASES = (
         rows(CHAT, rejected=[said("assistant", " yes ")]),
         tokenizer="llama3",
         says=(
-            "train dataset (pairs.jsonl), row 1: chosen and rejected differ as text but are the same tokens. Drop "
-            "the row: dataset.filter(lambda row, index: index != 1, with_indices=True)."
+            "train dataset (pairs.jsonl), row 1: chosen and rejected differ as text but are the same tokens. Drop the "
+            "row."
         ),
     ),
     Case(
         "prompt_is_text",
         all_rows(CHAT, prompt="hello there?", chosen=[YES], rejected=[NO]),
         says=(
-            "train dataset (pairs.jsonl), row 0: text and chat messages are mixed: 'prompt' is text, 'chosen' is "
-            "chat, 'rejected' is chat. Make all of them the same, for example dataset.map(lambda row: {\"prompt\": "
-            '[{"role": "user", "content": row["prompt"]}]}).'
+            "train dataset (pairs.jsonl), row 0: text and chat messages are mixed: 'prompt' is text, 'chosen' is chat, "
+            "'rejected' is chat. Write all of them as lists of chat messages."
         ),
     ),
     Case(
@@ -213,8 +206,7 @@ CASES = (
         all_rows(CHAT, rejected="no"),
         says=(
             "train dataset (pairs.jsonl): text and chat messages are mixed: 'prompt' is chat, 'chosen' is chat, "
-            "'rejected' is text. Make all of them the same, for example dataset.map(lambda row: {\"rejected\": "
-            '[{"role": "assistant", "content": row["rejected"]}]}).'
+            "'rejected' is text. Write all of them as lists of chat messages."
         ),
     ),
     Case(
@@ -222,17 +214,15 @@ CASES = (
         all_rows(TEXT, rejected=[NO]),
         says=(
             "train dataset (pairs.jsonl): text and chat messages are mixed: 'prompt' is text, 'chosen' is text, "
-            "'rejected' is chat. Make all of them the same, for example dataset.map(lambda row: {\"prompt\": "
-            '[{"role": "user", "content": row["prompt"]}], "chosen": [{"role": "assistant", "content": '
-            'row["chosen"]}]}).'
+            "'rejected' is chat. Write all of them as lists of chat messages."
         ),
     ),
     Case(
         "tool_calls_are_no_json",
         rows(CHAT, chosen=[said("assistant", "", tool_calls="call it")]),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'chosen': the tool_calls of message 0 are text, but not "
-            "JSON (Expecting value: line 1 column 1 (char 0)). Write a list of calls, as JSON text or as it is."
+            "train dataset (pairs.jsonl), row 1, column 'chosen': the tool_calls of message 0 are text that cannot be "
+            "read as JSON (Expecting value: line 1 column 1 (char 0)). Write a list of calls, as JSON text or as it is."
         ),
     ),
     Case(
@@ -247,26 +237,41 @@ CASES = (
         "tools_are_no_json",
         rows({**CHAT, "tools": "[]"}, tools="add, subtract"),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'tools': the text is not JSON (Expecting value: line 1 "
-            "column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
-            "dataset.remove_columns('tools')."
+            "train dataset (pairs.jsonl), row 1, column 'tools': the text cannot be read as JSON (Expecting value: "
+            "line 1 column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column."
         ),
     ),
     Case(
         "tools_are_a_number",
         all_rows(CHAT, tools="7"),
         says=(
-            "train dataset (pairs.jsonl), row 0, column 'tools': expected a list of tools, got int. Write a list "
-            "of JSON schemas, as JSON text or as it is; or drop the column: dataset.remove_columns('tools')."
+            "train dataset (pairs.jsonl), row 0, column 'tools': expected a list of tools, got int. Write a list of "
+            "JSON schemas, as JSON text or as it is; or drop the column."
+        ),
+    ),
+    Case(
+        "tools_are_false",
+        all_rows(CHAT, tools="false"),
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'tools': expected a list of tools, got bool. Write a list of "
+            "JSON schemas, as JSON text or as it is; or drop the column."
+        ),
+    ),
+    Case(
+        "tools_with_a_number_of_too_many_digits",
+        all_rows(CHAT, tools='[{"a": ' + "9" * 5000 + "}]"),
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'tools': the text cannot be read as JSON (Exceeds the limit "
+            "(4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to "
+            "increase the limit). Write a list of JSON schemas, as JSON text or as it is; or drop the column."
         ),
     ),
     Case(
         "tools_are_names",
         all_rows(CHAT, tools=["add"]),
         says=(
-            "train dataset (pairs.jsonl), row 0, column 'tools': the text is not JSON (Expecting value: line 1 "
-            "column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column: "
-            "dataset.remove_columns('tools')."
+            "train dataset (pairs.jsonl), row 0, column 'tools': the text cannot be read as JSON (Expecting value: "
+            "line 1 column 1 (char 0)). Write a list of JSON schemas, as JSON text or as it is; or drop the column."
         ),
     ),
     Case(
@@ -274,34 +279,32 @@ CASES = (
         all_rows(CHAT, tools="[7]"),
         says=(
             "train dataset (pairs.jsonl), row 0, column 'tools': tool 0 is int, not a JSON schema. Write a list of "
-            "JSON schemas, as JSON text or as it is; or drop the column: dataset.remove_columns('tools')."
+            "JSON schemas, as JSON text or as it is; or drop the column."
         ),
     ),
     Case(
         "template_kwargs_are_no_json",
         rows({**CHAT, "chat_template_kwargs": "{}"}, chat_template_kwargs="thinking"),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'chat_template_kwargs': the text is not JSON (Expecting "
-            "value: line 1 column 1 (char 0)). Write a mapping of the template's variables, as JSON text or as it "
-            "is; or drop the column: dataset.remove_columns('chat_template_kwargs')."
+            "train dataset (pairs.jsonl), row 1, column 'chat_template_kwargs': the text cannot be read as JSON "
+            "(Expecting value: line 1 column 1 (char 0)). Write a mapping of the template's variables, as JSON text or "
+            "as it is; or drop the column."
         ),
     ),
     Case(
         "template_kwargs_are_a_list",
         all_rows(CHAT, chat_template_kwargs="[true]"),
         says=(
-            "train dataset (pairs.jsonl), row 0, column 'chat_template_kwargs': expected a mapping, got list. "
-            "Write a mapping of the template's variables, as JSON text or as it is; or drop the column: "
-            "dataset.remove_columns('chat_template_kwargs')."
+            "train dataset (pairs.jsonl), row 0, column 'chat_template_kwargs': expected a mapping, got list. Write a "
+            "mapping of the template's variables, as JSON text or as it is; or drop the column."
         ),
     ),
     Case(
         "template_kwargs_replace_the_messages",
         all_rows(CHAT, chat_template_kwargs='{"messages": []}'),
         says=(
-            "train dataset (pairs.jsonl), row 0, column 'chat_template_kwargs': ['messages'] is what rendering "
-            "sets itself. Write a mapping of the template's variables, as JSON text or as it is; or drop the "
-            "column: dataset.remove_columns('chat_template_kwargs')."
+            "train dataset (pairs.jsonl), row 0, column 'chat_template_kwargs': ['messages'] is what rendering sets "
+            "itself. Write a mapping of the template's variables, as JSON text or as it is; or drop the column."
         ),
     ),
     Case(
@@ -309,9 +312,8 @@ CASES = (
         rows(CHAT, prompt=[SYSTEM, USER]),
         tokenizer="gemma",
         says=(
-            "train dataset (pairs.jsonl), row 1: the chat template refuses the messages (System role not "
-            "supported). Change the messages with dataset.map, or set tokenizer.chat_template to one that takes "
-            "them."
+            "train dataset (pairs.jsonl), row 1: the chat template refuses the messages (System role not supported). "
+            "Change the messages, or set tokenizer.chat_template to one that takes them."
         ),
     ),
     Case(
@@ -347,8 +349,8 @@ CASES = (
         "dialogues_are_equal",
         rows(IMPLICIT, rejected=[USER, YES]),
         says=(
-            "train dataset (pairs.jsonl), row 1: chosen and rejected are equal, so there is nothing to prefer. "
-            'Drop such rows: dataset.filter(lambda row: row["chosen"] != row["rejected"]).'
+            "train dataset (pairs.jsonl), row 1: chosen and rejected are equal, so there is nothing to prefer. Drop "
+            "such rows."
         ),
     ),
     Case(
@@ -407,9 +409,8 @@ CASES = (
         "prompt_that_no_dialogue_has",
         rows({**IMPLICIT, "prompt": "hello?"}, prompt="bye?"),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': the text is none of the user's messages that "
-            "chosen and rejected have in common. If the dialogues are right, drop the column: "
-            "dataset.remove_columns('prompt')."
+            "train dataset (pairs.jsonl), row 1, column 'prompt': the text is none of the user's messages that chosen "
+            "and rejected have in common. If the dialogues are right, drop the column."
         ),
     ),
     Case(
@@ -424,19 +425,15 @@ CASES = (
         "demonstrations",
         [{"messages": [USER, YES]}] * 2,
         says=(
-            "train dataset (pairs.jsonl): the columns ['messages'] are those of no format of preferences; known "
-            "are: prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and "
-            "completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids "
-            "(token ids). Rename its columns to those of one of them, for example "
-            'dataset.rename_column("messages", "prompt").'
+            "train dataset (pairs.jsonl): the columns ['messages'] are those of no format of preferences; known are: "
+            "prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and completions "
+            "with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids (token ids). Rename "
+            "its columns to those of one of them."
         ),
     ),
     Case(
         "prompt_and_dialogue_absent",
         rows(IMPLICIT, chosen=ABSENT),
-        says=(
-            "train dataset (pairs.jsonl), row 1, column 'chosen': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['chosen'] is not None)."
-        ),
+        says="train dataset (pairs.jsonl), row 1, column 'chosen': the value is None. Fill it in, or drop such rows.",
     ),
 )

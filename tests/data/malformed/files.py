@@ -148,10 +148,9 @@ CASES = (
         file="pairs.json",
         says=(
             "train dataset (pairs.json): the columns ['data'] are those of no format of preferences; known are: "
-            "prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and "
-            "completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids "
-            '(token ids). Rename its columns to those of one of them, for example dataset.rename_column("data", '
-            '"prompt").'
+            "prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and completions "
+            "with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids (token ids). Write "
+            "the rows that are below 'data' as a list, or one object a line (JSONL)."
         ),
     ),
     Case(
@@ -159,8 +158,8 @@ CASES = (
         '{"prompt": ["a "], "chosen": ["b"], "rejected": ["c"]}',
         file="pairs.json",
         says=(
-            "train dataset (pairs.json), column 'prompt': the column holds lists of string. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.json), column 'prompt': the column holds lists of string. Convert it to text, or to "
+            "a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -328,8 +327,8 @@ CASES = (
         HEADER + "a ,b,c\na ,,c\n",
         file="pairs.csv",
         says=(
-            "train dataset (pairs.csv), row 1, column 'chosen': the completion is empty or only whitespace. Drop "
-            "such rows: dataset.filter(lambda row: row['chosen'].strip())."
+            "train dataset (pairs.csv), row 1, column 'chosen': the completion is empty or only whitespace. Drop such "
+            "rows."
         ),
     ),
     Case(

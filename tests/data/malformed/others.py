@@ -15,9 +15,9 @@ CASES = (
         "one_completion",
         rows(RANKED, completions=ranked(0)),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'completions': there are 1 completions, and a preference "
-            "is between two. Write the completions as [{'rank': 0, 'completion': [messages]}, ...]; the lower rank "
-            "is preferred."
+            "train dataset (pairs.jsonl), row 1, column 'completions': there is 1 completion, and a preference is "
+            "between two. Write the completions as [{'rank': 0, 'completion': [messages]}, ...]; the lower rank is "
+            "preferred."
         ),
     ),
     Case(
@@ -34,7 +34,7 @@ CASES = (
         rows(RANKED, completions=None),
         says=(
             "train dataset (pairs.jsonl), row 1, column 'completions': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['completions'] is not None)."
+            "rows."
         ),
     ),
     Case(
@@ -190,8 +190,8 @@ CASES = (
         "completions_are_texts",
         all_rows(RANKED, completions=["yes", "no"]),
         says=(
-            "train dataset (pairs.jsonl), column 'completions': the column holds lists of string. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.jsonl), column 'completions': the column holds lists of string. Convert it to text, "
+            "or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -200,9 +200,8 @@ CASES = (
         says=(
             "train dataset (pairs.jsonl): the columns ['completions'] are those of no format of preferences; known "
             "are: prompt, chosen, rejected (text or chat messages); context, completions (chat messages, and "
-            "completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids "
-            "(token ids). The nearest is context, completions, which lacks 'context': use "
-            'dataset.rename_column("<its name>", "context").'
+            "completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, rejected_ids (token "
+            "ids). The nearest is context, completions, which lacks 'context'; rename what holds it."
         ),
     ),
     Case(
@@ -288,16 +287,16 @@ CASES = (
         "ids_are_null",
         rows(TOKENS, rejected_ids=None),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'rejected_ids': the value is None. Fill it in, or drop "
-            "such rows: dataset.filter(lambda row: row['rejected_ids'] is not None)."
+            "train dataset (pairs.jsonl), row 1, column 'rejected_ids': the value is None. Fill it in, or drop such "
+            "rows."
         ),
     ),
     Case(
         "ids_are_equal",
         rows(TOKENS, chosen_ids=[8, 9]),
         says=(
-            "train dataset (pairs.jsonl), row 1: chosen_ids and rejected_ids are equal, so there is nothing to "
-            'prefer. Drop such rows: dataset.filter(lambda row: row["chosen_ids"] != row["rejected_ids"]).'
+            "train dataset (pairs.jsonl), row 1: chosen_ids and rejected_ids are equal, so there is nothing to prefer. "
+            "Drop such rows."
         ),
     ),
     Case(
@@ -316,8 +315,8 @@ CASES = (
             "train dataset (pairs.jsonl): the columns ['chosen_ids', 'rejected_ids'] are those of no format of "
             "preferences; known are: prompt, chosen, rejected (text or chat messages); context, completions (chat "
             "messages, and completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, "
-            "rejected_ids (token ids). The nearest is prompt_ids, chosen_ids, rejected_ids, which lacks "
-            '\'prompt_ids\': use dataset.rename_column("<its name>", "prompt_ids").'
+            "rejected_ids (token ids). The nearest is prompt_ids, chosen_ids, rejected_ids, which lacks 'prompt_ids'; "
+            "rename what holds it."
         ),
     ),
 )

@@ -11,8 +11,8 @@ CASES = (
         "no_rejected_column",
         all_rows(TEXT, rejected=ABSENT),
         says=(
-            "train dataset (pairs.jsonl): required column 'rejected' is missing; the columns are ['prompt', "
-            '\'chosen\']. Name the column that holds it with dataset.rename_column("<its name>", "rejected").'
+            "train dataset (pairs.jsonl): required column 'rejected' is missing; the columns are ['prompt', 'chosen']. "
+            "Rename the column that holds it to 'rejected'."
         ),
     ),
     Case(
@@ -28,8 +28,8 @@ CASES = (
         "capital_letters",
         [{"Prompt": "hello? ", "Chosen": "yes", "Rejected": "no"}],
         says=(
-            "train dataset (pairs.jsonl): required column 'prompt' is missing; the columns are ['Prompt', "
-            "'Chosen', 'Rejected']. If 'Prompt' is it, use dataset.rename_column(\"Prompt\", \"prompt\")."
+            "train dataset (pairs.jsonl): required column 'prompt' is missing; the columns are ['Prompt', 'Chosen', "
+            "'Rejected']. If 'Prompt' is it, rename it to 'prompt'."
         ),
     ),
     Case(
@@ -39,8 +39,7 @@ CASES = (
             "train dataset (pairs.jsonl): the columns ['question', 'good', 'bad'] are those of no format of "
             "preferences; known are: prompt, chosen, rejected (text or chat messages); context, completions (chat "
             "messages, and completions with ranks); chosen, rejected (whole dialogues); prompt_ids, chosen_ids, "
-            "rejected_ids (token ids). Rename its columns to those of one of them, for example "
-            'dataset.rename_column("question", "prompt").'
+            "rejected_ids (token ids). Rename its columns to those of one of them."
         ),
     ),
     Case(
@@ -48,7 +47,7 @@ CASES = (
         [{"prompt": "hello? ", "completion": "yes"}],
         says=(
             "train dataset (pairs.jsonl): required column 'chosen' is missing; the columns are ['prompt', "
-            "'completion']. If 'completion' is it, use dataset.rename_column(\"completion\", \"chosen\")."
+            "'completion']. If 'completion' is it, rename it to 'chosen'."
         ),
     ),
     Case(
@@ -63,65 +62,55 @@ CASES = (
     Case(
         "prompt_is_null",
         rows(TEXT, prompt=None),
-        says=(
-            "train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['prompt'] is not None)."
-        ),
+        says="train dataset (pairs.jsonl), row 1, column 'prompt': the value is None. Fill it in, or drop such rows.",
     ),
     Case(
         "chosen_is_null",
         rows(TEXT, chosen=None),
-        says=(
-            "train dataset (pairs.jsonl), row 1, column 'chosen': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['chosen'] is not None)."
-        ),
+        says="train dataset (pairs.jsonl), row 1, column 'chosen': the value is None. Fill it in, or drop such rows.",
     ),
     Case(
         "rejected_is_not_there",
         rows(TEXT, rejected=ABSENT),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'rejected': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['rejected'] is not None)."
+            "train dataset (pairs.jsonl), row 1, column 'rejected': the value is None. Fill it in, or drop such rows."
         ),
     ),
     Case(
         "chosen_is_always_null",
         all_rows(TEXT, chosen=None),
-        says=(
-            "train dataset (pairs.jsonl), row 0, column 'chosen': the value is None. Fill it in, or drop such "
-            "rows: dataset.filter(lambda row: row['chosen'] is not None)."
-        ),
+        says="train dataset (pairs.jsonl), row 0, column 'chosen': the value is None. Fill it in, or drop such rows.",
     ),
     Case(
         "chosen_is_empty",
         rows(TEXT, chosen=""),
         says=(
             "train dataset (pairs.jsonl), row 1, column 'chosen': the completion is empty or only whitespace. Drop "
-            "such rows: dataset.filter(lambda row: row['chosen'].strip())."
+            "such rows."
         ),
     ),
     Case(
         "rejected_is_whitespace",
         rows(TEXT, rejected=" \n\t"),
         says=(
-            "train dataset (pairs.jsonl), row 1, column 'rejected': the completion is empty or only whitespace. "
-            "Drop such rows: dataset.filter(lambda row: row['rejected'].strip())."
+            "train dataset (pairs.jsonl), row 1, column 'rejected': the completion is empty or only whitespace. Drop "
+            "such rows."
         ),
     ),
     Case(
         "completions_are_equal",
         rows(TEXT, chosen="so", rejected="so"),
         says=(
-            "train dataset (pairs.jsonl), row 1: chosen and rejected are equal, so there is nothing to prefer. "
-            'Drop such rows: dataset.filter(lambda row: row["chosen"] != row["rejected"]).'
+            "train dataset (pairs.jsonl), row 1: chosen and rejected are equal, so there is nothing to prefer. Drop "
+            "such rows."
         ),
     ),
     Case(
         "completions_are_the_same_tokens",
         rows(TEXT, chosen="yes", rejected="yes</s>"),
         says=(
-            "train dataset (pairs.jsonl), row 1: chosen and rejected differ as text but are the same tokens. Drop "
-            "the row: dataset.filter(lambda row, index: index != 1, with_indices=True)."
+            "train dataset (pairs.jsonl), row 1: chosen and rejected differ as text but are the same tokens. Drop the "
+            "row."
         ),
     ),
     Case(
@@ -130,6 +119,42 @@ CASES = (
         says=(
             "train dataset (pairs.jsonl), row 1, column 'chosen': the completion has no tokens of its own. The "
             "tokenizer or the chat template drops its text: change the row or drop it."
+        ),
+    ),
+    Case(
+        "messages_written_as_json_text",
+        rows(TEXT, chosen='[{"role": "assistant", "content": "yes"}]'),
+        says=(
+            "train dataset (pairs.jsonl), row 1, column 'chosen': the text is a list of chat messages that was written "
+            "as text, and would be trained on as it stands here. Write the messages as lists, in JSONL or Parquet, not "
+            "CSV."
+        ),
+    ),
+    Case(
+        "messages_in_csv",
+        [{"prompt": str([{"role": "user", "content": "a"}]), "chosen": "yes", "rejected": "no"}],
+        file="pairs.csv",
+        says=(
+            "train dataset (pairs.csv), row 0, column 'prompt': the text is a list of chat messages that was written "
+            "as text, and would be trained on as it stands here. Write the messages as lists, in JSONL or Parquet, not "
+            "CSV."
+        ),
+    ),
+    Case(
+        "tools_beside_text",
+        all_rows(TEXT, tools=[{"type": "function"}]),
+        says=(
+            "train dataset (pairs.jsonl), row 0, column 'tools': the chat template is to be told tools, but the row is "
+            "text, which no template renders. Write the row as chat messages, or drop the column."
+        ),
+    ),
+    Case(
+        "template_kwargs_beside_text",
+        rows({**TEXT, "chat_template_kwargs": "{}"}, chat_template_kwargs='{"enable_thinking": false}'),
+        says=(
+            "train dataset (pairs.jsonl), row 1, column 'chat_template_kwargs': the chat template is to be told "
+            "chat_template_kwargs, but the row is text, which no template renders. Write the row as chat messages, or "
+            "drop the column."
         ),
     ),
     Case(
@@ -175,32 +200,32 @@ CASES = (
         "numbers",
         all_rows(TEXT, chosen=1, rejected=2),
         says=(
-            "train dataset (pairs.jsonl), column 'chosen': the column holds values of type int64. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.jsonl), column 'chosen': the column holds values of type int64. Convert it to text, "
+            "or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
         "fractions",
         all_rows(TEXT, rejected=0.5),
         says=(
-            "train dataset (pairs.jsonl), column 'rejected': the column holds values of type double. Convert it "
-            "with dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.jsonl), column 'rejected': the column holds values of type double. Convert it to "
+            "text, or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
         "truth_values",
         all_rows(TEXT, chosen=True, rejected=False),
         says=(
-            "train dataset (pairs.jsonl), column 'chosen': the column holds values of type bool. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.jsonl), column 'chosen': the column holds values of type bool. Convert it to text, "
+            "or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
         "lists_of_texts",
         all_rows(TEXT, chosen=["yes", "no"]),
         says=(
-            "train dataset (pairs.jsonl), column 'chosen': the column holds lists of string. Convert it with "
-            "dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.jsonl), column 'chosen': the column holds lists of string. Convert it to text, or to "
+            "a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -208,7 +233,7 @@ CASES = (
         all_rows(TEXT, prompt={"text": "hello? "}),
         says=(
             "train dataset (pairs.jsonl), column 'prompt': the column holds values of type struct<text: string>. "
-            "Convert it with dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "Convert it to text, or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -216,8 +241,8 @@ CASES = (
         pa.Table.from_pylist(all_rows(TEXT, chosen=float("nan"))),
         file="pairs.parquet",
         says=(
-            "train dataset (pairs.parquet), column 'chosen': the column holds values of type double. Convert it "
-            "with dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.parquet), column 'chosen': the column holds values of type double. Convert it to "
+            "text, or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -225,8 +250,8 @@ CASES = (
         pa.Table.from_pylist(all_rows(TEXT, chosen=datetime(2024, 1, 1))),
         file="pairs.parquet",
         says=(
-            "train dataset (pairs.parquet), column 'chosen': the column holds values of type timestamp[us]. "
-            "Convert it with dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.parquet), column 'chosen': the column holds values of type timestamp[us]. Convert it "
+            "to text, or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
@@ -234,8 +259,8 @@ CASES = (
         pa.Table.from_pylist(all_rows(TEXT, chosen=b"yes")),
         file="pairs.parquet",
         says=(
-            "train dataset (pairs.parquet), column 'chosen': the column holds values of type binary. Convert it "
-            "with dataset.map to text, or to a list of {'role': ..., 'content': ...} messages."
+            "train dataset (pairs.parquet), column 'chosen': the column holds values of type binary. Convert it to "
+            "text, or to a list of {'role': ..., 'content': ...} messages."
         ),
     ),
     Case(
