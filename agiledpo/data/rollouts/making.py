@@ -68,8 +68,8 @@ def make_pairs(
         ValueError: An argument is out of range, or the output is the input.
 
     Warns:
-        UserWarning: There are no pairs, perhaps with an earlier file left in their place; prompts of pairs differ; or lines
-            were left out.
+        UserWarning: There are no pairs, perhaps with an earlier file left in their place; prompts of pairs differ; or
+            lines were left out.
     """
     choice = Choice(
         strategy=_member(Strategy, "strategy", strategy),
