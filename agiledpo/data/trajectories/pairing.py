@@ -94,8 +94,9 @@ def _shape_problem(group: TrajectoryGroup) -> str | None:
 
 def _reward(group: TrajectoryGroup, number: int, trajectory: Trajectory) -> float:
     reward = trajectory.reward
-    if reward is None or not abs(reward) <= LARGEST_REWARD:
-        state = "has no reward" if reward is None else f"has the reward {reward}"
+    # Compared as float: a float32 cannot hold the bound.
+    if reward is None or isinstance(reward, str) or not abs(float(reward)) <= LARGEST_REWARD:
+        state = "has no reward" if reward is None else f"has the reward {reward!r}"
         raise ValueError(
             f"group {group.group_id!r}, trajectory {number} {state}; give every trajectory a finite number, at most "
             f"{LARGEST_REWARD:g}, before pairs are made, or take those that were not judged out of their group."

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,15 @@ def test_a_gap_forgives_rounding():
     assert len(pairs) == 1
 
 
+def test_rewards_may_be_of_single_precision():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pairs, _ = build_preference_pairs(
+            [group(attempt(np.float32(1.0)), attempt(np.float32(0.5), [11]))], DPOObjective()
+        )
+    assert pairs[0].reward_gap == 0.5
+
+
 def test_of_equal_rewards_the_earliest_stands_for_all():
     attempts = [attempt(reward, [number]) for number, reward in enumerate((0.5, 1.0, 0.0, 1.0, 0.0))]
     (pair,), _ = build_preference_pairs([group(*attempts)], DPOObjective())
@@ -107,7 +117,7 @@ def test_among_equal_rewards_the_first_valid_combination_is_taken(attempts, chos
 
 
 @pytest.mark.parametrize(
-    ("reward", "state"), [(None, "has no reward"), (math.nan, "the reward nan"), (math.inf, "inf")]
+    ("reward", "state"), [(None, "has no reward"), (math.nan, "the reward nan"), (math.inf, "inf"), ("1.0", "'1.0'")]
 )
 def test_a_missing_reward_names_group_and_trajectory(reward, state):
     groups = [group(attempt(1.0), attempt(0.0, [11])), group(attempt(1.0), attempt(reward, [11]), name="a:b")]
