@@ -19,7 +19,7 @@ def read_tools(value: Any, *, row: int, name: str) -> list[dict[str, Any]] | Non
     Raises:
         DatasetError: It is something else.
     """
-    value = _parsed(value, TOOLS, row, name)
+    value = _parsed(pruned(value), TOOLS, row, name)  # in JSON text a null is meant
     if value is None:
         return None
     if not isinstance(value, list):
@@ -28,7 +28,7 @@ def read_tools(value: Any, *, row: int, name: str) -> list[dict[str, Any]] | Non
     for number, tool in enumerate(tools):
         if not isinstance(tool, dict):
             raise _error(f"tool {number} is {type(tool).__name__}, not a JSON schema", TOOLS, row, name)
-    return [pruned(tool) for tool in tools] or None
+    return tools or None
 
 
 def read_template_kwargs(value: Any, *, row: int, name: str) -> dict[str, Any] | None:
