@@ -1,7 +1,6 @@
 """From a file, a name or a dataset to rows whose format is known."""
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +18,7 @@ from agiledpo.data.named import NamedDataset, find_repository, named_dataset
 from agiledpo.data.pairs import Pairs
 from agiledpo.data.ranked import Pairing, Ranked
 from agiledpo.data.recognition import recognise_pairs, recognise_preferences
-from agiledpo.data.sources import Source, open_source
+from agiledpo.data.sources import Source, open_source, split_of
 
 RowSource: TypeAlias = Source | LoadedRows
 
@@ -181,9 +180,7 @@ def _where(
     if not source.is_dir():
         return split or known.split, config or known.config, known.data_dir
     directory = next((part for part in (known.data_dir, known.config) if part and (source / part).is_dir()), None)
-    # As datasets takes a name apart: "train-00000.parquet" is of the split, "constrained.parquet" is not.
-    of_split = re.compile(rf"(?:^|[-._ 0-9/]){re.escape(known.split)}(?:[-._ 0-9/]|$)")
-    has_splits = any(of_split.search(path.relative_to(source).as_posix()) for path in source.rglob("*"))
+    has_splits = any(split_of(path, source) == known.split for path in source.rglob("*") if path.is_file())
     return split or (known.split if has_splits else None), None, directory
 
 

@@ -171,7 +171,7 @@ def _open_directory(path: Path, split: str | None, name: str) -> tuple[Any, tupl
 def _files_of_split(files: Sequence[Path], directory: Path, split: str | None, name: str) -> list[Path]:
     of_split: dict[str | None, list[Path]] = {}
     for file in files:
-        of_split.setdefault(_split_of(file, directory), []).append(file)
+        of_split.setdefault(split_of(file, directory), []).append(file)
     splits = sorted(found for found in of_split if found is not None)
     if split is None:
         if len(of_split) == 1:
@@ -192,8 +192,13 @@ def _files_of_split(files: Sequence[Path], directory: Path, split: str | None, n
     return of_split[split]
 
 
-def _split_of(file: Path, directory: Path) -> str | None:
-    """The split that a file is of, by its name or its directories', as on the Hub."""
+def split_of(file: Path, directory: Path) -> str | None:
+    """The split that a file is of, by its name or its directories', as on the Hub; None if they name none.
+
+    Args:
+        file: The file.
+        directory: The directory that it was found in.
+    """
     *directories, own = file.relative_to(directory).parts
     stem = re.sub(r"\.(jsonl?|ndjson|csv|parquet)(\.gz)?$", "", own.lower())
     shard = _SHARD.fullmatch(own.split(".")[0])

@@ -5,7 +5,6 @@ import re
 from agiledpo.data.examples import Message
 
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_SPEAKERS = {role: speaker for speaker, role in _ROLES.items()}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -30,12 +29,3 @@ def parse_transcript(text: str) -> list[Message]:
         {"role": _ROLES[speaker], "content": said.removeprefix(" ")}
         for speaker, said in zip(turns[::2], turns[1::2], strict=True)
     ]
-
-
-def write_transcript(messages: list[Message]) -> str:
-    """The transcript that `parse_transcript` takes apart into these messages.
-
-    Args:
-        messages: Of roles ``user`` and ``assistant``, none of which says what begins a turn.
-    """
-    return "".join(f"\n\n{_SPEAKERS[message['role']]}: {message['content']}" for message in messages)

@@ -1,4 +1,4 @@
-"""Transcripts become messages and messages transcripts, with nothing lost."""
+"""Transcripts become messages, with nothing lost."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agiledpo.data.transcripts import parse_transcript, write_transcript
+from agiledpo.data.transcripts import parse_transcript
 
 SAID = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n :"), max_size=30).filter(
     lambda text: not re.search(r"(?:\n\n|^\n)(Human|Assistant):", text)
@@ -30,7 +30,9 @@ def test_transcript() -> None:
 
 @given(MESSAGES)
 def test_round_trip(messages: list[dict[str, str]]) -> None:
-    assert parse_transcript(write_transcript(messages)) == messages
+    speakers = {"user": "Human", "assistant": "Assistant"}
+    text = "".join(f"\n\n{speakers[message['role']]}: {message['content']}" for message in messages)
+    assert parse_transcript(text) == messages
 
 
 @pytest.mark.parametrize("text", ["", "Hello", "\n\nBob: Hi\n\nHuman: Hi", "Hi\n\nHuman: Hi"])
