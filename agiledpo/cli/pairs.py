@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.bar import Bar
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -165,7 +166,7 @@ def _distributions(figures: "PairStatistics") -> Table:
 def _histogram(gaps: "Distribution") -> Table:
     table = Table("gap", "pairs", "", box=SIMPLE)
     for lower, upper, count in zip(gaps.edges[:-1], gaps.edges[1:], gaps.counts, strict=True):
-        bar = "█" * round(_BAR * count / max(gaps.counts))
+        bar = Bar(max(gaps.counts), 0, count, width=_BAR)
         table.add_row(f"{lower:.3f} to {upper:.3f}", f"{count:,}", bar)
     return table
 

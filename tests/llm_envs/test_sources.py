@@ -133,6 +133,8 @@ def test_errors_name_the_file_and_the_row_in_it(rows: Rows, tokenizer: PreTraine
     assert str(caught.value).startswith(
         f"train dataset ({directory / 'b.jsonl'}), row 2, column 'chosen': the completion is empty or only whitespace."
     )
+    with pytest.raises(DatasetError, match=r"^preference dataset \(.*b\.jsonl\), row 2, column 'chosen'"):
+        load_preferences(directory).split_by_prompt(0.5)
     good = load_preferences(Dataset.from_list(rows[:4]))
     with pytest.raises(DatasetError, match=r"^test dataset \(.*b\.jsonl\), row 2, column 'chosen'"):
         PreferenceGym(good, directory, tokenizer)
