@@ -444,8 +444,8 @@ class DPO(LLMAlgorithm):
         """One optimizer step on ``batch``; returns the terms of its micro-batches and the gradient norm."""
         mean_chosen_tokens = batch.chosen_tokens / len(batch)
 
-        def loss(start: int, stop: int) -> tuple[Tensor, ObjectiveTerms]:
-            part, baseline = batch.slice(start, stop), reference.slice(start, stop)
+        def loss(span: tuple[int, int]) -> tuple[Tensor, ObjectiveTerms]:
+            part, baseline = batch.slice(*span), reference.slice(*span)
             if self.use_liger_loss:
                 terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
             else:
@@ -463,9 +463,9 @@ class DPO(LLMAlgorithm):
         return gradient_step(
             self,
             scorer,
-            batch,
+            batch.spans(len(batch) if objective.batch_coupled else self._pairs_per_pass),
             loss,
-            rows_per_pass=len(batch) if objective.batch_coupled else self._pairs_per_pass,
+            labels=batch.labels,
             remedy=f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs.",
         )
 

@@ -252,16 +252,16 @@ class SFT(LLMAlgorithm):
     def _step(self, scorer: Scorer, batch: CompletionBatch) -> tuple[list[CompletionTerms], float]:
         """One optimizer step on ``batch``; returns the terms of its micro-batches and the gradient norm."""
 
-        def loss(start: int, stop: int) -> tuple[Tensor, CompletionTerms]:
-            terms = self._terms(scorer, batch.slice(start, stop))
+        def loss(span: tuple[int, int]) -> tuple[Tensor, CompletionTerms]:
+            terms = self._terms(scorer, batch.slice(*span))
             return terms.nll.sum() / batch.completion_tokens, terms
 
         return gradient_step(
             self,
             scorer,
-            batch,
+            batch.spans(self._rows_per_pass),
             loss,
-            rows_per_pass=self._rows_per_pass,
+            labels=batch.labels,
             remedy=f"Lower lr ({self.lr}), or look at these rows.",
         )
 

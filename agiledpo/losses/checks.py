@@ -14,10 +14,10 @@ def check_number(parameter: str, value: float, *, minimum: float | None = None, 
         raise ValueError(f"{parameter}={value} must be {relation} {minimum:g}.")
 
 
-def check_whole_number(parameter: str, value: int) -> None:
-    """Require a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{parameter}={value!r} must be a whole number of at least 1.")
+def check_whole_number(parameter: str, value: int, *, minimum: int = 1) -> None:
+    """Require a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{parameter}={value!r} must be a whole number of at least {minimum}.")
 
 
 def check_name(parameter: str, value: str, valid: Sequence[str]) -> None:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from agiledpo.scoring.prompt_batch import PromptBatch, row_labels
+from agiledpo.scoring.prompt_batch import SidedBatch, row_labels
 
 _SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
-class PreferenceBatch(PromptBatch):
+class PreferenceBatch(SidedBatch):
     """B preference pairs.
 
     Attributes:

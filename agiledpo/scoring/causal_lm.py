@@ -88,6 +88,14 @@ class CausalLM:
                 return faster
         return self
 
+    def at_temperature(self, temperature: float) -> "CausalLM":
+        """The same with a head whose logits are divided by a temperature; the model's own logits never are.
+
+        Args:
+            temperature: Larger than 0.
+        """
+        return self if self.head is None else replace(self, head=replace(self.head, temperature=temperature))
+
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """Put packed attention and faster layers in place; keep it open until after ``backward``."""

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from agiledpo.scoring.prompt_batch import PromptBatch, row_labels
+from agiledpo.scoring.prompt_batch import SidedBatch, row_labels
 
 
 @dataclass(frozen=True)
-class CompletionBatch(PromptBatch):
+class CompletionBatch(SidedBatch):
     """B prompts with the completion to be learned.
 
     Attributes:
@@ -30,11 +30,6 @@ class CompletionBatch(PromptBatch):
     def sides(self) -> tuple[Sequence[Tensor], ...]:
         """The completions."""
         return (self.completions,)
-
-    @property
-    def completion_tokens(self) -> int:
-        """Number of tokens in all completions."""
-        return sum(len(ids) for ids in self.completions)
 
     @classmethod
     def from_experiences(cls, experiences: Mapping[str, Any]) -> Self:

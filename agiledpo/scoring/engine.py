@@ -14,7 +14,7 @@ from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.causal_lm import CausalLM
 from agiledpo.scoring.head import completion_hits, completion_logps
 from agiledpo.scoring.layout import Layout, packed_rows, separate_rows
-from agiledpo.scoring.prompt_batch import PromptBatch
+from agiledpo.scoring.prompt_batch import PromptBatch, SidedBatch
 
 PrefixSharing = Literal["auto"] | bool
 
@@ -57,6 +57,8 @@ class Scorer:
         explicit_positions: Hand position ids to the model instead of letting it count (the same numbers).
         collision: Also compute the per-token collision terms that WPO weighting needs.
         hits: Also find out which completion tokens are the model's own choice; not together with ``collision``.
+        temperature: What logits are divided by before the softmax, larger than 0: that of sampling, where the policy is
+            what was sampled from.
 
     Raises:
         ValueError: ``prefix_sharing=True`` with a model for which it is not exact, or both extras.
@@ -71,6 +73,7 @@ class Scorer:
         explicit_positions: bool = True,
         collision: bool = False,
         hits: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         check_prefix_sharing(prefix_sharing)
         if collision and hits:
@@ -81,7 +84,8 @@ class Scorer:
                 f"{type(lm.model).__name__}: more than attention carries information along the sequence, or its "
                 "attention is not Transformers' interface. Use prefix_sharing='auto' or False."
             )
-        self.lm = lm
+        self.lm = lm.at_temperature(temperature)
+        self.temperature = temperature
         self.share_prompts = prefix_sharing is not False
         self.pad_token_id = pad_token_id
         self.explicit_positions = explicit_positions
@@ -115,12 +119,12 @@ class Scorer:
             )
         if self.lm.max_positions is None:
             return
-        for label, prompt, *completions in zip(batch.labels, batch.prompts, *batch.sides, strict=True):
-            length = len(prompt) + max(len(ids) for ids in completions)
+        for place, completion in batch.numbered:
+            length = len(batch.prompts[place]) + len(completion)
             if length > self.lm.max_positions:
                 raise ValueError(
-                    f"{label} has {length} tokens; {type(self.lm.model).__name__} allows {self.lm.max_positions}. "
-                    f"Pass max_context_length={self.lm.max_positions} to the environment."
+                    f"{batch.labels[place]} has {length} tokens; {type(self.lm.model).__name__} allows "
+                    f"{self.lm.max_positions}. Pass max_context_length={self.lm.max_positions} to the environment."
                 )
 
     @contextmanager
@@ -140,7 +144,7 @@ class Scorer:
         """
         return PairScores(*self.score_sides(batch))
 
-    def score_sides(self, batch: PromptBatch) -> list[TokenLogProbs]:
+    def score_sides(self, batch: SidedBatch) -> list[TokenLogProbs]:
         """Log-probabilities of every completion token of a batch, inside a :meth:`session`.
 
         Args:
@@ -156,6 +160,18 @@ class Scorer:
         columns = [[None] * len(sides) if values is None else values.split(borders) for values in tokens]
         return [_pad(*side) for side in zip(*columns, sides, strict=True)]
 
+    def score_completions(self, batch: PromptBatch) -> TokenLogProbs:
+        """Log-probabilities of every completion token of a batch, inside a :meth:`session`.
+
+        Args:
+            batch: Prompts with any number of completions, N in all.
+
+        Returns:
+            Per-token log-probabilities (N, T) in the order of ``batch.numbered``, T the longest completion; float32.
+        """
+        layout = self._layout(batch)
+        return _pad(*self._token_logps(layout), layout.lengths)
+
     def completion_states(self, batch: PromptBatch) -> tuple[Tensor, Layout]:
         """Final hidden states that predict the completion tokens of a batch, inside a :meth:`session`.
 
@@ -163,7 +179,7 @@ class Scorer:
             batch: B prompts with k completions.
 
         Returns:
-            The states (M, H), completion by completion, side by side, and the layout that says which is which.
+            The states (M, H), completion by completion, and the layout that says which is which.
         """
         layout = self._layout(batch)
         return self._predicting_states(layout), layout
@@ -187,6 +203,7 @@ class Scorer:
                 return logps, None, hits
             return *completion_logps(hidden, layout.targets, self.lm.head, collision=self.collision), None
         logits = self.lm.logits(layout, positions=self.explicit_positions).flatten(0, 1)[layout.predictors].float()
+        logits = logits / self.temperature
         log_probs = torch.log_softmax(logits, dim=-1)
         collision = torch.logsumexp(2 * log_probs.detach(), dim=-1) if self.collision else None
         logps = log_probs.gather(1, layout.targets[:, None])[:, 0]

@@ -29,19 +29,21 @@ _POSITIONS = 1024
 
 @dataclass(frozen=True)
 class LMHead:
-    """The way from a final hidden state to logits: ``softcap * tanh(scale * module(h) / softcap)``.
+    """The way from a final hidden state to logits: ``softcap * tanh(scale * module(h) / softcap) / temperature``.
 
     Attributes:
         module: The output embedding.
         scale: Factor on the logits (Cohere's ``logit_scale``, the inverse of Granite's ``logits_scaling``).
         softcap: Gemma's ``final_logit_softcapping``; None for none.
         elementwise: How to run the softmax's formulas.
+        temperature: That of the distribution that is scored; 1 is the model's own.
     """
 
     module: nn.Module
     scale: float = 1.0
     softcap: float | None = None
     elementwise: Elementwise = PLAIN
+    temperature: float = 1.0
 
     @property
     def weight(self) -> Tensor:
@@ -81,13 +83,19 @@ class LMHead:
         return self.transform(raw if self.bias is None else raw + self.bias[targets, None])
 
     def transform(self, raw: Tensor) -> Tensor:
-        """Scale and soft-cap the logits of the module."""
+        """Scale and soft-cap the logits of the module, and divide them by the temperature."""
         logits = raw if self.scale == 1.0 else raw * self.scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        capped = logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return capped if self.temperature == 1.0 else capped / self.temperature
 
-    def transform_grad(self, logits: Tensor) -> Tensor:
-        """Derivative of the soft cap, from its result."""
-        return 1 - (logits / cast(float, self.softcap)).square()
+    def bend(self, logits: Tensor) -> Tensor:
+        """Derivative of the soft cap, from what :meth:`transform` made."""
+        return 1 - (logits * (self.temperature / cast(float, self.softcap))).square()
+
+    @property
+    def slope(self) -> float:
+        """Derivative of the rest of :meth:`transform`."""
+        return self.scale / self.temperature
 
 
 def completion_logps(hidden: Tensor, targets: Tensor, head: LMHead, *, collision: bool) -> tuple[Tensor, Tensor | None]:
@@ -193,7 +201,7 @@ def _score_positions(
             own = torch.where(inside, logits.gather(1, place), own)
         before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
         shrink = (before - largest).exp_()
-        bent = head.transform_grad(logits) if needs_grad and head.softcap is not None else None
+        bent = head.bend(logits) if needs_grad and head.softcap is not None else None
         weights, part = head.elementwise.shifted_exp(logits, largest)
         total.mul_(shrink).add_(part)
         if collision:
@@ -208,8 +216,8 @@ def _score_positions(
     collisions = (squares.log() - 2 * total.log())[:, 0] if collision else logps.new_empty(len(logps))
     if not needs_grad:
         return logps, collisions, found, hidden.new_empty(0, hidden.shape[1])
-    bend = 1.0 if head.softcap is None else head.transform_grad(chosen)
-    derivative = wide(weight[targets]).mul_(bend).sub_(slope.div_(total)).mul_(head.scale)
+    bend = 1.0 if head.softcap is None else head.bend(chosen)
+    derivative = wide(weight[targets]).mul_(bend).sub_(slope.div_(total)).mul_(head.slope)
     return logps, collisions, found, derivative
 
 

@@ -14,15 +14,14 @@ from agiledpo.scoring.prompt_batch import PromptBatch
 class Layout:
     """Model input, and where in it the completions are predicted.
 
-    The k completions of B prompts are numbered 0..kB-1, side by side: all chosen ones, then all rejected ones. M is
-    the number of completion tokens of the batch.
+    The N completions have the order of ``batch.numbered``. M is the number of completion tokens of the batch.
 
     Attributes:
         input_ids: Tokens; int64 (rows, T).
         position_ids: Position of each token in its own sequence; int64 (rows, T).
         predictors: Flat index into (rows * T) of the position that predicts each completion token; int64 (M,).
         targets: The completion tokens, completion by completion; int64 (M,).
-        lengths: Tokens of each completion; int64 (kB,), on the CPU.
+        lengths: Tokens of each completion; int64 (N,), on the CPU.
         packed: How the tokens make up rows, if they are packed into one sequence; None for padded rows.
     """
 
@@ -55,9 +54,8 @@ def separate_rows(batch: PromptBatch, pad_token_id: int) -> Layout:
         batch: B prompts with their completions.
         pad_token_id: Any valid token id; it fills positions that nothing reads.
     """
-    completions = _completions(batch)
-    prompts = [*batch.prompts] * len(batch.sides)
-    rows = [torch.cat(parts) for parts in zip(prompts, completions, strict=True)]
+    completions = [ids for _, ids in batch.numbered]
+    rows = [torch.cat([batch.prompts[place], ids]) for place, ids in batch.numbered]
     input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
     width = input_ids.shape[1]
     predictors = [
@@ -81,16 +79,18 @@ def packed_rows(batch: PromptBatch, *, share_prompts: bool) -> Layout:
         share_prompts: One row per prompt, ``[prompt | chosen | rejected]`` of a pair, positions restarting after the
             prompt; False makes one per completion, ``[prompt | chosen]`` and ``[prompt | rejected]``.
     """
-    completions = _completions(batch)
-    numbers = range(len(completions))
-    rows: list[Sequence[int]] = (
-        [numbers[i :: len(batch)] for i in range(len(batch))] if share_prompts else [[i] for i in numbers]
-    )
+    places, completions = zip(*batch.numbered, strict=True)
+    rows = [[number] for number in range(len(completions))]
+    if share_prompts:
+        of_prompt: dict[int, list[int]] = {place: [] for place in range(len(batch))}
+        for number, place in enumerate(places):
+            of_prompt[place].append(number)
+        rows = list(of_prompt.values())
     tokens, positions, parts, bounds = [], [], [], []
     predictors: list[Tensor] = [torch.empty(0)] * len(completions)
     end = 0
     for row in rows:
-        start, prompt = end, batch.prompts[row[0] % len(batch)]
+        start, prompt = end, batch.prompts[places[row[0]]]
         pieces = [prompt, *(completions[i] for i in row)]
         last_of_prompt = end = start + len(prompt)
         last_of_prompt -= 1
@@ -115,10 +115,6 @@ def packed_rows(batch: PromptBatch, *, share_prompts: bool) -> Layout:
         lengths=_lengths(completions),
         packed=PackedRows(tuple(bounds), torch.cat(parts), position_ids),
     )
-
-
-def _completions(batch: PromptBatch) -> list[Tensor]:
-    return [ids for side in batch.sides for ids in side]
 
 
 def _lengths(completions: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every batch is: prompts, each with the same number of completions, as ragged token sequences."""
+"""What every batch is: prompts with completions, as ragged token sequences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class PromptBatch(ABC):
-    """B prompts with k completions each, as a dataclass whose fields are columns of B values.
+    """B prompts with their completions, as a dataclass whose fields are columns of B values.
 
     Attributes:
         KEYS: What an environment's batch has to hold.
@@ -24,8 +24,8 @@ class PromptBatch(ABC):
 
     @property
     @abstractmethod
-    def sides(self) -> tuple[Sequence[Tensor], ...]:
-        """The completions: k columns of B int64 tensors (completion tokens,)."""
+    def numbered(self) -> Sequence[tuple[int, Tensor]]:
+        """All completions in the order in which their scores come, each with the place of its prompt."""
 
     @classmethod
     @abstractmethod
@@ -55,12 +55,31 @@ class PromptBatch(ABC):
     @property
     def tokens(self) -> int:
         """Number of tokens in all rows, a shared prompt counted once."""
-        return sum(len(ids) for side in (self.prompts, *self.sides) for ids in side)
+        return sum(map(len, self.prompts)) + self.completion_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of tokens in all completions."""
+        return sum(len(ids) for _, ids in self.numbered)
 
     @property
     def largest_token_id(self) -> int:
         """Largest token id of the batch."""
-        return max(int(ids.max()) for side in (self.prompts, *self.sides) for ids in side)
+        return max(int(ids.max()) for ids in (*self.prompts, *(ids for _, ids in self.numbered)))
+
+
+class SidedBatch(PromptBatch):
+    """B prompts with k completions each, which are numbered side by side: all first ones, then all second ones."""
+
+    @property
+    @abstractmethod
+    def sides(self) -> tuple[Sequence[Tensor], ...]:
+        """The completions: k columns of B int64 tensors (completion tokens,)."""
+
+    @property
+    def numbered(self) -> Sequence[tuple[int, Tensor]]:
+        """All completions side by side, each with the place of its prompt."""
+        return [(place, ids) for side in self.sides for place, ids in enumerate(side)]
 
 
 def row_labels(experiences: Mapping[str, Any], rows: int, *, noun: str) -> list[str]:

@@ -109,6 +109,10 @@ class Environments:
         """The environments."""
         return self._envs
 
+    def of(self, place: int) -> Gym:
+        """The environment that the agent at a place of the population learns from."""
+        return self._envs[0] if len(self._envs) == 1 else self._envs[place]
+
     @property
     def at_epoch_end(self) -> bool:
         """Whether the pass over the training split is complete; it is for all at the same time."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -16,6 +17,7 @@ from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments, Gym
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.population import Agent, Population
+from agiledpo.training.practice import Practice
 from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness, TrainingRun
@@ -24,7 +26,7 @@ from agiledpo.training.validation import validation_metrics
 
 
 def finetune(
-    algorithm: type[Agent],
+    practice: Practice[Agent],
     pop: Sequence[Agent],
     env: Gym | None,
     *,
@@ -48,13 +50,13 @@ def finetune(
 ) -> tuple[Population[Agent], list[float]]:
     """Train agents of one algorithm: what the functions of :mod:`agiledpo.training.train_llm` do, and document."""
     agents = list(pop)
-    _check_agents(agents, algorithm)
+    _check_agents(agents, practice.algorithm)
     _check_evolution(agents, tournament, mutation, evo_steps)
     if fitness is not None and not callable(fitness):
-        algorithm.check_fitness(fitness)
+        practice.check_fitness(fitness)
     if tournament is not None and not callable(fitness):
         for agent in agents:
-            agent.check_comparable(agent.FITNESS[0] if fitness is None else fitness)
+            practice.check_comparable(agent, practice.fitness[0] if fitness is None else fitness)
     if save_elite and elite_path is None:
         raise ValueError("save_elite=True needs elite_path, the directory to save to.")
     elite = EliteKeeper(Path(elite_path).absolute() if save_elite and elite_path is not None else None)
@@ -67,10 +69,10 @@ def finetune(
     environments = Environments.make(env, env_fn, len(agents))
     for environment in environments.all:
         for agent in agents:
-            agent.check_environment(environment)
-    validated = validation_metrics(algorithm, environments.judge.validation_names)
+            practice.check(agent, environment)
+    validated = validation_metrics(practice, environments.judge.validation_names)
     if checkpoints is not None:
-        _check_metric(algorithm, checkpoints.retention, fitness, validated)
+        _check_metric(practice, checkpoints.retention, fitness, validated)
     schedule = Schedule.make(
         environments.judge,
         num_epochs=num_epochs,
@@ -80,7 +82,7 @@ def finetune(
         evo_steps=evo_steps,
     )
     visible = verbose and (accelerator is None or accelerator.is_main_process)
-    shown = TrainingProgress(schedule.total_rows, unit=algorithm.UNIT, shown=algorithm.PROGRESS, visible=visible)
+    shown = TrainingProgress(schedule.total_rows, unit=practice.unit, shown=practice.shown, visible=visible)
     with nullcontext() if checkpoints is None else checkpoints.held(), shown as progress:
         found = None
         if checkpoints is not None and resume_from is not None:
@@ -88,6 +90,7 @@ def finetune(
         elif checkpoints is not None:
             checkpoints.begin()
         run = TrainingRun(
+            practice,
             Population(agents, Lineage(lineage_file)),
             environments,
             schedule,
@@ -121,14 +124,14 @@ def _checkpoints(
 
 
 def _check_metric(
-    algorithm: type[LLMAlgorithm], retention: Retention, fitness: Fitness | None, validated: Sequence[str]
+    practice: Practice[Any], retention: Retention, fitness: Fitness | None, validated: Sequence[str]
 ) -> None:
     """Check that the metric that checkpoints are judged by is measured."""
     name = retention.metric_name
-    measured = ["fitness", *([] if callable(fitness) else algorithm.METRICS), *validated]
+    measured = ["fitness", *([] if callable(fitness) else practice.metrics), *validated]
     if not retention.keep_best or name in measured:
         return
-    if callable(fitness) and name in algorithm.METRICS:
+    if callable(fitness) and name in practice.metrics:
         raise ValueError(
             f"retention.metric_name={name!r}, but with a function as fitness nothing else is measured on the test "
             f"split; use {_one_of(measured)}."

@@ -20,6 +20,7 @@ from agiledpo.training.environments import ROWS_OF, Environments
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.interruption import Interruption, TrainingInterrupted
 from agiledpo.training.population import Agent, Population
+from agiledpo.training.practice import Practice
 from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.row_queue import RowQueue
 from agiledpo.training.schedule import Moment, Schedule
@@ -36,6 +37,7 @@ class TrainingRun(Generic[Agent]):
     same rows whenever they are compared.
 
     Args:
+        practice: How agents learn from rows and are measured on them.
         population: The agents, all of one algorithm.
         environments: Where rows come from.
         schedule: Length and rhythm.
@@ -55,6 +57,7 @@ class TrainingRun(Generic[Agent]):
 
     def __init__(
         self,
+        practice: Practice[Agent],
         population: Population[Agent],
         environments: Environments,
         schedule: Schedule,
@@ -65,10 +68,11 @@ class TrainingRun(Generic[Agent]):
         elite: EliteKeeper,
         progress: TrainingProgress,
     ) -> None:
+        self.practice = practice
         self.population = population
         self.environments = environments
         self.schedule = schedule
-        self.fitness = population[0].FITNESS[0] if fitness is None else fitness
+        self.fitness = practice.fitness[0] if fitness is None else fitness
         self.evolution = evolution
         self.checkpoints = checkpoints
         self.elite = elite
@@ -77,7 +81,7 @@ class TrainingRun(Generic[Agent]):
         self.rows_done = 0
         self.metrics: dict[str, float] = {}
         self.measured_at = 0
-        self._kind = population[0].BATCH
+        self._kind = practice.batch
         self._queues = [RowQueue(self._kind) for _ in population]
         self._rest: list[PromptBatch] = []
         self._ended_with_epoch = False
@@ -127,8 +131,8 @@ class TrainingRun(Generic[Agent]):
             ends_run=ends_run,
         )
         each = batches * len(self.population) if len(batches) == 1 else batches
-        for agent, queue, batch in zip(self.population, self._queues, each, strict=True):
-            self._learn(agent, queue, batch, moment)
+        for place, batch in enumerate(each):
+            self._learn(place, batch, moment)
         self.iteration, self.rows_done = moment.iteration, moment.rows_done
         self.progress.advance(rows)
         saves = self.checkpoints is not None and self.schedule.checkpoints(moment)
@@ -168,6 +172,7 @@ class TrainingRun(Generic[Agent]):
             "ended_with_epoch": self._ended_with_epoch,
             "environments": self.environments.state_dict(),
             "evolution": None if self.evolution is None else self.evolution.state_dict(),
+            "practice": self.practice.state_dict(),
             "lineage": self.population.lineage.state_dict(),
         }
 
@@ -228,6 +233,7 @@ class TrainingRun(Generic[Agent]):
         self._rest = [self._kind(**rest) for rest in state["rest"]]
         self._ended_with_epoch = state["ended_with_epoch"]
         self.place(state)
+        self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
         self.population.lineage.load_state_dict(state["lineage"])
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
         self.iteration, self.rows_done = state["iteration"], state["rows_done"]
@@ -273,7 +279,7 @@ class TrainingRun(Generic[Agent]):
 
     @property
     def _unit(self) -> str:
-        return self.population[0].UNIT
+        return self.practice.unit
 
     def _end_epoch(self) -> None:
         for agent in self.population.well:
@@ -283,20 +289,23 @@ class TrainingRun(Generic[Agent]):
         if table := self.environments.judge.filter_table():
             self.progress.say(table)
         for agent in self.population:
-            self.progress.say(f"agent {agent.index}: minimise {agent.describe_objective()}")
+            self.progress.say(f"agent {agent.index}: minimise {self.practice.describe(agent)}")
             self.population.lineage.record(
                 Born(agent=agent.index, parent=None, generation=0, pairs=0, hyperparameters=agent.hyperparameters)
             )
 
-    def _learn(self, agent: Agent, queue: RowQueue, batch: Any, moment: Moment) -> None:
-        """Show rows to an agent; it learns whenever ``batch_size`` of them are there, or from the rest when due."""
+    def _learn(self, place: int, batch: Any, moment: Moment) -> None:
+        """Show rows to an agent; it learns whenever enough of them are there, or from the rest when due."""
+        agent, queue, env = self.population[place], self._queues[place], self.environments.of(place)
         if agent.diverged is not None:
             return
         queue.put(batch)
+        size = self.practice.rows_at_once(agent) or len(queue)
         flush = self.schedule.flushes(moment)
         try:
-            while len(queue) >= agent.batch_size or (flush and len(queue)):
-                self.progress.learned(agent.index, agent.learn(queue.take(agent.batch_size)))
+            while len(queue) >= size or (flush and len(queue)):
+                self.progress.learned(agent.index, self.practice.learn(agent, queue.take(size), env))
+            self.practice.end_batch(agent, moment.iteration)
         except NonFiniteLossError as error:
             self._set_aside(agent, error, moment)
             queue.clear()
@@ -307,7 +316,7 @@ class TrainingRun(Generic[Agent]):
                 if callable(self.fitness):
                     _ask(self.fitness, agent, self.environments.judge)
                 else:
-                    agent.test(self.environments.judge, fitness=self.fitness)
+                    agent.record(self.practice.measure(agent, self.environments.judge, "test"), self.fitness)
             except NonFiniteLossError as error:
                 self._set_aside(agent, error, moment)
                 continue
@@ -337,7 +346,7 @@ class TrainingRun(Generic[Agent]):
 
     def _validate(self, elite: Agent, moment: Moment) -> dict[str, float]:
         """The fittest agent's figures on the validation sets."""
-        validation = validate(elite, self.environments.judge)
+        validation = validate(self.practice, elite, self.environments.judge)
         for name, reason in validation.failed.items():
             self.progress.say(f"agent {elite.index} could not be measured on the validation set {name}: {reason}")
         if validation.metrics:
@@ -381,9 +390,9 @@ class TrainingRun(Generic[Agent]):
         self.elite.save(elite, judge)
         self.progress.say_validation(self.population, judge.validation_names)
         if elite is not None and "final" in judge.splits:
-            name = elite.FITNESS[0]
+            name = self.practice.fitness[0]
             try:
-                held_out = elite.measure(judge, "final")
+                held_out = self.practice.measure(elite, judge, "final")
             except NonFiniteLossError as error:  # the trained agents must not be lost to it
                 self.progress.say(f"agent {elite.index} could not be measured on the final split: {error}")
                 return

@@ -11,6 +11,7 @@ from agiledpo.hpo.selection import Selection
 from agiledpo.llm_envs import PreferenceGym, SFTGym
 from agiledpo.training.finetune import finetune
 from agiledpo.training.population import Population
+from agiledpo.training.practice import FromRows
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness
 
@@ -104,7 +105,7 @@ def finetune_llm_preference(
         PopulationDivergedError: All agents' did. The elite that was saved before is untouched.
     """
     return finetune(
-        DPO,
+        FromRows(DPO),
         pop,
         env,
         env_fn=env_fn,
@@ -183,7 +184,7 @@ def finetune_llm_sft(
         ValueError: As :func:`finetune_llm_preference`, and the other errors that it names.
     """
     return finetune(
-        SFT,
+        FromRows(SFT),
         pop,
         env,
         env_fn=env_fn,

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agiledpo.algorithms.core.errors import NonFiniteLossError
-from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.llm_envs.validation import validation_split
 from agiledpo.training.environments import Gym
+from agiledpo.training.population import Agent
+from agiledpo.training.practice import Practice
 
 TOTAL_TIME = "timing/validation/total_validation_time"
 
@@ -32,29 +33,34 @@ class Validation(NamedTuple):
         return {**self.metrics, TOTAL_TIME: self.seconds} if self.metrics else {}
 
 
-def validate(agent: LLMAlgorithm, env: Gym) -> Validation:
+def validate(practice: Practice[Agent], agent: Agent, env: Gym) -> Validation:
     """Measure an agent on every validation set of an environment.
 
     Nothing of the agent or of the run changes, not even where a loss is NaN or infinite.
+
+    Args:
+        practice: How agents are measured.
+        agent: The agent.
+        env: The environment.
     """
     started = perf_counter()
     metrics: dict[str, float] = {}
     failed: dict[str, str] = {}
     for name in env.validation_names:
         try:
-            measured = agent.measure(env, validation_split(name)).metrics
+            measured = practice.measure(agent, env, validation_split(name)).metrics
         except NonFiniteLossError as error:
             failed[name] = str(error)
             continue
-        metrics |= {f"{validation_split(name)}_{metric}": measured[of] for metric, of in _reported(type(agent)).items()}
+        metrics |= {f"{validation_split(name)}_{metric}": measured[of] for metric, of in _reported(practice).items()}
     return Validation(metrics, failed, perf_counter() - started)
 
 
-def validation_metrics(algorithm: type[LLMAlgorithm], names: Sequence[str]) -> list[str]:
+def validation_metrics(practice: Practice[Any], names: Sequence[str]) -> list[str]:
     """Names of the metrics that :func:`validate` returns.
 
     Args:
-        algorithm: Class of the agents.
+        practice: How agents are measured.
         names: Names of the validation sets.
 
     Raises:
@@ -62,7 +68,7 @@ def validation_metrics(algorithm: type[LLMAlgorithm], names: Sequence[str]) -> l
     """
     owner: dict[str, str] = {}
     for name in names:
-        for metric in _reported(algorithm):
+        for metric in _reported(practice):
             full = f"{validation_split(name)}_{metric}"
             if full in owner:
                 raise ValueError(
@@ -72,6 +78,6 @@ def validation_metrics(algorithm: type[LLMAlgorithm], names: Sequence[str]) -> l
     return list(owner)
 
 
-def _reported(algorithm: type[LLMAlgorithm]) -> dict[str, str]:
-    """Names of figures, and the metrics of the algorithm that they are; the two that every algorithm has come first."""
-    return {"loss": "loss", "accuracy": algorithm.ACCURACY, **{name: name for name in algorithm.METRICS}}
+def _reported(practice: Practice[Any]) -> dict[str, str]:
+    """Names of figures, and the metrics that they are; the two that are always there come first."""
+    return {"loss": "loss", "accuracy": practice.accuracy, **{name: name for name in practice.metrics}}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agiledpo.scoring import CausalLM, CompletionBatch, PreferenceBatch, PromptBatch, Scorer
+from agiledpo.scoring import CausalLM, CompletionBatch, PreferenceBatch, SidedBatch, Scorer
 from agiledpo.scoring.layout import packed_rows, separate_rows
 
 LENGTHS = [(7, 5), (1, 1), (3, 8), (12, 1)]
@@ -76,7 +76,7 @@ def test_too_long_and_unknown_tokens(tiny_model, demonstrations):
 
 
 @dataclass(frozen=True)
-class Group(PromptBatch):
+class Group(SidedBatch):
     """Three completions of each prompt, as a policy samples them."""
 
     prompts: list[Tensor]

@@ -38,6 +38,7 @@ def plain(hidden, targets, head):
     logits = head.module(hidden) * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
+    logits = logits / head.temperature
     log_probs = torch.log_softmax(logits, -1)
     return log_probs[torch.arange(N), targets], torch.log((log_probs.exp() ** 2).sum(-1))
 
@@ -45,7 +46,17 @@ def plain(hidden, targets, head):
 @pytest.mark.parametrize("chunk_rows", [1, 4, 100])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("transform", [{}, {"scale": 0.3}, {"softcap": 2.0}, {"scale": 1.7, "softcap": 2.0}])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {},
+        {"scale": 0.3},
+        {"softcap": 2.0},
+        {"scale": 1.7, "softcap": 2.0},
+        {"temperature": 0.7},
+        {"scale": 1.7, "softcap": 2.0, "temperature": 1.6},
+    ],
+)
 def test_values_and_derivatives(monkeypatch, chunk_rows, trained, bias, transform):
     monkeypatch.setattr(head_module, "_CHUNK_LOGITS", chunk_rows * V)
     monkeypatch.setattr(head_module, "_BLOCK_LOGITS", chunk_rows * N)

@@ -22,6 +22,7 @@ from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.population import Population
+from agiledpo.training.practice import FromRows
 from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.run import TrainingRun
 from agiledpo.training.schedule import Schedule
@@ -514,6 +515,7 @@ def start(make_env, make_population, path=None, *, own_envs=False):
         environments.judge, num_epochs=2, max_steps=None, evaluation_interval=3, checkpoint_steps=None, evo_steps=3
     )
     return TrainingRun(
+        FromRows(DPO),
         Population(agents, Lineage(path)),
         environments,
         schedule,

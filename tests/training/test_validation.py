@@ -21,6 +21,7 @@ from agiledpo.hpo import Lineage, Mutations, TournamentSelection
 from agiledpo.hpo.records import Diverged, Evaluated, Selected, Validated
 from agiledpo.llm_envs import PreferenceGym, SFTGym
 from agiledpo.training import Retention, finetune_llm_preference, finetune_llm_sft
+from agiledpo.training.practice import FromRows
 from agiledpo.training.validation import TOTAL_TIME, validation_metrics
 
 
@@ -322,7 +323,7 @@ def test_a_metric_that_no_set_has_is_refused_with_those_that_there_are(
 )
 def test_two_sets_whose_figures_would_have_one_name_are_refused(algorithm, names, clash):
     with pytest.raises(ValueError, match=f"would both report '{clash}'. Rename one of them"):
-        validation_metrics(algorithm, names)
+        validation_metrics(FromRows(algorithm), names)
 
 
 def test_a_clash_is_found_before_training(make_env, make_population, sets):

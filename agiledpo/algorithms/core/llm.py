@@ -73,7 +73,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         device: Where to compute; None leaves the model where it is.
         wrap: Accepted for AgileRL's sake; one process needs no wrapping.
         clone: The agent is a copy, and receives its adapters from the original.
-        seed: Seed of the LoRA initialisation and of dropout.
+        seed: Seed of the LoRA initialisation, of dropout and of sampling.
         gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
         activation_offload: Keep what backward needs in CPU memory.
         torch_compiler: Mode of ``torch.compile`` for what runs between the matrix products; None for none.
@@ -173,6 +173,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed, start=start
         )
         self.random_stream = TorchRandomStream(seed, self.device)
+        self.sampling_stream = TorchRandomStream(seed + 1, self.device)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
         self.optimizer: Optimizer = AdamW(
@@ -374,11 +375,19 @@ class LLMAlgorithm(EvolvableAlgorithm):
             raise ValueError(f"loop={loop}; at least one evaluation is needed.")
         name = self.FITNESS[0] if fitness is None else fitness
         self.check_fitness(name)
-        measured = self.measure(env)
+        self.record(self.measure(env), name)
+        return np.array(self.fitness[-1])
+
+    def record(self, measured: Measured, fitness: str) -> None:
+        """Note what the agent did with a held-out split.
+
+        Args:
+            measured: What it did.
+            fitness: Which measure of it counts.
+        """
         self.held_out = measured.metrics
-        estimate = measured.fitness(name)
+        estimate = measured.fitness(fitness)
         self.record_fitness(estimate.value, estimate.error, measured.tie_break)
-        return np.array(estimate.value)
 
     @classmethod
     def check_fitness(cls, name: object) -> None:
@@ -478,6 +487,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         copy_optimizer_state(parent.optimizer, self.optimizer)
         self._applied = parent._applied
         self.random_stream.load_state_dict(parent.random_stream.state_dict())
+        self.sampling_stream.load_state_dict(parent.sampling_stream.state_dict())
         self.reference_update_tracker = parent.reference_update_tracker
         self.optimizer_steps = parent.optimizer_steps
         self.mutation_hook()
@@ -504,6 +514,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             "optimizer_steps": self.optimizer_steps,
             "reference_update_tracker": self.reference_update_tracker,
             "random_stream": self.random_stream.state_dict(),
+            "sampling_stream": self.sampling_stream.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "applied": self._applied,
             "construction": construction(self),
@@ -534,6 +545,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         for name in ("index", *HISTORY, "optimizer_steps", "reference_update_tracker"):
             vars(self)[name] = deepcopy(state[name])
         self.random_stream.load_state_dict(state["random_stream"])
+        if "sampling_stream" in state:  # agents of version 0.1 sampled nothing
+            self.sampling_stream.load_state_dict(state["sampling_stream"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self._applied = tuple(state["applied"])
 
@@ -563,6 +576,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         check_ranges(state.get("hp_config"), self.HYPERPARAMETERS)
         self.check_values(state["hyperparameters"])
         self.random_stream.check_state_dict(state["random_stream"])
+        if "sampling_stream" in state:
+            self.sampling_stream.check_state_dict(state["sampling_stream"])
 
     @classmethod
     def population(

@@ -1,7 +1,7 @@
 """One optimizer step of an agent on the shared base model, micro-batch by micro-batch, whatever the loss."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
@@ -12,8 +12,9 @@ from agiledpo.adapters.modes import modes
 from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
-from agiledpo.scoring import PromptBatch, Scorer
+from agiledpo.scoring import Scorer
 
+Part = TypeVar("Part")
 Terms = TypeVar("Terms")
 
 
@@ -38,20 +39,20 @@ def learning(agent: LLMAlgorithm, scorer: Scorer) -> Iterator[None]:
 def gradient_step(
     agent: LLMAlgorithm,
     scorer: Scorer,
-    batch: PromptBatch,
-    loss: Callable[[int, int], tuple[Tensor, Terms]],
+    parts: Iterable[Part],
+    loss: Callable[[Part], tuple[Tensor, Terms]],
     *,
-    rows_per_pass: int,
+    labels: Sequence[str],
     remedy: str,
 ) -> tuple[list[Terms], float]:
-    """Make one optimizer step on the sum of the losses of the batch's micro-batches.
+    """Make one optimizer step on the sum of the losses of micro-batches.
 
     Args:
         agent: Whose actor learns.
         scorer: What scores with it.
-        batch: The rows of the step.
-        loss: Of rows ``start`` to ``stop`` their share of the step's loss, a scalar, and what shall be kept of them.
-        rows_per_pass: Most rows in one forward pass; memory and speed, never the result.
+        parts: The micro-batches, each for one forward pass.
+        loss: Of a micro-batch its share of the step's loss, a scalar, and what shall be kept of it.
+        labels: What the rows of the step are called.
         remedy: What to do about a gradient that is not finite, for the message.
 
     Returns:
@@ -64,15 +65,15 @@ def gradient_step(
     agent.optimizer.zero_grad(set_to_none=True)
     kept = []
     try:
-        for start, stop in batch.spans(rows_per_pass):
+        for part in parts:
             with learning(agent, scorer):
-                share, terms = loss(start, stop)
+                share, terms = loss(part)
                 share.backward()
             kept.append(terms)
         grad_norm = float(clip_grad_norm_(agent.adapters.parameters("actor"), agent.max_grad_norm))
         if not math.isfinite(grad_norm):
             raise NonFiniteLossError(
-                f"The gradient norm is {grad_norm} on {', '.join(batch.labels)}; the step was not made. {remedy}"
+                f"The gradient norm is {grad_norm} on {', '.join(labels)}; the step was not made. {remedy}"
             )
         agent.optimizer.step()
         agent.optimizer_steps += 1
