@@ -24,6 +24,7 @@ EXTRAS = {
         "matplotlib>=3.8",  # pictures of lineages and of benchmarking.scaling
         "mypy>=1.13",
         "pytest>=8.0",
+        "pytest-xdist>=3.6",  # a test uses one thread, so each core can have a process
         "ruff>=0.9",
         "setuptools>=77",
         "trl>=1.0",  # for comparison only: tests run it side by side
