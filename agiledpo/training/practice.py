@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic
 
 from typing_extensions import override
@@ -93,6 +94,15 @@ class Practice(ABC, Generic[Agent]):
     @abstractmethod
     def measure(self, agent: Agent, env: Any, split: Split) -> Measured:
         """Measure an agent on a whole held-out split; nothing that training depends on changes."""
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """What is written while the run goes on, beside checkpoints, elite and lineage, by the name of its argument."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """What may be changed when a run goes on, but makes it another run, by name; plain values."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What the next lessons depend on; JSON can hold it."""

@@ -182,7 +182,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()
-        self._check_vocabulary(action_space)
+        self.check_vocabulary(action_space)
 
     # Networks -------------------------------------------------------------------------------------------------------
 
@@ -249,13 +249,21 @@ class LLMAlgorithm(EvolvableAlgorithm):
             )
         if reference_update_tracker == self.reference_update_tracker:
             return
+        self.check_movable_reference()
+        self.adapters.copy_role("actor", "reference")
+        self.reference_update_tracker = reference_update_tracker
+
+    def check_movable_reference(self) -> None:
+        """Check that the reference is the agent's own.
+
+        Raises:
+            ValueError: It is the bare base model, which all agents share.
+        """
         if not self.use_separate_reference_adapter:
             raise ValueError(
                 "The reference is the bare base model, which all agents share and which cannot move. "
                 "Make the agent with use_separate_reference_adapter=True."
             )
-        self.adapters.copy_role("actor", "reference")
-        self.reference_update_tracker = reference_update_tracker
 
     def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
         """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
@@ -425,9 +433,17 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 f"{type(self).__name__} learns from {self.LEARNS_FROM}; the batches of {type(env).__name__} lack "
                 f"{', '.join(missing)}."
             )
-        self._check_vocabulary(env.action_space)
+        self.check_vocabulary(env.action_space)
 
-    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
+    def check_vocabulary(self, action_space: spaces.Space | None) -> None:
+        """Check that the model embeds all tokens of an environment.
+
+        Args:
+            action_space: The environment's.
+
+        Raises:
+            ValueError: It does not.
+        """
         if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
             raise ValueError(
                 f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
