@@ -61,17 +61,18 @@ class FromRewards(FromRows[GRPO]):
 
 
 class FromComparisons(Practice[DPO]):
-    """Each batch of prompts is answered by the agent and judged, and the agent learns that the best answer to a prompt
-    is preferred to the worst: online DPO (Guo et al. 2024, https://arxiv.org/abs/2402.04792), and iterative DPO with a
-    reference that is refreshed.
+    """Each batch of prompts is answered by the agent and judged, and the agent learns pairs of its own answers.
 
-    Ties and equal answers make no pair. Pairs do not wait for the next batch, by which time the policy would be another
-    one: ``agent.batch_size`` of them make an optimizer step, and what is left over makes a smaller one.
+    The best answer to a prompt is preferred to the worst: online DPO (Guo et al. 2024,
+    https://arxiv.org/abs/2402.04792), and iterative DPO with a reference that is refreshed. Ties and equal
+    answers make no pair. Pairs do not wait for the next batch, by which time the policy would be another one:
+    ``agent.batch_size`` of them make an optimizer step, and what is left over makes a smaller one.
 
     Args:
         group_size: Completions per prompt, at least 2.
         sampling: How they are sampled.
-        evaluation: How held-out prompts are answered, one completion each.
+        evaluation: How held-out prompts are answered.
+        evaluation_group_size: Completions per held-out prompt.
         min_reward_gap: Smallest difference of rewards in a pair.
         reference_refresh_rounds: Batches of the environment after which the actor is copied onto the reference, again
             and again; None leaves the reference alone.
@@ -100,12 +101,14 @@ class FromComparisons(Practice[DPO]):
         group_size: int,
         sampling: SamplingSettings,
         evaluation: SamplingSettings,
+        evaluation_group_size: int = 1,
         min_reward_gap: float = 0.0,
         reference_refresh_rounds: int | None = None,
         generator: Generator | None = None,
         log: RolloutLog | None = None,
     ) -> None:
         check_whole_number("group_size", group_size, minimum=2)
+        check_whole_number("eval_group_size", evaluation_group_size)
         if sampling.temperature == 0:
             raise ValueError(
                 "temperature=0 gives a prompt the same completion each time, of which no pair can be made; use a "
@@ -116,6 +119,7 @@ class FromComparisons(Practice[DPO]):
         self.group_size = group_size
         self.sampling = sampling
         self.evaluation = evaluation
+        self.evaluation_group_size = evaluation_group_size
         self.objective = DPOObjective(min_reward_gap=min_reward_gap)
         self.reference_refresh_rounds = reference_refresh_rounds
         self.generator = TransformersGenerator() if generator is None else generator
@@ -174,7 +178,14 @@ class FromComparisons(Practice[DPO]):
 
     @override
     def measure(self, agent: DPO, env: Any, split: Split) -> HeldOutRewards:
-        return measure_rewards(agent, env, split, settings=self.evaluation, generator=self.generator)
+        return measure_rewards(
+            agent,
+            env,
+            split,
+            settings=self.evaluation,
+            generator=self.generator,
+            group_size=self.evaluation_group_size,
+        )
 
     @property
     @override
@@ -187,6 +198,7 @@ class FromComparisons(Practice[DPO]):
             "group_size": self.group_size,
             **{f"sampling's {name}": value for name, value in vars(self.sampling).items()},
             **{f"evaluation's {name}": value for name, value in vars(self.evaluation).items()},
+            "evaluation's group_size": self.evaluation_group_size,
             "min_reward_gap": self.objective.min_reward_gap,
             "reference_refresh_rounds": self.reference_refresh_rounds,
             "generator": type(self.generator).__name__,

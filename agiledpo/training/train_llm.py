@@ -317,6 +317,7 @@ def finetune_llm_online_preference(
     min_reward_gap: float = 0.0,
     reference_refresh_rounds: int | None = None,
     eval_temperature: float = 0.0,
+    eval_group_size: int = 1,
     generator: Generator | None = None,
     env_fn: Callable[[], ReasoningGym] | None = None,
     tournament: Selection | None = None,
@@ -365,6 +366,7 @@ def finetune_llm_online_preference(
         reference_refresh_rounds: Rounds after which each agent's actor is copied onto its reference, again and again;
             None leaves that to the agents' ``reference_update``, which otherwise has to be ``"never"``.
         eval_temperature: The same for held-out prompts; 0 takes the most likely token each time.
+        eval_group_size: Completions per held-out prompt; more than one makes sense with a temperature.
         generator: Who samples; None for :class:`agiledpo.generation.TransformersGenerator`.
         env_fn: Instead of ``env``: makes an environment for each agent.
         tournament: Who survives.
@@ -402,6 +404,7 @@ def finetune_llm_online_preference(
             max_new_tokens=max_completion_length, temperature=temperature, top_p=top_p, top_k=top_k
         ),
         evaluation=SamplingSettings(max_new_tokens=max_completion_length, temperature=eval_temperature),
+        evaluation_group_size=eval_group_size,
         min_reward_gap=min_reward_gap,
         reference_refresh_rounds=reference_refresh_rounds,
         generator=generator,
