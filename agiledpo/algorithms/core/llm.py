@@ -200,6 +200,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.adapters.use("actor")
         return self.base.peft
 
+    @property
+    def lm(self) -> CausalLM:
+        """The base model taken apart, as the agent runs it, with whatever adapter is active."""
+        return self._lm
+
     def use_adapter(self, adapter_name: str) -> None:
         """Switch the active adapter.
 
