@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -200,6 +200,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.adapters.use("actor")
         return self.base.peft
 
+    @property
+    def lm(self) -> CausalLM:
+        """The base model taken apart, as the agent runs it, with whatever adapter is active."""
+        return self._lm
+
     def use_adapter(self, adapter_name: str) -> None:
         """Switch the active adapter.
 
@@ -284,11 +289,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
         self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
 
-    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: the algorithm learns from what is given and does not act.
+    def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, unless the algorithm samples what it learns from: it learns from what is given and does not act.
 
         Raises:
-            RuntimeError: Always; it says how to generate instead.
+            RuntimeError: It says how to generate instead.
         """
         raise RuntimeError(
             f"{type(self).__name__} is an offline algorithm: it learns from {self.LEARNS_FROM}, and takes no actions. "

@@ -1,0 +1,194 @@
+"""Transformers' own generation loop, run in segments between which rows that have ended leave the batch.
+
+``generate`` computes every row until the longest has ended. Here it is called for some tokens at a time, each time with
+the cache that the last call left, from which the ended rows are taken out. The cache begins with the prompts, each
+computed once, and is then repeated for the rows that follow it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from agiledpo.generation.batches import left_padded
+from agiledpo.generation.sampling import SamplingSettings
+from agiledpo.generation.watching import RawLogits, TokenWatch
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends a completion beside its length.
+
+    Attributes:
+        eos: End-of-sequence tokens, int64 (E,), on the model's device.
+        stop: Looks for stop texts; None without.
+    """
+
+    eos: Tensor
+    stop: StoppingCriteria | None = None
+
+
+@dataclass
+class SampledRow:
+    """One completion: its tokens, their log-probabilities, and whether it ended itself; on the CPU."""
+
+    tokens: Tensor
+    logps: Tensor
+    finished: bool
+
+
+@torch.no_grad()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Tensor],
+    copies: Sequence[int],
+    *,
+    room: int,
+    settings: SamplingSettings,
+    ending: Ending,
+    segment: int,
+    share: bool,
+) -> list[SampledRow]:
+    """Continue prompts, with what is active on the model as it is; draws come from torch's global generator.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        prompts: int64 (tokens,) each.
+        copies: Rows of each prompt.
+        room: Most tokens of a row.
+        settings: How tokens are drawn.
+        ending: What ends a row.
+        segment: Tokens between two times that ended rows are dropped; speed, and which draws are whose.
+        share: Compute each prompt once and drop ended rows. Without it every row is computed from its first token to
+            the end of the longest, which asks nothing of the model's cache.
+
+    Returns:
+        The rows, prompt by prompt.
+    """
+    ids, mask = left_padded(prompts, model.device)
+    owner = torch.arange(len(prompts)).repeat_interleave(torch.tensor(copies)).to(model.device)
+    width = ids.shape[1]
+    rows = [SampledRow(torch.empty(0, dtype=torch.long), torch.empty(0), False) for _ in range(len(owner))]
+    alive = list(range(len(rows)))
+    with own_settings(model):
+        cache = prefilled(model, ids, mask) if share else None
+        if cache is not None:
+            cache.reorder_cache(owner)
+        ids, mask = ids[owner], mask[owner]
+        while alive and ids.shape[1] < width + room:
+            left = width + room - ids.shape[1]
+            raw = RawLogits()
+            watch = TokenWatch(
+                raw,
+                len(alive),
+                eos=ending.eos,
+                stop=ending.stop,
+                start=width,
+                temperature=settings.temperature or 1.0,
+            )
+            output = model.generate(
+                input_ids=ids,
+                generation_config=generation_config(settings, min(segment, left) if share else left),
+                logits_processor=_processors(raw, settings, mask, width, ending.eos),
+                stopping_criteria=StoppingCriteriaList([watch]),
+                **({"attention_mask": mask} if share else {}),
+                **({} if cache is None else {"past_key_values": cache}),
+            )
+            new = output.sequences[:, ids.shape[1] :].cpu()
+            logps, lengths, ended = watch.logps.cpu(), watch.lengths.tolist(), watch.ended.tolist()
+            for place, row in enumerate(alive):
+                tokens, count = rows[row], lengths[place]
+                tokens.tokens = torch.cat([tokens.tokens, new[place, :count]])
+                tokens.logps = torch.cat([tokens.logps, logps[place, :count]])
+                tokens.finished = ended[place]
+            ids, cache = output.sequences, output.past_key_values
+            mask = torch.nn.functional.pad(mask, (0, new.shape[1]), value=1)
+            if not share:
+                break
+            if any(ended):
+                keep = (~watch.ended).nonzero()[:, 0]
+                alive = [alive[place] for place in keep.tolist()]
+                if alive:
+                    ids, mask = ids[keep], mask[keep]
+                    cache.reorder_cache(keep)
+    return rows
+
+
+def prefilled(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Cache | None:
+    """The model's cache of left-padded prompts but for their last tokens; None where they have no other ones.
+
+    Args:
+        model: The model.
+        ids: int64 (P, T).
+        mask: Which of them are tokens, int64 (P, T).
+    """
+    if ids.shape[1] == 1:
+        return None
+    # One more token than is of use: this way `generate` itself makes the cache and the positions.
+    output = model.generate(
+        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], generation_config=own_config(do_sample=False, max_new_tokens=1)
+    )
+    cache: Cache = output.past_key_values
+    return cache
+
+
+def generation_config(settings: SamplingSettings, max_new_tokens: int) -> GenerationConfig:
+    """Transformers' settings for a segment; penalties and ends are not among them, see :func:`decode`.
+
+    Args:
+        settings: Ours.
+        max_new_tokens: Length of the segment.
+    """
+    if settings.temperature == 0:
+        return own_config(do_sample=False, max_new_tokens=max_new_tokens)
+    return own_config(
+        do_sample=True,
+        max_new_tokens=max_new_tokens,
+        temperature=float(settings.temperature),
+        top_k=settings.top_k,
+        top_p=float(settings.top_p),
+        min_p=float(settings.min_p) or None,
+    )
+
+
+def own_config(**settings: object) -> GenerationConfig:
+    """Settings of Transformers' on top of what every call here needs."""
+    return GenerationConfig(use_cache=True, return_dict_in_generate=True, disable_compile=True, **settings)
+
+
+def _processors(
+    raw: RawLogits, settings: SamplingSettings, mask: Tensor, width: int, eos: Tensor
+) -> LogitsProcessorList:
+    """What comes between the model's logits and the temperature; the first keeps them as they are."""
+    processors = LogitsProcessorList([raw])
+    if settings.repetition_penalty != 1:
+        padding = (mask != 0).int().argmax(dim=1)
+        processors.append(
+            RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty), prompt_ignore_length=padding)
+        )
+    if settings.min_new_tokens and len(eos):
+        processors.append(MinNewTokensLengthLogitsProcessor(width, settings.min_new_tokens, eos))
+    return processors
+
+
+@contextmanager
+def own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Keep ``generate`` from filling in what the model's own generation config says."""
+    theirs = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = theirs
