@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 
-
 @dataclass(frozen=True)
 class PromptRows:
     """Some prompts and how many completions of each are sampled now.
@@ -42,9 +41,7 @@ def prompt_batches(
     copies: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         for count in _parts(group_size, batch_size):
-            alike = not places or (
-                rooms[place] == rooms[places[0]] and (pads or lengths[place] == lengths[places[0]])
-            )
+            alike = not places or (rooms[place] == rooms[places[0]] and (pads or lengths[place] == lengths[places[0]]))
             if places and (not alike or sum(copies) + count > batch_size):
                 yield PromptRows(places, copies, rooms[places[0]])
                 places, copies = [], []

@@ -8,6 +8,7 @@ computed once, and is then repeated for the rows that follow it.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from agiledpo.generation.batches import left_padded
 from agiledpo.generation.sampling import SamplingSettings
@@ -85,7 +87,7 @@ def decode(
     with own_settings(model):
         cache = prefilled(model, ids, mask) if share else None
         if cache is not None:
-            cache.reorder_cache(owner)
+            select_rows(cache, owner)
         ids, mask = ids[owner], mask[owner]
         while alive and ids.shape[1] < width + room:
             left = width + room - ids.shape[1]
@@ -98,13 +100,14 @@ def decode(
                 start=width,
                 temperature=settings.temperature or 1.0,
             )
-            output = model.generate(
-                input_ids=ids,
-                generation_config=generation_config(settings, min(segment, left) if share else left),
+            output = generate(
+                model,
+                ids,
+                mask if share else None,
+                cache,
+                generation_config(settings, min(segment, left) if share else left),
                 logits_processor=_processors(raw, settings, mask, width, ending.eos),
                 stopping_criteria=StoppingCriteriaList([watch]),
-                **({"attention_mask": mask} if share else {}),
-                **({} if cache is None else {"past_key_values": cache}),
             )
             new = output.sequences[:, ids.shape[1] :].cpu()
             logps, lengths, ended = watch.logps.cpu(), watch.lengths.tolist(), watch.ended.tolist()
@@ -120,9 +123,9 @@ def decode(
             if any(ended):
                 keep = (~watch.ended).nonzero()[:, 0]
                 alive = [alive[place] for place in keep.tolist()]
-                if alive:
+                if alive and cache is not None:
                     ids, mask = ids[keep], mask[keep]
-                    cache.reorder_cache(keep)
+                    select_rows(cache, keep)
     return rows
 
 
@@ -137,11 +140,42 @@ def prefilled(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Cache | None
     if ids.shape[1] == 1:
         return None
     # One more token than is of use: this way `generate` itself makes the cache and the positions.
-    output = model.generate(
-        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], generation_config=own_config(do_sample=False, max_new_tokens=1)
-    )
-    cache: Cache = output.past_key_values
-    return cache
+    config = own_config(do_sample=False, max_new_tokens=1)
+    return generate(model, ids[:, :-1], mask[:, :-1], None, config).past_key_values
+
+
+def generate(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor | None,
+    cache: Cache | None,
+    config: GenerationConfig,
+    **arguments: Any,
+) -> GenerateDecoderOnlyOutput:
+    """Transformers' loop, from a cache of all tokens but the last where there is one.
+
+    Args:
+        model: The model.
+        ids: int64 (rows, T).
+        mask: Which of them are tokens, int64 (rows, T); None if all are, which models without a mask need.
+        cache: It is continued in place.
+        config: Complete settings.
+        **arguments: More for ``generate``.
+    """
+    given = {"attention_mask": mask, "past_key_values": cache}
+    arguments.update({name: value for name, value in given.items() if value is not None})
+    output: GenerateDecoderOnlyOutput = cast(Any, model).generate(input_ids=ids, generation_config=config, **arguments)
+    return output
+
+
+def select_rows(cache: Cache, rows: Tensor) -> None:
+    """Make a cache that of some of its rows, each any number of times.
+
+    Args:
+        cache: Changed in place. What Transformers reorders for beam search covers every kind of state.
+        rows: int64 (new rows,).
+    """
+    cache.reorder_cache(cast(torch.LongTensor, rows))
 
 
 def generation_config(settings: SamplingSettings, max_new_tokens: int) -> GenerationConfig:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agiledpo.generation.decoding import Ending
 from agiledpo.generation.sampling import SamplingSettings
+from agiledpo.generation.stopping import StopTexts
 
 
 def eos_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
@@ -39,7 +40,7 @@ def ending(model: PreTrainedModel, settings: SamplingSettings, tokenizer: PreTra
     """
     if settings.stop and tokenizer is None:
         raise ValueError(f"stop={settings.stop!r} is text: pass the model's tokenizer as well.")
-    stop = StopStringCriteria(tokenizer, list(settings.stop)) if settings.stop else None
+    stop = StopTexts(tokenizer, settings.stop) if tokenizer is not None and settings.stop else None
     return Ending(torch.tensor(eos_tokens(model, tokenizer), dtype=torch.long, device=model.device), stop)
 
 

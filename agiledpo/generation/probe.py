@@ -1,6 +1,7 @@
 """Whether a model's cache can be repeated and thinned out, checked on a few tokens."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from agiledpo.generation.batches import left_padded
-from agiledpo.generation.decoding import own_config, own_settings, prefilled
+from agiledpo.generation.decoding import generate, own_config, own_settings, prefilled, select_rows
 
 # What a model whose cache is of another kind may fail with.
 _FAILURES = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
@@ -46,40 +47,30 @@ def cache_traits(model: PreTrainedModel, vocabulary: int) -> CacheTraits:
             if not isinstance(cache, Cache):
                 return CacheTraits(shares=False, token_bytes=None)
             size = _token_bytes(cache)
-            cache.reorder_cache(owner)
-            ids, mask = ids[owner], mask[owner]
-            first, cache = _next_logits(model, ids, mask, cache)
-            cache.reorder_cache(kept)
-            ids, mask = torch.cat([ids[kept], forced], dim=1), torch.cat([mask[kept], torch.ones_like(forced)], dim=1)
+            select_rows(cache, owner)
+            first, cache = _next_logits(model, ids[owner], mask[owner], cache)
+            select_rows(cache, kept)
+            ids = torch.cat([ids[owner[kept]], forced], dim=1)
+            mask = torch.cat([mask[owner[kept]], torch.ones_like(forced)], dim=1)
             second, _ = _next_logits(model, ids, mask, cache)
         except _FAILURES:
             return CacheTraits(shares=False, token_bytes=None)
-        alone = [
-            _next_logits(model, row[places.bool()][None], None, None)[0]
-            for row, places in zip(ids, mask, strict=True)
-        ]
-        before = [
-            _next_logits(model, row[places.bool()][None, :-1], None, None)[0]
-            for row, places in zip(ids, mask, strict=True)
-        ]
-    shares = _close(model, first[kept], torch.cat(before)) and _close(model, second, torch.cat(alone))
+        rows = [row[places.bool()][None] for row, places in zip(ids, mask, strict=True)]
+        before = torch.cat([_next_logits(model, row[:, :-1], None, None)[0] for row in rows])
+        after = torch.cat([_next_logits(model, row, None, None)[0] for row in rows])
+    shares = _close(model, first[kept], before) and _close(model, second, after)
     return CacheTraits(shares=shares, token_bytes=size)
 
 
 def _next_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, cache: Cache | None) -> tuple[Tensor, Cache]:
-    output = model.generate(
-        input_ids=ids,
-        generation_config=own_config(do_sample=False, max_new_tokens=1, output_logits=True),
-        **({} if mask is None else {"attention_mask": mask}),
-        **({} if cache is None else {"past_key_values": cache}),
-    )
-    return output.logits[0], output.past_key_values
+    output = generate(model, ids, mask, cache, own_config(do_sample=False, max_new_tokens=1, output_logits=True))
+    return cast(tuple[Tensor], output.logits)[0], cast(Cache, output.past_key_values)
 
 
 def _token_bytes(cache: Cache) -> int | None:
     """Memory of one token of one row."""
     layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer) and layer.is_initialized]
-    return sum(x[0, :, 0].nbytes for layer in layers for x in (layer.keys, layer.values)) or None
+    return sum(x[0, :, 0].nbytes for layer in layers for x in (layer.keys, layer.values) if x is not None) or None
 
 
 def _close(model: PreTrainedModel, actual: Tensor, expected: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What is noted of each token while Transformers generates: its log-probability, and whether a completion ends there."""
+"""What is noted of each token while Transformers generates: its log-probability, and whether it ends a completion."""
 
 from typing import Any
 
