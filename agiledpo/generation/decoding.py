@@ -78,6 +78,9 @@ def decode(
 
     Returns:
         The rows, prompt by prompt.
+
+    Raises:
+        NonFiniteLossError: The logits are NaN or infinite.
     """
     ids, mask = left_padded(prompts, model.device)
     owner = torch.arange(len(prompts)).repeat_interleave(torch.tensor(copies)).to(model.device)
@@ -111,6 +114,13 @@ def decode(
             )
             new = output.sequences[:, ids.shape[1] :].cpu()
             logps, lengths, ended = watch.logps.cpu(), watch.lengths.tolist(), watch.ended.tolist()
+            if logps.isnan().any():
+                from agiledpo.algorithms.core.errors import NonFiniteLossError  # a layer above
+
+                raise NonFiniteLossError(
+                    "The logits of the actor are not finite, so nothing can be sampled from it. Lower the learning "
+                    "rate: its steps went astray."
+                )
             for place, row in enumerate(alive):
                 tokens, count = rows[row], lengths[place]
                 tokens.tokens = torch.cat([tokens.tokens, new[place, :count]])

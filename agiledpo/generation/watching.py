@@ -14,9 +14,9 @@ class RawLogits(LogitsProcessor):
         self.logits = torch.empty(0)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Keep ``scores``, float32 (rows, V), and hand them on."""
+        """Keep ``scores``, float32 (rows, V), and hand on what can be drawn from even where they are not finite."""
         self.logits = scores
-        return scores
+        return scores.nan_to_num()
 
 
 class TokenWatch(StoppingCriteria):

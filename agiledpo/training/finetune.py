@@ -67,6 +67,8 @@ def finetune(
             agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
     files = {**({} if lineage_file is None else {"lineage_path": lineage_file}), **practice.files}
     _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, files)
+    if resume_from is None:
+        _check_absent(practice.files)
     environments = Environments.make(env, env_fn, len(agents))
     for environment in environments.all:
         for agent in agents:
@@ -161,6 +163,14 @@ def _check_paths(elite: Path | None, checkpoints: Path | None, files: Mapping[st
         if elite.resolve() in (path.resolve(), *path.resolve().parents):
             raise ValueError(
                 f"{name}={path} lies in {elite}, which each new elite replaces as a whole. Choose a place outside."
+            )
+
+
+def _check_absent(files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
+        if path.exists() and path.stat().st_size:
+            raise FileExistsError(
+                f"{name}={path} holds what another run wrote. Move it away, choose another path, or resume that run."
             )
 
 

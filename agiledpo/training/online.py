@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
@@ -17,6 +17,12 @@ from agiledpo.scoring import QuestionBatch, RolloutBatch
 from agiledpo.training.comparisons import compare
 from agiledpo.training.practice import FromRows, Practice
 from agiledpo.training.rollouts import Rollouts
+
+_SHOWN = {
+    "reward": ("mean_reward", ".3f"),
+    "pairs": ("pair_rate", ".2f"),
+    "length": ("completion_length", ".0f"),
+}
 
 
 class FromRewards(FromRows[GRPO]):
@@ -37,6 +43,10 @@ class FromRewards(FromRows[GRPO]):
     @override
     def rows_at_once(self, agent: GRPO) -> int | None:
         return None
+
+    @override
+    def begin_batch(self, iteration: int, rows_done: int) -> None:
+        self._rollouts.begin_batch(iteration, rows_done)
 
     @override
     def learn(self, agent: GRPO, rows: QuestionBatch, env: Any) -> dict[str, float]:
@@ -86,11 +96,7 @@ class FromComparisons(Practice[DPO]):
     algorithm = DPO
     batch = QuestionBatch
     unit = "prompt"
-    shown: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "reward": ("mean_reward", ".3f"),
-        "pairs": ("pair_rate", ".2f"),
-        "length": ("completion_length", ".0f"),
-    }
+    shown = _SHOWN
     fitness = FITNESS
     metrics = METRICS
     accuracy = "success_rate"
@@ -164,6 +170,10 @@ class FromComparisons(Practice[DPO]):
     @override
     def describe(self, agent: DPO) -> str:
         return f"{agent.describe_objective()}, best against worst of {self.group_size} sampled completions"
+
+    @override
+    def begin_batch(self, iteration: int, rows_done: int) -> None:
+        self._rollouts.begin_batch(iteration, rows_done)
 
     @override
     def learn(self, agent: DPO, rows: QuestionBatch, env: Any) -> dict[str, float]:

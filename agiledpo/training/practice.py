@@ -70,6 +70,14 @@ class Practice(ABC, Generic[Agent]):
         """Rows that an agent learns from at a time; None for each batch of the environment as it comes."""
         return None
 
+    def begin_batch(self, iteration: int, rows_done: int) -> None:
+        """Note where the run is, before agents learn from a batch of the environment.
+
+        Args:
+            iteration: Batches so far, this one included.
+            rows_done: Rows that each agent has been handed so far, likewise.
+        """
+
     @abstractmethod
     def learn(self, agent: Agent, rows: Any, env: Any) -> dict[str, float]:
         """Let an agent learn from rows.

@@ -20,6 +20,12 @@ class Rollouts:
     def __init__(self, rollout: Rollout, log: RolloutLog | None) -> None:
         self.rollout = rollout
         self.log = log
+        self._iteration = 0
+        self._rows_done = 0
+
+    def begin_batch(self, iteration: int, rows_done: int) -> None:
+        """Note where the run is, for the log."""
+        self._iteration, self._rows_done = iteration, rows_done
 
     def __call__(self, agent: Any, questions: QuestionBatch, env: Any) -> RolloutBatch:
         """Let an agent answer prompts.
@@ -39,7 +45,14 @@ class Rollouts:
                 "needed, as agent.roll_out(questions, env) returns it."
             )
         if self.log is not None:
-            self.log.write(questions, rollouts, env)
+            self.log.write(
+                questions,
+                rollouts,
+                env,
+                agent=agent.index,
+                iteration=self._iteration,
+                rows_done=self._rows_done,
+            )
         return rollouts
 
     @property

@@ -43,8 +43,14 @@ def share_of_low_words(completion: str, answer: str, question: str) -> float:
 
 
 @pytest.fixture
+def low_words():
+    """The reward of :func:`make_reasoning_env`, a function of completion, answer and question."""
+    return share_of_low_words
+
+
+@pytest.fixture
 def make_questions():
-    """Make questions in the tiny tokenizer's words, with an answer that no reward here reads."""
+    """Make prompts in the tiny tokenizer's words, with an answer that no reward here reads."""
 
     def make(rows, *, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -53,7 +59,7 @@ def make_questions():
             length = int(torch.randint(1, 5, (), generator=generator))
             return " ".join(f"w{i}" for i in torch.randint(4, 97, (length,), generator=generator).tolist())
 
-        return Dataset.from_list([{"question": words(), "answer": "w4"} for _ in range(rows)])
+        return Dataset.from_list([{"prompt": words(), "answer": "w4"} for _ in range(rows)])
 
     return make
 

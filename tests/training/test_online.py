@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ import torch
 
 from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
-from agiledpo.data.rollouts import make_pairs as pairs_of_rollouts
+from agiledpo.data.rollouts.making import make_pairs
 from agiledpo.generation import Completions
 from agiledpo.hpo import Mutations, TournamentSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Mutated, Selected
@@ -37,6 +38,7 @@ def grpo(tiny_model, lora):
             "lora_config": lora,
             "lr": 1e-2,
             "max_grad_norm": 10.0,
+            "gradient_checkpointing": False,
             "group_size": 4,
             "max_completion_length": 3,
             "hp_config": HyperparameterConfig(lr=RLParameter(1e-4, 1e-1), beta=RLParameter(0.001, 1.0)),
@@ -53,6 +55,7 @@ def dpo(tiny_model, lora):
             "lora_config": lora,
             "lr": 1e-2,
             "max_grad_norm": 10.0,
+            "gradient_checkpointing": False,
             "nll_alpha": 0.0,
             "batch_size": 3,
             "reference_cache": None,
@@ -166,12 +169,25 @@ def test_taken_up_again_after_any_batch_a_run_ends_as_if_it_had_never_stopped(le
         assert log.read_bytes() == written
 
 
-def test_rollouts_become_pairs(learning, make_reasoning_env, tmp_path):
+def test_the_log_holds_every_rollout_and_pairs_can_be_made_of_it(learning, make_reasoning_env, low_words, tmp_path):
     make, train = learning
     log = tmp_path / "rollouts.jsonl"
-    train(make(1), make_reasoning_env(), rollouts_path=log)
-    pairs = pairs_of_rollouts(log)
-    print(pairs, len(pairs))
+    env = make_reasoning_env(train=10)
+    train(make(2), env, rollouts_path=log)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    counts = Counter((line["agent"], line["iteration"], line["rows_done"]) for line in lines)
+    assert counts == {(agent, batch + 1, rows): 4 * size for agent in (0, 1) for batch, (rows, size) in
+                      enumerate([(4, 4), (8, 4), (10, 2)])}  # fmt: skip
+    texts = [line["response"]["output"][0]["content"][0]["text"] for line in lines]
+    assert [line["reward"] for line in lines] == [low_words(text, "", "") for text in texts]
+    groups = defaultdict(list)
+    for line, text in zip(lines, texts, strict=True):
+        groups[line["row"]].append((line["reward"], text))
+    assert sorted(groups) == list(range(10))
+    statistics = make_pairs(log, tmp_path / "pairs.jsonl", min_gap=0.1)
+    assert statistics.pairs == sum(max(group)[0] - min(group)[0] > 0.1 for group in groups.values()) > 5
+    with pytest.raises(FileExistsError, match=r"rollouts_path=.*holds what another run wrote"):
+        train(make(1), env, rollouts_path=log)
 
 
 def test_a_signal_saves_and_stops(learning, make_reasoning_env, tmp_path):
@@ -331,7 +347,7 @@ def test_comparisons_raise_the_mean_reward(dpo, make_reasoning_env):
 def test_every_round_learns_all_of_its_pairs_and_none_waits(dpo, make_reasoning_env, recorder, tiny_model, lora):
     agent = recorder(actor_network=tiny_model(), lora_config=lora, batch_size=3, reference_cache=None)
     env = make_reasoning_env(train=10, batch=4)
-    order = [QuestionBatch.from_experiences(env.step()).labels for _ in range(3)]
+    order = [QuestionBatch.from_experiences(env.next_batch()).labels for _ in range(3)]
     prefer([agent], make_reasoning_env(train=10, batch=4), group_size=2, generator=Recited([60], [5]))
     assert agent.rows == order
     assert [len(rows) for rows in agent.rows] == [4, 4, 2]
