@@ -51,6 +51,7 @@ setup(
         "safetensors>=0.4",
         "filelock>=3.12",
         "numpy>=1.26",
+        "psutil>=5.9",
         "tqdm>=4.66",
         "typing-extensions>=4.5",
         "typer>=0.20",
