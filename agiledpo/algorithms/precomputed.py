@@ -1,8 +1,8 @@
 """Rollouts from groups of trajectories, whose steps may bring their advantages with them.
 
-The rule is that of rLLM's pull request 398, per group: if every step has a valid advantage they are used as they are; if
-none has one they follow from the rewards; if only some do, a warning says so and all follow from the rewards. Nothing is
-filled in and nothing is cut.
+The rule is that of rLLM's pull request 398, per group: if every step has a valid advantage they are used as they are;
+if none has one they follow from the rewards; if only some do, a warning says so and all follow from the rewards.
+Nothing is filled in and nothing is cut.
 """
 
 import math
@@ -19,6 +19,8 @@ from agiledpo.data.trajectories import Step, Trajectory, TrajectoryGroup, own_ad
 from agiledpo.losses.advantages import group_advantages
 from agiledpo.scoring import RolloutBatch
 
+# Differences up to here are finite in single precision, and their squares in double.
+_LARGEST_REWARD = 1e38
 # Problems that a warning names; the others are counted.
 _NAMED = 3
 
@@ -67,8 +69,8 @@ def rollouts_from_groups(
 
     Raises:
         ValueError: `stepwise_mode` is unknown; there is no step; a step has no tokens, ids that are none, or logprobs
-            that are not finite or not one per response token; a reward is infinite; or advantages have to be made of
-            rewards of which one is missing. Group, trajectory and step are named.
+            that are not finite or not one per response token; a reward is no number or above 1e38; or advantages have to be made of
+            rewards, and one is missing or there is only one. Group, trajectory and step are named.
 
     Warns:
         UserWarning: Only some steps of a group have a valid advantage; the places are named. Or all are ignored.
@@ -78,10 +80,12 @@ def rollouts_from_groups(
     groups = [group for group in groups if group.trajectories]
     own: list[Sequence[Sequence[Any]] | None] = []
     rewards: list[list[float]] = []
+    labels: list[str] = []
     for group in groups:
         found, reasons = _read(group) if use_precomputed_advantage else (None, "")
         own.append(found)
         if found is None:
+            labels.append(f"group {group.group_id!r}")
             rewards.append([_comparable(group, number, reasons) for number in range(len(group.trajectories))])
         if reasons:
             warnings.warn(
@@ -92,7 +96,7 @@ def rollouts_from_groups(
             )
     if not use_precomputed_advantage:
         _warn_of_ignored(groups)
-    compared = iter(group_advantages(rewards, adv_norm=adv_norm))
+    compared = iter(group_advantages(rewards, adv_norm=adv_norm, labels=labels))
     attempts = []
     for group, found in zip(groups, own, strict=True):
         if found is None:
@@ -104,8 +108,8 @@ def rollouts_from_groups(
 def _check_stepwise_mode(mode: str) -> None:
     if mode == "per_step":
         warnings.warn(
-            "stepwise_mode='per_step' is deprecated and means 'broadcast': the advantage of a trajectory is that of all "
-            "its steps. Give steps advantages of their own instead.",
+            "stepwise_mode='per_step' is deprecated and means 'broadcast': the advantage of a trajectory is that of "
+            "all its steps. Give steps advantages of their own instead.",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -126,8 +130,8 @@ def _warn_of_ignored(groups: Sequence[TrajectoryGroup]) -> None:
             for place, step in enumerate(trajectory.steps):
                 if step.advantage is not None:
                     warnings.warn(
-                        f"{_where(group, number, place)} and maybe others have an advantage, which is ignored because of "
-                        "use_precomputed_advantage=False: all advantages are computed from rewards.",
+                        f"{_where(group, number, place)} and maybe others have an advantage, which is ignored because "
+                        "of use_precomputed_advantage=False: all advantages are computed from rewards.",
                         UserWarning,
                         stacklevel=3,
                     )
@@ -144,8 +148,11 @@ def _reward(group: TrajectoryGroup, number: int) -> float:
     reward = group.trajectories[number].reward
     if reward is None:
         return math.nan
-    if isinstance(reward, str) or math.isinf(float(reward)):
-        raise ValueError(f"{_where(group, number)} has the reward {reward!r}; a finite number or None is needed.")
+    if isinstance(reward, str) or abs(float(reward)) > _LARGEST_REWARD:
+        raise ValueError(
+            f"{_where(group, number)} has the reward {reward!r}; a number of at most {_LARGEST_REWARD:g}, or None, is "
+            "needed."
+        )
     return float(reward)
 
 
@@ -163,11 +170,6 @@ def _comparable(group: TrajectoryGroup, number: int, reasons: str) -> float:
 
 def _broadcast(group: TrajectoryGroup, advantages: Tensor) -> Sequence[Sequence[Any]]:
     """The advantage of each trajectory for every token of all its steps."""
-    if not bool(advantages.isfinite().all()):
-        raise ValueError(
-            f"group {group.group_id!r}: the advantages that follow from its rewards, "
-            f"{[trajectory.reward for trajectory in group.trajectories]}, are not finite. Scale the rewards down."
-        )
     return [
         [np.full(len(step.response_ids), value, dtype=np.float32) for step in trajectory.steps]
         for trajectory, value in zip(group.trajectories, advantages.tolist(), strict=True)
@@ -207,8 +209,8 @@ def _logps(step: Step, where: str) -> Tensor | None:
     values = torch.as_tensor(step.logprobs, dtype=torch.float32).cpu()
     if values.shape != (len(step.response_ids),):
         raise ValueError(
-            f"{where} has {len(values.reshape(-1))} logprobs for {len(step.response_ids)} response tokens; one per token "
-            "is needed, or None."
+            f"{where} has {len(values.reshape(-1))} logprobs for {len(step.response_ids)} response tokens; one per "
+            "token is needed, or None."
         )
     if not bool(values.isfinite().all()):
         raise ValueError(f"{where} has logprobs that are not finite; a sampled token has a probability, or give None.")

@@ -1,14 +1,14 @@
 """What an agent's actor or reference makes of a batch, for measuring rather than for learning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from agiledpo.adapters import AgentAdapters, Role
 from agiledpo.adapters.modes import modes
-from agiledpo.scoring import PairScores, PreferenceBatch, RolloutBatch, Scorer
+from agiledpo.losses import TokenLogProbs
+from agiledpo.scoring import PairScores, PreferenceBatch, PromptBatch, Scorer
 
 
 @contextmanager
@@ -48,25 +48,19 @@ def role_scores(
         return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(pairs_per_pass)])
 
 
-def completion_logps(
-    adapters: AgentAdapters, role: Role, batch: RolloutBatch, scorer: Scorer, *, completions_per_pass: int
-) -> list[list[Tensor]]:
-    """Log-probabilities of sampled completions under one role, without gradient or dropout.
+def completion_scores(
+    adapters: AgentAdapters, role: Role, batches: Iterable[PromptBatch], scorer: Scorer
+) -> list[TokenLogProbs]:
+    """Log-probabilities of the completions of some batches under one role, without gradient or dropout.
 
     Args:
         adapters: The agent's adapters; what is active among them and on the base is restored.
         role: ``"actor"`` or ``"reference"``.
-        batch: B prompts with their groups.
+        batches: Each for one forward pass.
         scorer: Scores them with the active adapter.
-        completions_per_pass: Most completions in one forward pass; memory and speed, never the result.
 
     Returns:
-        For each prompt, for each of its completions, float32 (tokens,) on the CPU.
+        For each batch per-token log-probabilities, float32 (N, T).
     """
-    found: list[Tensor] = []
     with measuring(adapters, role, scorer):
-        for part, _ in batch.parts(completions_per_pass):
-            tokens = scorer.score_completions(part)
-            found += tokens.logps[tokens.mask].cpu().split(tokens.lengths.tolist())
-    rest = iter(found)
-    return [[next(rest) for _ in group] for group in batch.completions]
+        return [scorer.score_completions(batch) for batch in batches]

@@ -1,9 +1,9 @@
 """On-policy self-distillation: the policy that has read the solution teaches the policy that has not.
 
 Student and teacher are the same model. The student answers the question; the teacher, whose prompt says more, gives its
-log-probability of every token that the student chose, and the difference is the advantage of the token. Sources: Zhao et
-al. 2026, Self-Distilled Reasoner (https://arxiv.org/abs/2601.18734); Hübotter et al. 2026, Reinforcement Learning via
-Self-Distillation (https://arxiv.org/abs/2601.20802).
+log-probability of every token that the student chose, and the difference is the advantage of the token. Sources: Zhao
+et al. 2026, Self-Distilled Reasoner (https://arxiv.org/abs/2601.18734); Hübotter et al. 2026, Reinforcement Learning
+via Self-Distillation (https://arxiv.org/abs/2601.20802).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol, overload
 import torch
 from torch import Tensor
 
-from agiledpo.adapters import AgentAdapters
-from agiledpo.algorithms.role_scores import completion_logps
+from agiledpo.adapters import AgentAdapters, Role
+from agiledpo.algorithms.role_scores import completion_scores
 from agiledpo.generation.privileged import Privileged
 from agiledpo.generation.rollout import Rollout
 from agiledpo.losses.distillation import DistillationObjective
@@ -91,9 +91,8 @@ class SelfDistillation:
         scorer = agent.scorer(temperature=agent.temperature)
         _check_room(scorer, taught)
         scorer.check(taught)
-        size = agent.micro_batch_size_per_gpu or agent.batch_size
-        student = completion_logps(agent.adapters, "actor", rollouts, scorer, completions_per_pass=size)
-        teacher = completion_logps(agent.adapters, self.teacher, taught, scorer, completions_per_pass=size)
+        student = _logps(agent, "actor", rollouts, scorer)
+        teacher = _logps(agent, self.teacher, taught, scorer)
         advantages = [
             [self.objective.advantages(*pair) for pair in zip(*groups, strict=True)]
             for groups in zip(student, teacher, strict=True)
@@ -194,12 +193,13 @@ def _check_rollouts(rollouts: RolloutBatch, questions: QuestionBatch) -> None:
     ):
         if not torch.equal(asked, answered):
             raise ValueError(
-                f"{label}: the rollout answers another prompt; it must keep the questions and their order, by which the "
-                "teacher's prompts are found."
+                f"{label}: the rollout answers another prompt; it must keep the questions and their order, by which "
+                "the teacher's prompts are found."
             )
         if advantages is not None:
             raise ValueError(
-                f"{label}: the rollout brings advantages, which self-distillation would replace. Wrap one that does not."
+                f"{label}: the rollout brings advantages, which self-distillation would replace. Wrap one "
+                "that does not."
             )
 
 
@@ -212,6 +212,14 @@ def _check_room(scorer: Scorer, taught: RolloutBatch) -> None:
                 f"{taught.labels[place]} and its completion has {length} tokens; {type(scorer.lm.model).__name__} "
                 f"allows {limit}. Shorten what privileged writes, or drop the row."
             )
+
+
+def _logps(agent: SamplingAgent, role: Role, batch: RolloutBatch, scorer: Scorer) -> list[list[Tensor]]:
+    """For each prompt, for each of its completions, the log-probabilities of its tokens, float32 on the CPU."""
+    size = agent.micro_batch_size_per_gpu or agent.batch_size
+    scores = completion_scores(agent.adapters, role, (part for part, _ in batch.parts(size)), scorer)
+    found = (row for part in scores for row in part.logps[part.mask].cpu().split(part.lengths.tolist()))
+    return [[next(found) for _ in group] for group in batch.completions]
 
 
 def _flat(groups: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -32,7 +32,8 @@ def privileged_prompts(
     Args:
         write: From question and answer of a row, the teacher's prompt: chat messages, which the tokenizer's chat
             template renders with the header of the answer; or a text, which is given to the model as it is.
-        chat_template_kwargs: What the chat template is told beside the messages, such as ``{"enable_thinking": False}``.
+        chat_template_kwargs: What the chat template is told beside the messages, such as
+            ``{"enable_thinking": False}``; None for nothing.
     """
     kwargs = dict(chat_template_kwargs or {})
 

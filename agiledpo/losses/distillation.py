@@ -1,9 +1,9 @@
 """Distillation on the student's own samples, as advantages of its tokens.
 
-The student's reverse KL from its teacher is the expectation, over what the student samples, of its log-probability minus
-the teacher's. Minus that difference is the reward of a token (Lu and Thinking Machines Lab 2025, On-Policy Distillation,
-https://thinkingmachines.ai/blog/on-policy-distillation). Clipping it token by token keeps a few words of style, which
-differ most, from outweighing the rest (https://github.com/siyan-zhao/OPSD).
+The student's reverse KL from its teacher is the expectation, over what the student samples, of its log-probability
+minus the teacher's. Minus that difference is the reward of a token (Lu and Thinking Machines Lab 2025, On-Policy
+Distillation, https://thinkingmachines.ai/blog/on-policy-distillation). Clipping it token by token keeps a few words of
+style, which differ most, from outweighing the rest (https://github.com/siyan-zhao/OPSD).
 """
 
 from dataclasses import dataclass
