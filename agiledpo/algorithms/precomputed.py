@@ -69,8 +69,8 @@ def rollouts_from_groups(
 
     Raises:
         ValueError: `stepwise_mode` is unknown; there is no step; a step has no tokens, ids that are none, or logprobs
-            that are not finite or not one per response token; a reward is no number or above 1e38; or advantages have to be made of
-            rewards, and one is missing or there is only one. Group, trajectory and step are named.
+            that are not finite or not one per response token; a reward is no number or above 1e38; or advantages have
+            to be made of rewards, and one is missing or there is only one. Group, trajectory and step are named.
 
     Warns:
         UserWarning: Only some steps of a group have a valid advantage; the places are named. Or all are ignored.

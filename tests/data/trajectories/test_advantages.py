@@ -86,7 +86,7 @@ STEPS = st.integers(1, 4).flatmap(
 @given(st.lists(st.lists(STEPS, max_size=3), max_size=3))
 def test_all_or_nothing(trajectories):
     def valid(count, value):
-        return isinstance(value, float) and math.isfinite(value) or isinstance(value, list) and len(value) == count
+        return len(value) == count if isinstance(value, list) else value is not None and math.isfinite(value)
 
     steps = [step for trajectory in trajectories for step in trajectory]
     own = own_advantages(group(*trajectories))
