@@ -176,7 +176,7 @@ def test_it_decorates_a_rollout(make_sampler):
         ([HINTED[0], HINTED[1][None], HINTED[2]], "train row 5: privileged gave a prompt of shape"),
         (
             [HINTED[0], HINTED[1], torch.arange(3, 66)],
-            "train row 6 with the teacher's prompt .* 65 tokens; .* allows 64",
+            "train row 6 with the teacher's prompt .* 65 tokens; .* allows 64. Shorten",
         ),
         ([HINTED[0], HINTED[1], torch.tensor([97])], "token id 97"),
     ],

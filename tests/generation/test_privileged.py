@@ -43,6 +43,8 @@ QUESTIONS = QuestionBatch(
 
 
 def test_messages_are_rendered_with_the_header_of_the_answer(gym):
+    # This tokenizer begins every text; the template has already done it.
+    gym.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     write = privileged_prompts(lambda question, answer: [{"role": "w80", "content": f"{question} w{answer}"}])
     assert [prompt.tolist() for prompt in write(gym, QUESTIONS)] == [
         [1, 80, 10, 11, 20, 91],
