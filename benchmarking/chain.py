@@ -274,7 +274,9 @@ def page(data: Mapping[str, Any]) -> str:
             ],
         ),
         "",
-        "Seconds: " + ", ".join(f"{stage.upper()} {run[stage]['seconds']:.0f}" for stage in ("sft", "dpo", "grpo")) + ".",
+        "Seconds: "
+        + ", ".join(f"{stage.upper()} {run[stage]['seconds']:.0f}" for stage in ("sft", "dpo", "grpo"))
+        + ".",
         "",
         f"Largest difference of a logit once SFT's checkpoint of rank 8 is in DPO's adapters of rank {run['rank']}, over the largest "
         "logit: "
