@@ -260,6 +260,14 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.adapters.copy_role("actor", "reference")
         self.reference_update_tracker = reference_update_tracker
 
+    def scorer(self, *, temperature: float = 1.0) -> Scorer:
+        """What computes log-probabilities of completions with the model as the agent runs it.
+
+        Args:
+            temperature: What logits are divided by, larger than 0.
+        """
+        return Scorer(self._lm, pad_token_id=self.pad_token_id, temperature=temperature)
+
     def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
         """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
@@ -278,14 +286,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
         self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
-
-    def scorer(self, *, temperature: float = 1.0) -> Scorer:
-        """What computes log-probabilities of completions with the model as the agent runs it.
-
-        Args:
-            temperature: What logits are divided by, larger than 0.
-        """
-        return Scorer(self._lm, pad_token_id=self.pad_token_id, temperature=temperature)
 
     def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: the algorithm learns from what is given and does not act.
