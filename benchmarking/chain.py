@@ -242,9 +242,9 @@ def page(data: Mapping[str, Any]) -> str:
         "",
         f"{MODEL_NAME}, {sentence(data['machine'])}. `{run['command']}`",
         "",
-        f"{run['rows']} rows of the embedded pairs for SFT and as many others for DPO, then {run['grpo_prompts']} prompts with 8 "
-        f"sampled answers each for GRPO, whose reward is what a program finds. {run['test_rows']} held-out pairs and "
-        f"{run['prompts']} held-out prompts, about topics that no stage has seen.",
+        f"{run['rows']} rows of the embedded pairs for SFT and as many others for DPO, then {run['grpo_prompts']} "
+        "prompts with 8 sampled answers each for GRPO, whose reward is what a program finds. "
+        f"{run['test_rows']} held-out pairs and {run['prompts']} held-out prompts, about topics that no stage saw.",
         "",
         "## Every stage's actor beside the base model",
         "",
@@ -278,8 +278,8 @@ def page(data: Mapping[str, Any]) -> str:
         + ", ".join(f"{stage.upper()} {run[stage]['seconds']:.0f}" for stage in ("sft", "dpo", "grpo"))
         + ".",
         "",
-        f"Largest difference of a logit once SFT's checkpoint of rank 8 is in DPO's adapters of rank {run['rank']}, over the largest "
-        "logit: "
+        f"Largest difference of a logit once SFT's checkpoint of rank 8 is in DPO's adapters of rank {run['rank']}, "
+        "over the largest logit: "
         + "; ".join(
             f"{dtype}: actor {roles['actor']:.1e}, reference {roles['reference']:.1e}"
             for dtype, roles in run["logits"].items()
