@@ -38,7 +38,7 @@ class VLLMGenerator:
     Log-probabilities are handed on where they are known to be those that :class:`Completions` speaks of. vLLM returns
     them without temperature and truncation (``--logprobs-mode raw_logprobs``, its default) or with both
     (``processed_logprobs``); a temperature that is neither 0 nor 1 together with a truncation has them in neither mode.
-    The mode is found out with two requests for a token.
+    The mode is found out with three requests for a token.
 
     Args:
         base_url: Where the server listens.
@@ -53,7 +53,7 @@ class VLLMGenerator:
             spare loading the same version again.
 
     Raises:
-        ImportError: httpx is not installed.
+        ImportError: httpx2 is not installed.
         ValueError: An argument is out of range.
     """
 
@@ -125,7 +125,7 @@ class VLLMGenerator:
             )
         model = self._serving(agent)
         rooms = _rooms(agent, prompts, model.longest)
-        scored = self._knows_logps(settings, model)
+        scored = self._knows_logps(settings, model, prompts)
         body = {
             "model": self._adapters.name_of(agent),
             "n": group_size if settings.temperature else 1,
@@ -171,14 +171,14 @@ class VLLMGenerator:
             "or pass base_model with the name of the one that is the same."
         )
 
-    def _knows_logps(self, settings: SamplingSettings, model: ServedModel) -> bool:
+    def _knows_logps(self, settings: SamplingSettings, model: ServedModel, prompts: Sequence[Tensor]) -> bool:
         scaled = settings.temperature not in (0.0, 1.0)
         truncated = settings.top_p < 1 or settings.top_k > 0 or settings.min_p > 0
         altered = truncated or settings.repetition_penalty != 1 or settings.min_new_tokens > 0
-        if scaled and altered:
+        if not prompts or (scaled and altered):
             return False
         if model.name not in self._modes:
-            self._modes[model.name] = self._server.logprobs_mode(model.name)
+            self._modes[model.name] = self._server.logprobs_mode(model.name, prompts[0].tolist())
         mode = self._modes[model.name]
         return mode is not None and not (scaled and mode == "raw") and not (altered and mode == "processed")
 
