@@ -25,6 +25,7 @@ EXTRAS = {
         "matplotlib>=3.8",  # pictures of lineages and of benchmarking.scaling
         "mypy>=1.13",
         "pytest>=8.0",
+        "pytest-xdist>=3.6",  # a test uses one thread, so each core can have a process
         "ruff>=0.9",
         "setuptools>=77",
         "trl>=1.0",  # for comparison only: tests run it side by side
@@ -51,6 +52,7 @@ setup(
         "safetensors>=0.4",
         "filelock>=3.12",
         "numpy>=1.26",
+        "psutil>=5.9",
         "tqdm>=4.66",
         "typing-extensions>=4.5",
         "typer>=0.20",

@@ -1,13 +1,14 @@
 """What an agent's actor or reference makes of a batch, for measuring rather than for learning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from agiledpo.adapters import AgentAdapters, Role
 from agiledpo.adapters.modes import modes
-from agiledpo.scoring import PairScores, PreferenceBatch, Scorer
+from agiledpo.losses import TokenLogProbs
+from agiledpo.scoring import PairScores, PreferenceBatch, PromptBatch, Scorer
 
 
 @contextmanager
@@ -45,3 +46,21 @@ def role_scores(
     """
     with measuring(adapters, role, scorer):
         return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(pairs_per_pass)])
+
+
+def completion_scores(
+    adapters: AgentAdapters, role: Role, batches: Iterable[PromptBatch], scorer: Scorer
+) -> list[TokenLogProbs]:
+    """Log-probabilities of the completions of some batches under one role, without gradient or dropout.
+
+    Args:
+        adapters: The agent's adapters; what is active among them and on the base is restored.
+        role: ``"actor"`` or ``"reference"``.
+        batches: Each for one forward pass.
+        scorer: Scores them with the active adapter.
+
+    Returns:
+        For each batch per-token log-probabilities, float32 (N, T).
+    """
+    with measuring(adapters, role, scorer):
+        return [scorer.score_completions(batch) for batch in batches]

@@ -1,13 +1,15 @@
 """From prompts to rollouts: sample a group of completions for each, and let the environment judge them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.generation.sampling import Completions, Generator, SamplingSettings
 from agiledpo.scoring import QuestionBatch, RolloutBatch
+
+if TYPE_CHECKING:
+    from agiledpo.algorithms.core.llm import LLMAlgorithm
 
 # Agent, prompts and their environment to rollouts; what a user may replace or wrap.
 Rollout = Callable[[Any, QuestionBatch, Any], RolloutBatch]
@@ -24,7 +26,7 @@ class JudgingGym(Protocol):
 
 
 def roll_out(
-    agent: LLMAlgorithm,
+    agent: "LLMAlgorithm",
     questions: QuestionBatch,
     env: JudgingGym,
     *,

@@ -1,5 +1,6 @@
 """Losses as pure functions of log-probabilities."""
 
+from agiledpo.losses.advantages import group_advantages
 from agiledpo.losses.completions import CompletionTerms
 from agiledpo.losses.divergences import (
     F_DIVERGENCE_TYPES,
@@ -14,6 +15,7 @@ from agiledpo.losses.inputs import PairLogProbs, TokenLogProbs
 from agiledpo.losses.margin import discopop, exo_pair, hinge, ipo, robust, sigmoid, sigmoid_norm
 from agiledpo.losses.objective import ObjectiveTerms, PreferenceObjective, preference_accuracy
 from agiledpo.losses.pointwise import apo_down, apo_zero, bco_pair, nca_pair, sft, sppo_hard
+from agiledpo.losses.policy_gradient import PolicyObjective, PolicyTerms
 from agiledpo.losses.registry import PREFERENCE_LOSSES, LabelSmoothing, LossSettings, PreferenceLoss
 from agiledpo.losses.sequence import ld_sequence_logps, nll, sequence_logps, wpo_weights
 from agiledpo.losses.transport import aot, aot_unpaired
@@ -27,6 +29,8 @@ __all__ = [
     "LossSettings",
     "ObjectiveTerms",
     "PairLogProbs",
+    "PolicyObjective",
+    "PolicyTerms",
     "PreferenceLoss",
     "PreferenceObjective",
     "TokenLogProbs",
@@ -39,6 +43,7 @@ __all__ = [
     "discopop",
     "exo_pair",
     "forward_kl",
+    "group_advantages",
     "hinge",
     "ipo",
     "js_divergence",

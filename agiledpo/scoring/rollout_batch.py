@@ -81,14 +81,14 @@ class RolloutBatch(PromptBatch):
                 then goes through the model more than once.
         """
         pieces = [
-            (place, start, min(start + size, len(group)))
+            (place, range(start, min(start + size, len(group))))
             for place, group in enumerate(self.completions)
             for start in range(0, len(group), size)
         ]
-        taken: list[tuple[int, int, int]] = []
+        taken: list[tuple[int, Sequence[int]]] = []
         count = done = 0
         for piece in pieces:
-            rows = piece[2] - piece[1]
+            rows = len(piece[1])
             if taken and count + rows > size:
                 yield self._cut(taken), slice(done, done + count)
                 taken, done, count = [], done + count, 0
@@ -97,20 +97,43 @@ class RolloutBatch(PromptBatch):
         if taken:
             yield self._cut(taken), slice(done, done + count)
 
-    def _cut(self, pieces: Sequence[tuple[int, int, int]]) -> Self:
-        """Groups from ``start`` to ``stop`` of some places, each a row of its own."""
+    def group_spans(self, size: int) -> Iterator[tuple[int, int]]:
+        """Cut into consecutive (start, stop) spans of whole groups.
+
+        Args:
+            size: Completions from which on a span takes in no further group; the last span may have fewer.
+        """
+        start = count = 0
+        for place, group in enumerate(self.completions):
+            count += len(group)
+            if count >= size or place + 1 == len(self):
+                yield start, place + 1
+                start, count = place + 1, 0
+
+    def where(self, keep: Sequence[Sequence[bool]]) -> Self:
+        """Some of the completions; a prompt that is left without any goes too.
+
+        Args:
+            keep: For each prompt whether each of its completions stays.
+        """
+        numbers = [[number for number, kept in enumerate(group) if kept] for group in keep]
+        return self._cut([(place, group) for place, group in enumerate(numbers) if group])
+
+    def _cut(self, pieces: Sequence[tuple[int, Sequence[int]]]) -> Self:
+        """Some completions, by their numbers in the groups of some places, each a row of its own."""
 
         def column(values: Sequence[Any]) -> list[Any]:
-            return [None if values[place] is None else values[place][start:stop] for place, start, stop in pieces]
+            groups = [(values[place], numbers) for place, numbers in pieces]
+            return [None if group is None else [group[number] for number in numbers] for group, numbers in groups]
 
         return type(self)(
-            prompts=[self.prompts[place] for place, _, _ in pieces],
+            prompts=[self.prompts[place] for place, _ in pieces],
             completions=column(self.completions),
             rewards=column(self.rewards),
             advantages=column(self.advantages),
             sampling_logps=column(self.sampling_logps),
             finished=column(self.finished),
-            labels=[self.labels[place] for place, _, _ in pieces],
+            labels=[self.labels[place] for place, _ in pieces],
         )
 
     @classmethod

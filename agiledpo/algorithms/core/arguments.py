@@ -20,6 +20,7 @@ _NOT_CARRIED = frozenset(
         "actor_network",
         "clone",
         "device",
+        "generator",
         "lora_config",
         "model_config",
         "model_name",

@@ -16,6 +16,7 @@ _WITHOUT_EFFECT = frozenset(
         "activation_offload",
         "clone",
         "device",
+        "generator",
         "gradient_checkpointing",
         "hp_config",
         "index",

@@ -1,0 +1,108 @@
+"""Rollouts cut into optimizer steps, and these into micro-batches with everything that the loss reads of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agiledpo.losses import PolicyObjective, PolicyTerms, TokenLogProbs
+from agiledpo.scoring import RolloutBatch
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyPart:
+    """Completions for one forward pass.
+
+    Attributes:
+        rollouts: The completions, each with an advantage for every token; N in all.
+        old: Their log-probabilities under the policy that is left behind, (N, T); None for the one that learns.
+        reference: Under the reference, (N, T); None if it has no say.
+    """
+
+    rollouts: RolloutBatch
+    old: TokenLogProbs | None = None
+    reference: TokenLogProbs | None = None
+
+    def terms(
+        self, objective: PolicyObjective, policy: TokenLogProbs, *, mean_tokens: float, corrected: bool
+    ) -> PolicyTerms:
+        """The objective of these completions.
+
+        Args:
+            objective: What is minimised.
+            policy: Log-probabilities under the policy, (N, T).
+            mean_tokens: Tokens per completion of the whole step.
+            corrected: Weigh tokens by how much likelier they are than where they were sampled.
+        """
+        device = policy.logps.device
+        return objective(
+            policy,
+            self._padded(self.rollouts.advantages, fill=0.0).to(device),
+            old=self.old,
+            reference=self.reference,
+            sampling=self._padded(self.rollouts.sampling_logps, fill=torch.nan).to(device) if corrected else None,
+            mean_tokens=mean_tokens,
+        )
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """Sum what there is of each completion, (N,), over the completions of each row."""
+        places = torch.tensor([place for place, _ in self.rollouts.numbered], device=values.device)
+        return torch.zeros(len(self.rollouts), device=values.device, dtype=values.dtype).index_add(0, places, values)
+
+    def _padded(self, column: Sequence[Sequence[Tensor] | None], *, fill: float) -> Tensor:
+        """A value for each token, (N, T); ``fill`` where there is none."""
+        rows = [
+            torch.full((len(ids),), fill) if values is None else values[number].float()
+            for group, values in zip(self.rollouts.completions, column, strict=True)
+            for number, ids in enumerate(group)
+        ]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyStep:
+    """Completions of one optimizer step.
+
+    Attributes:
+        parts: Those that pull at the policy, micro-batch by micro-batch.
+        completions: Completions that the loss is the mean over: also those which do not pull.
+        mean_tokens: Tokens of one of them, on average.
+        labels: What the rows are called.
+    """
+
+    parts: Sequence[PolicyPart]
+    completions: int
+    mean_tokens: float
+    labels: Sequence[str]
+
+
+def policy_steps(
+    rollouts: RolloutBatch, *, batch_size: int, completions_per_pass: int, pulled_by_reference: bool
+) -> Iterator[PolicyStep]:
+    """Cut rollouts into optimizer steps.
+
+    Completions whose advantages are all 0 have no gradient unless the reference pulls at them: they count, but do not
+    go through the model. A step of nothing else is none: AdamW would make one on the moments of earlier steps.
+
+    Args:
+        rollouts: Completions, each with an advantage for every token.
+        batch_size: Completions from which on a step takes in no further group.
+        completions_per_pass: Most completions in one forward pass.
+        pulled_by_reference: Whether every completion has a gradient.
+    """
+    for span in rollouts.group_spans(batch_size):
+        step = rollouts.slice(*span)
+        pulling = step if pulled_by_reference else step.where(larger_advantages(step, 0.0))
+        if len(pulling):
+            yield PolicyStep(
+                parts=[PolicyPart(part) for part, _ in pulling.parts(completions_per_pass)],
+                completions=step.completion_count,
+                mean_tokens=step.completion_tokens / step.completion_count,
+                labels=step.labels,
+            )
+
+
+def larger_advantages(rollouts: RolloutBatch, threshold: float) -> list[list[bool]]:
+    """For each prompt whether each of its completions has a token with an advantage of larger size than a threshold."""
+    return [[bool((values.abs() > threshold).any()) for values in group or ()] for group in rollouts.advantages]
