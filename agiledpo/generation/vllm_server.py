@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # How often a connection that could not be made is tried again; answers are never asked for twice.
 _CONNECTIONS = 3
 
+# vLLM closes connections that have been idle for 5 s; ours are given up before, or a request might meet that.
+_IDLE = 2.0
+
 # Ranks that vLLM takes as --max-lora-rank.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -72,14 +75,13 @@ class VLLMServer:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"base_url={base_url!r} is not an address such as http://localhost:8000.")
+        # How many requests are under way is for the caller to say.
+        limits = self._http.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE)
         self._client = self._http.Client(
             base_url=self.url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=timeout,
-            # How many requests are under way is for the caller to say.
-            transport=self._http.HTTPTransport(
-                retries=_CONNECTIONS, limits=self._http.Limits(max_connections=None, max_keepalive_connections=None)
-            ),
+            transport=self._http.HTTPTransport(retries=_CONNECTIONS, limits=limits),
         )
 
     def close(self) -> None:
@@ -185,8 +187,8 @@ class VLLMServer:
 
         Each of two tokens is sampled while no other is allowed. What is returned is 0 for both if it is of the
         distribution that was sampled from (``--logprobs-mode processed_logprobs``); if it is of the model's own
-        (``raw_logprobs``, vLLM's default) the two have at most the probability 1 together. Logits, which vLLM can return
-        as well, are told by the most likely token's, which is above 0.
+        (``raw_logprobs``, vLLM's default) the two have at most the probability 1 together. Logits, which vLLM can
+        return as well, are told by the most likely token's, which is above 0.
 
         Args:
             model: A base model that the server lists.
