@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "agiledpo" / "__init__.py"
 assert VERSION is not None
 
 EXTRAS = {
-    "vllm": ["httpx>=0.23,<1"],  # the server, and with it vllm, may be elsewhere
+    "vllm": ["httpx2>=2"],  # the server, and with it vllm, may be elsewhere
     "liger": ["liger-kernel>=0.8.5"],
     "deepspeed": ["deepspeed>=0.16"],
     "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],

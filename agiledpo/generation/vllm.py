@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from agiledpo.generation.limits import eos_tokens, rooms
 from agiledpo.generation.sampling import Completions, SamplingSettings
 from agiledpo.generation.vllm_adapters import ServedAdapters
 from agiledpo.generation.vllm_server import Choice, ServedModel, VLLMError, VLLMServer
@@ -38,7 +39,7 @@ class VLLMGenerator:
     Log-probabilities are handed on where they are known to be those that :class:`Completions` speaks of. vLLM returns
     them without temperature and truncation (``--logprobs-mode raw_logprobs``, its default) or with both
     (``processed_logprobs``); a temperature that is neither 0 nor 1 together with a truncation has them in neither mode.
-    The mode is found out with two requests for a token.
+    The mode is found out with three requests for a token.
 
     Args:
         base_url: Where the server listens.
@@ -53,7 +54,7 @@ class VLLMGenerator:
             spare loading the same version again.
 
     Raises:
-        ImportError: httpx is not installed.
+        ImportError: httpx2 is not installed.
         ValueError: An argument is out of range.
     """
 
@@ -115,24 +116,26 @@ class VLLMGenerator:
             tokenizer: Its end-of-sequence token ends completions beside the model's own.
 
         Raises:
-            ValueError: A prompt leaves no room within the longest sequence, the temperature is one that vLLM silently
-                changes, or vLLM does not serve such adapters.
+            ValueError: A prompt leaves no room within the longest sequence, ``group_size`` is below 1, vLLM would
+                silently change the temperature, or it does not serve such adapters.
             VLLMError: The server cannot be used, or is of another base model.
         """
         if 0 < settings.temperature < _LOWEST_TEMPERATURE:
             raise ValueError(
                 f"temperature={settings.temperature}; vLLM would take {_LOWEST_TEMPERATURE} instead. Take that, or 0."
             )
+        check_whole_number("group_size", group_size)
         model = self._serving(agent)
-        rooms = _rooms(agent, prompts, model.longest)
-        scored = self._knows_logps(settings, model)
+        limits = [limit for limit in (model.longest, agent.lm.max_positions) if limit is not None]
+        room = rooms(prompts, settings.max_new_tokens, min(limits))
+        scored = self._knows_logps(settings, model, prompts)
         body = {
             "model": self._adapters.name_of(agent),
             "n": group_size if settings.temperature else 1,
             "logprobs": 0 if scored else None,
             "return_tokens_as_token_ids": scored,
             **_sampling(settings),
-            "stop_token_ids": _ends(agent, tokenizer),
+            "stop_token_ids": eos_tokens(agent.base.model, tokenizer),
         }
         seeds = _seeds(agent, len(prompts)) if settings.temperature else [None] * len(prompts)
         requests: list[dict[str, Any]] = [
@@ -140,10 +143,10 @@ class VLLMGenerator:
                 **body,
                 "prompt": prompt.tolist(),
                 "seed": seed,
-                "max_tokens": min(settings.max_new_tokens, room),
-                "min_tokens": min(settings.min_new_tokens, room),
+                "max_tokens": most,
+                "min_tokens": min(settings.min_new_tokens, most),
             }
-            for prompt, room, seed in zip(prompts, rooms, seeds, strict=True)
+            for prompt, most, seed in zip(prompts, room, seeds, strict=True)
         ]
         with ThreadPoolExecutor(self.concurrency) as pool:
             groups = list(pool.map(self._server.complete, requests))
@@ -171,14 +174,14 @@ class VLLMGenerator:
             "or pass base_model with the name of the one that is the same."
         )
 
-    def _knows_logps(self, settings: SamplingSettings, model: ServedModel) -> bool:
+    def _knows_logps(self, settings: SamplingSettings, model: ServedModel, prompts: Sequence[Tensor]) -> bool:
         scaled = settings.temperature not in (0.0, 1.0)
         truncated = settings.top_p < 1 or settings.top_k > 0 or settings.min_p > 0
         altered = truncated or settings.repetition_penalty != 1 or settings.min_new_tokens > 0
-        if scaled and altered:
+        if not prompts or (scaled and altered):
             return False
         if model.name not in self._modes:
-            self._modes[model.name] = self._server.logprobs_mode(model.name)
+            self._modes[model.name] = self._server.logprobs_mode(model.name, prompts[0].tolist())
         mode = self._modes[model.name]
         return mode is not None and not (scaled and mode == "raw") and not (altered and mode == "processed")
 
@@ -197,32 +200,6 @@ def _sampling(settings: SamplingSettings) -> dict[str, Any]:
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,  # or stop texts would not find them
     }
-
-
-def _rooms(agent: "LLMAlgorithm", prompts: Sequence[Tensor], longest: int) -> list[int]:
-    """How many tokens each prompt leaves, on the server and in the model that learns from them."""
-    config = agent.base.model.config.to_dict()
-    limit = min(longest, config.get("max_position_embeddings") or config.get("n_positions") or longest)
-    for place, prompt in enumerate(prompts):
-        if not 0 < len(prompt) < limit:
-            raise ValueError(
-                f"Prompt {place} has {len(prompt)} tokens; it needs at least one, and room for a completion within the "
-                f"{limit} that model and vLLM server (--max-model-len {longest}) allow."
-            )
-    return [limit - len(prompt) for prompt in prompts]
-
-
-def _ends(agent: "LLMAlgorithm", tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
-    """End-of-sequence tokens of model and tokenizer; the server may not have read the model's generation config."""
-    model = agent.base.model
-    ends: set[int] = set()
-    for found in (
-        None if tokenizer is None else tokenizer.eos_token_id,
-        model.config.eos_token_id,
-        None if model.generation_config is None else model.generation_config.eos_token_id,
-    ):
-        ends.update([found] if isinstance(found, int) else found or [])
-    return sorted(ends)
 
 
 def _seeds(agent: "LLMAlgorithm", count: int) -> list[int]:

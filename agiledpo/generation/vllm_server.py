@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from packaging.version import InvalidVersion, Version
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 # How often a connection that could not be made is tried again; answers are never asked for twice.
 _CONNECTIONS = 3
+
+# vLLM closes connections that have been idle for 5 s; ours are given up before, or a request might meet that.
+_IDLE = 2.0
 
 # Ranks that vLLM takes as --max-lora-rank.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -63,23 +66,22 @@ class VLLMServer:
         timeout: Seconds that one answer may take.
 
     Raises:
-        ImportError: httpx is not installed.
+        ImportError: httpx2 is not installed.
         ValueError: ``base_url`` is not an address.
     """
 
     def __init__(self, base_url: str, *, api_key: str | None = None, timeout: float = 600.0) -> None:
-        self._http = _httpx()
+        self._http = _httpx2()
         self.url = base_url.rstrip("/").removesuffix("/v1")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"base_url={base_url!r} is not an address such as http://localhost:8000.")
+        # How many requests are under way is for the caller to say.
+        limits = self._http.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE)
         self._client = self._http.Client(
             base_url=self.url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=timeout,
-            # How many requests are under way is for the caller to say.
-            transport=self._http.HTTPTransport(
-                retries=_CONNECTIONS, limits=self._http.Limits(max_connections=None, max_keepalive_connections=None)
-            ),
+            transport=self._http.HTTPTransport(retries=_CONNECTIONS, limits=limits),
         )
 
     def close(self) -> None:
@@ -180,29 +182,34 @@ class VLLMServer:
         except ValueError as error:
             raise VLLMError(f"{self.url} does not answer what was asked for: {error}.") from error
 
-    def logprobs_mode(self, model: str) -> LogprobsMode | None:
+    def logprobs_mode(self, model: str, prompt: Sequence[int]) -> LogprobsMode | None:
         """Find out which log-probabilities the server returns, which it does not tell.
 
         Each of two tokens is sampled while no other is allowed. What is returned is 0 for both if it is of the
         distribution that was sampled from (``--logprobs-mode processed_logprobs``); if it is of the model's own
-        (``raw_logprobs``, vLLM's default) the two have at most the probability 1 together.
+        (``raw_logprobs``, vLLM's default) the two have at most the probability 1 together. Logits, which vLLM can
+        return as well, are told by the most likely token's, which is above 0.
 
         Args:
             model: A base model that the server lists.
+            prompt: Any prompt.
 
         Returns:
-            None if they are neither, as with ``raw_logits``.
+            None if they are neither.
         """
-        values = []
-        for token in (0, 1):
-            probe = {"n": 1, "max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logprobs": 0}
-            only = {"allowed_token_ids": [token], "ignore_eos": True}
-            choice = self.complete({"model": model, "prompt": [0], **probe, **only})[0]
-            assert choice.logps is not None
-            values.append(choice.logps[0])
-        if max(map(abs, values)) < 1e-4:
-            return "processed"
-        return "raw" if max(values) <= 0 else None
+
+        def ask(**how: Any) -> float:
+            plain = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+            body = {"model": model, "prompt": prompt, "n": 1, "max_tokens": 1, "logprobs": 0, **plain, **how}
+            logps = self.complete(body)[0].logps
+            assert logps is not None
+            return logps[0]
+
+        likeliest = ask(temperature=0.0)
+        forced = [ask(temperature=1.0, allowed_token_ids=[token]) for token in (0, 1)]
+        if likeliest > 0:
+            return None
+        return "processed" if max(map(abs, forced)) < 1e-4 else "raw"
 
     def command(self, rank: int = 16) -> str:
         """How to start a server that can be used.
@@ -213,7 +220,7 @@ class VLLMServer:
         fits = next((size for size in _RANKS if size >= rank), rank)
         return f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve BASE_MODEL --enable-lora --max-lora-rank {fits}"
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> "httpx.Response":
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> "httpx2.Response":
         try:
             return self._client.request(method, path, json=body)
         except self._http.TimeoutException as error:
@@ -227,7 +234,7 @@ class VLLMServer:
                 f"`{self.command()}`."
             ) from error
 
-    def _json(self, reply: "httpx.Response") -> Any:
+    def _json(self, reply: "httpx2.Response") -> Any:
         if not reply.is_success:
             raise VLLMError(f"{reply.request.url} answers {reply.status_code}: {_reason(reply)}.")
         try:
@@ -249,7 +256,7 @@ def _choice(choice: Mapping[str, Any], *, scored: bool) -> Choice:
     return Choice(tokens=tokens, logps=logps, finished=reason == "stop")
 
 
-def _reason(reply: "httpx.Response") -> str:
+def _reason(reply: "httpx2.Response") -> str:
     """What an error's body says, in vLLM's form, in FastAPI's, or in none."""
     try:
         body = reply.json()
@@ -265,8 +272,8 @@ def _short(said: object) -> str:
     return text if len(text) <= 400 else f"{text[:400]} ..."
 
 
-def _httpx() -> Any:
+def _httpx2() -> Any:
     try:
-        return importlib.import_module("httpx")
+        return importlib.import_module("httpx2")
     except ImportError as error:
-        raise ImportError("Speaking to a vLLM server needs httpx: pip install agiledpo[vllm].") from error
+        raise ImportError("Speaking to a vLLM server needs httpx2: pip install agiledpo[vllm].") from error
