@@ -273,14 +273,6 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 "Make the agent with use_separate_reference_adapter=True."
             )
 
-    def scorer(self, *, temperature: float = 1.0) -> Scorer:
-        """What computes log-probabilities of completions with the model as the agent runs it.
-
-        Args:
-            temperature: What logits are divided by, larger than 0.
-        """
-        return Scorer(self._lm, pad_token_id=self.pad_token_id, temperature=temperature)
-
     def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
         """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
         networks: dict[str, nn.Module | Optimizer] = {"actor": self.base.peft}
