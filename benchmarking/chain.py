@@ -105,7 +105,7 @@ class Chain:
         figures["sft"] = {"before": before, "after": sft.evaluate(env), "seconds": time.perf_counter() - started}
         figures["examined"]["SFT"] = self.examine(sft)
 
-        dpo = DPO(lora_config=_lora(16), lr=options.dpo_lr, beta=0.3, nll_alpha=0.0, **self.common)
+        dpo = DPO(lora_config=_lora(16), lr=options.dpo_lr, beta=0.3, nll_alpha=1.0, **self.common)
         dpo.load_checkpoint(self.directory / "SFT", merge_lora_configs=True)
         ids = torch.tensor([self.tokenizer(_TEXT)["input_ids"]])
         figures["logits"] = _differences(sft, dpo, ids)
@@ -292,15 +292,15 @@ def page(data: Mapping[str, Any]) -> str:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--rows", type=int, default=96, help="training rows of SFT, and of DPO")
-    add("--grpo-prompts", type=int, default=160, help="prompts of GRPO, 8 answers each")
-    add("--test-rows", type=int, default=64, help="held-out rows")
-    add("--prompts", type=int, default=64, help="held-out prompts to answer, at most")
+    add("--rows", type=int, default=64, help="training rows of SFT, and of DPO")
+    add("--grpo-prompts", type=int, default=128, help="prompts of GRPO, 8 answers each")
+    add("--test-rows", type=int, default=48, help="held-out rows")
+    add("--prompts", type=int, default=48, help="held-out prompts to answer, at most")
     add("--max-completion-length", type=int, default=96, help="most tokens of an answer that GRPO samples")
     add("--sft-lr", type=float, default=2e-4)
     add("--sft-epochs", type=int, default=1)
-    add("--dpo-lr", type=float, default=1e-4)
-    add("--grpo-lr", type=float, default=5e-5)
+    add("--dpo-lr", type=float, default=2e-4)
+    add("--grpo-lr", type=float, default=1e-4)
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the base model")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=RESULTS, help="directory of the result files")
