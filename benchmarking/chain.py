@@ -171,7 +171,7 @@ class Chain:
         if agent is not None:
             path = self.directory / type(agent).__name__
             agent.save_checkpoint(path, tokenizer=self.tokenizer)
-            examiner.load_checkpoint(path, overwrite_reference_adapter=False, merge_lora_configs=True)
+            examiner.load_checkpoint(path / "actor", overwrite_reference_adapter=False, merge_lora_configs=True)
         answers = measure(examiner, self.tokenizer, self.prompts, seed=self.options.seed)
         texts = zip(self.prompts, answers.answers, strict=True)
         verdicts = [judge(prompt["topic"], answer.text, answer.finished) for prompt, answer in texts]
