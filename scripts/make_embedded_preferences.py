@@ -9,8 +9,9 @@ too, and breaks another part of the rule.
     python scripts/make_embedded_preferences.py --limit 32 --output /tmp/trial
 
 Everything is seeded and in file order, and batches are made of `PROMPTS_PER_BATCH` consecutive prompts of a split with
-a generator each: the same machine writes the same bytes again, and with a `--limit` that is a multiple of
+a random stream each: the same machine writes the same bytes again, and with a `--limit` that is a multiple of
 `PROMPTS_PER_BATCH` the first rows of the full files. Another processor (other matrix kernels) may sample other answers.
+The packaged files were sampled before answers went through `agiledpo.generation`, which draws in another order.
 """
 
 import argparse
@@ -28,9 +29,11 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.embedded.model import load_embedded_model
 from agiledpo.embedded.rule import MAX_WORDS, count_words, judge, stems
 from agiledpo.embedded.sampling import Answer, Message, sample_answers
+from agiledpo.scoring import CausalLM
 
 HERE = Path(__file__).parent
 PROMPTS_FILE = HERE / "embedded_prompts.jsonl"
@@ -169,6 +172,7 @@ def sample(prompts: Sequence[Prompt]) -> dict[str, Candidates]:
     """Sample from every source, then score the acceptable brief answers under the plain prompt."""
     # bfloat16 halves the memory traffic, which is what decoding on a CPU waits for.
     model, tokenizer = load_embedded_model(torch.bfloat16)
+    lm = CausalLM.of(model, fast_layers=True)
     candidates = {prompt.id: Candidates() for prompt in prompts}
     batches = [
         (source, seed + 1000 * number, batch)
@@ -182,12 +186,12 @@ def sample(prompts: Sequence[Prompt]) -> dict[str, Candidates]:
             jobs = [(p, request) for p in batch for request in source.requests for _ in range(source.samples)]
             openings = OPENINGS.get(source.name, ("",))
             answers = sample_answers(
-                model,
+                lm,
                 tokenizer,
                 [_chat(p.prompt + request) for p, request in jobs],
                 max_new_tokens=source.max_new_tokens,
                 temperature=source.temperature,
-                generator=torch.Generator().manual_seed(seed),
+                stream=TorchRandomStream(seed, model.device),
                 openings=[openings[position % len(openings)] for position in range(len(jobs))],
             )
             for (prompt, _), answer in zip(jobs, answers, strict=True):

@@ -1,4 +1,4 @@
-"""Read, recognise, check and tokenise prompts with their completions."""
+"""Read, recognise, check and tokenise prompts with their completions, or alone."""
 
 from agiledpo.data.convert import convert
 from agiledpo.data.demonstrations import Demonstrations, Dialogues, recognise_demonstrations
@@ -7,10 +7,11 @@ from agiledpo.data.examples import Example, Form
 from agiledpo.data.filtering import FilterCounts
 from agiledpo.data.layout import Layout
 from agiledpo.data.loaded_rows import LoadedRows
-from agiledpo.data.loading import RowSource, load_demonstrations, load_preferences
+from agiledpo.data.loading import RowSource, load_demonstrations, load_preferences, load_questions
 from agiledpo.data.named import NAMED
 from agiledpo.data.pairs import PAIRS, ImplicitPairs, Pairs
 from agiledpo.data.preparation import PreparedRows, prepare_rows
+from agiledpo.data.questions import PromptLayout, Prompts, Questions
 from agiledpo.data.ranked import Ranked
 from agiledpo.data.recognition import recognise_preferences
 from agiledpo.data.token_pairs import TokenPairs
@@ -31,6 +32,9 @@ __all__ = [
     "Pairs",
     "PreferenceDataError",
     "PreparedRows",
+    "PromptLayout",
+    "Prompts",
+    "Questions",
     "Ranked",
     "RowSource",
     "TokenPairs",
@@ -38,6 +42,7 @@ __all__ = [
     "convert",
     "load_demonstrations",
     "load_preferences",
+    "load_questions",
     "prepare_rows",
     "recognise_demonstrations",
     "recognise_preferences",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateRuntimeError
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.examples import Message
@@ -20,7 +20,7 @@ class RenderedChat:
 
     Attributes:
         dialogue: The prompt without the assistant's header, and without text that is written only after a last turn.
-        prompt: The prompt with the header.
+        prompt: The prompt with the header, or with the answer that it begins itself.
         sequences: The prompt with each of its completions.
     """
 
@@ -42,7 +42,7 @@ class RenderedChat:
     @property
     def lost_header(self) -> str:
         """The end of the prompt that a sequence does not begin with; empty if all begin with all of it."""
-        return self.prompt[min(self.kept_of_prompt) :]
+        return self.prompt[min(self.kept_of_prompt, default=len(self.prompt)) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ChatTemplate:
         """Render messages.
 
         Args:
-            prompt: Messages without keys that are None.
+            prompt: Messages without keys that are None. Where the last is the assistant's, an answer goes on from it.
             completions: Messages that follow them.
 
         Raises:
@@ -79,20 +79,28 @@ class ChatTemplate:
             TypeError: It cannot make text of them.
         """
         without_header = self._text(prompt)
-        with_header = self._text(prompt, add_generation_prompt=True)
+        begun = prompt[-1]["role"] == "assistant"
+        with_header = self._begun(prompt) if begun else self._text(prompt, add_generation_prompt=True)
         return RenderedChat(
             dialogue=with_header[: common_prefix_length(without_header, with_header)],
             prompt=with_header,
             sequences=tuple(self._text(prompt + completion) for completion in completions),
         )
 
-    def _text(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
+    def _begun(self, messages: list[Message]) -> str:
+        """The messages without what ends the last one."""
+        try:
+            return self._text(messages, continue_final_message=True)
+        except ValueError as error:
+            raise TemplateRuntimeError(f"it cannot go on from the last message: {error}") from error
+
+    def _text(self, messages: list[Message], **options: Any) -> str:
         return str(
             self.tokenizer.apply_chat_template(
                 messages,
                 tools=None if self.tools is None else [*self.tools],
-                add_generation_prompt=add_generation_prompt,
                 tokenize=False,
+                **options,
                 **self.kwargs,
             )
         )

@@ -91,7 +91,7 @@ def checked_example(
     if form is Form.TEXT:
         check_text(prompt, row=row, column=prompt_source, name=name, may_be_empty=True)
     else:
-        check_prompt_messages(prompt, row=row, column=prompt_source, name=name)
+        check_prompt_messages(prompt, row=row, column=prompt_source, name=name, may_begin_answer=not completions)
     for column, completion in zip(completion_sources, completions, strict=True):
         if form is Form.TEXT:
             check_text(completion, row=row, column=column, name=name)

@@ -67,7 +67,7 @@ def convert(
         raise ValueError(f"to must be one of {', '.join(map(repr, FORMATS))}, got {to!r}.")
     dataset = check_dataset(dataset, name=name)
     layout = recognise_preferences(dataset, name=name) if layout is None else layout
-    if len(layout.completions) != 2 and to != "demonstrations":
+    if not layout.completions or (len(layout.completions) != 2 and to != "demonstrations"):
         raise ValueError(f"layout must be of preferences to be converted to {to!r}, got {layout!r}.")
     form = layout.form(dataset, name=name)
     if form is Form.TOKENS:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agiledpo.data.errors import DatasetError
 from agiledpo.data.limits import LengthLimits
-from agiledpo.data.truncation import FittedLengths
+from agiledpo.data.truncation import FittedLengths, completion_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,8 @@ def filter_rows(
     Warns:
         UserWarning: Rows were left out, or completions were cut.
     """
-    prompt, longer, shorter = fitted.lengths[0], fitted.lengths[1:].max(axis=0), fitted.lengths[1:].min(axis=0)
+    prompt = fitted.lengths[0]
+    longer, shorter = completion_range(fitted.lengths, limits)
     left = prompt > 0  # only rows without a preference have no prompt
     causes = {"without_preference": ~left}
     for cause, applies in (
@@ -170,7 +171,7 @@ def filter_rows(
         completions_truncated=int((left & (fitted.lengths[1:] < lengths[1:]).any(axis=0)).sum()),
     )
     if counts.kept == 0:
-        raise _nothing_left(counts, limits, fitted.least_context, lengths[1:].min(axis=0), name)
+        raise _nothing_left(counts, limits, fitted.least_context, completion_range(lengths, limits)[1], name)
     if counts.dropped:
         warnings.warn(
             f"{counts.dropped} samples were filtered out of the {name} dataset{_reason(counts)}. "

@@ -19,7 +19,7 @@ from agiledpo.data.splitting import split_rows_by_prompt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedRows:
-    """Rows of a dataset and how to read them; what `load_preferences` and `load_demonstrations` return.
+    """Rows of a dataset and how to read them; what `load_preferences` and its siblings return.
 
     Attributes:
         dataset: The rows, memory-mapped where they are from files or a stream.
@@ -52,7 +52,7 @@ class LoadedRows:
         """The same rows, if they have these completions.
 
         Args:
-            completions: What a layout calls them.
+            completions: What a layout calls them; none for prompts alone.
             remedy: What to do otherwise, a full sentence.
 
         Raises:
@@ -153,4 +153,4 @@ class LoadedRows:
 
 
 def _named(completions: tuple[str, ...]) -> str:
-    return " and ".join(completions)
+    return " and ".join(completions) or "prompts alone"

@@ -16,6 +16,7 @@ from agiledpo.data.layout import Layout
 from agiledpo.data.loaded_rows import LoadedRows
 from agiledpo.data.named import NamedDataset, find_repository, named_dataset
 from agiledpo.data.pairs import Pairs
+from agiledpo.data.questions import check_template, recognise_questions
 from agiledpo.data.ranked import Pairing, Ranked
 from agiledpo.data.recognition import recognise_pairs, recognise_preferences
 from agiledpo.data.sources import Source, open_source, split_of
@@ -130,6 +131,56 @@ def load_demonstrations(
     _check_config(config, source)
     dataset, files = open_source(source, split=split, config=config, max_rows=max_rows, name=dataset_name)
     return _laid_out(dataset, files, dataset_name, lambda: recognise_demonstrations(dataset, response_column), {})
+
+
+def load_questions(
+    source: Source,
+    *,
+    split: str | None = None,
+    conversation_template: Sequence[Mapping[str, str]] | None = None,
+    answer_column: str = "answer",
+    layout: Layout | None = None,
+    config: str | None = None,
+    max_rows: int | None = None,
+    dataset_name: str = "question",
+) -> LoadedRows:
+    """Open prompts without completions, which are sampled and judged by a reward.
+
+    Args:
+        source: As for `load_preferences`.
+        split: Which split of a source that has several.
+        conversation_template: Messages into which each question is put; see `Questions`. None for the user's message.
+        answer_column: Column of the answer, if the template shows it.
+        layout: How rows are read: `Questions` or `Prompts` of other columns; None takes "question" if it is there,
+            otherwise "prompt".
+        config: Which configuration of a repository on the Hub.
+        max_rows: Take the first so many rows only.
+        dataset_name: What messages call the dataset, such as "train".
+
+    Raises:
+        DatasetError: The source cannot be opened, or its columns are not these. Rows are checked where they are
+            tokenised.
+        TypeError: `conversation_template` is no list of messages.
+        ValueError: An argument is out of range, or arguments contradict each other.
+    """
+    if conversation_template is not None:
+        if layout is not None:
+            raise ValueError(
+                "conversation_template and layout each say how rows are read: give layout alone, such as "
+                "Questions(template=...)."
+            )
+        check_template(conversation_template)
+    if layout is not None and layout.completions:
+        raise ValueError(f"layout must be of prompts alone, such as Questions or Prompts, got {layout!r}.")
+    _check_config(config, source)
+    dataset, files = open_source(source, split=split, config=config, max_rows=max_rows, name=dataset_name)
+
+    def recognise() -> Layout:
+        if layout is not None:
+            return layout
+        return recognise_questions(dataset, conversation_template, answer=answer_column, name=dataset_name)
+
+    return _laid_out(dataset, files, dataset_name, recognise, {})
 
 
 def _check_config(config: str | None, source: Source) -> None:

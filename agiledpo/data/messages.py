@@ -58,15 +58,33 @@ def split_dialogue(messages: Any, *, row: int, column: str, name: str) -> tuple[
     return messages[:-1], messages[-1:]
 
 
-def check_prompt_messages(messages: Any, *, row: int, column: str, name: str) -> None:
+def check_prompt_messages(messages: Any, *, row: int, column: str, name: str, may_begin_answer: bool = False) -> None:
     """Refuse a chat prompt that is malformed or that does not end with a turn to be answered.
+
+    Args:
+        messages: The value.
+        row: Row number, for messages.
+        column: Its column, for messages.
+        name: The dataset's name, for messages.
+        may_begin_answer: The last message may also be the beginning of the answer.
 
     Raises:
         DatasetError: See above; names the row and column.
     """
     check_messages(messages, row=row, column=column, name=name)
     last = messages[-1]["role"]
-    if last not in ("user", "tool"):
+    if may_begin_answer and last == "assistant":
+        asked = len(messages) > 1 and messages[-2]["role"] in ("user", "tool")
+        if not asked or messages[-1].get("tool_calls") or not _says_something(messages[-1]):
+            problem = "not with text" if asked else "no user's turn is before it"
+            raise _error(
+                f"the last message of the prompt begins the answer, but {problem}",
+                "Write there what every answer begins with, or end the prompt with the user's turn.",
+                row,
+                column,
+                name,
+            )
+    elif last not in ("user", "tool"):
         raise _error(
             f"the prompt ends with a message of role {last!r}",
             "End it with the user's turn (or a tool's result); what is to be learned or compared is the completion.",

@@ -102,8 +102,8 @@ class PreparedRows:
         return cut_columns(columns, self.parts, self.lengths[:, rows], bos_token_id=self.bos_token_id)
 
     def longest_sides(self) -> NDArray[np.int32]:
-        """Tokens of the prompt with its longest completion, (rows,), for each row within the limits."""
-        longest = self.lengths[0] + self.lengths[1:].max(axis=0)
+        """Tokens of the prompt with its longest completion if it has any, (rows,), for each row within the limits."""
+        longest = self.lengths[0] + self.lengths[1:].max(axis=0, initial=0)
         return longest if self.kept is None else longest[self.kept]
 
 
@@ -130,7 +130,7 @@ def prepare_rows(
         tokenizer: The model's tokenizer; it is not changed.
         layout: Where the prompt and its completions are.
         name: What messages call the dataset, such as "train".
-        max_context_length: Most tokens of the prompt and its longest completion together.
+        max_context_length: Most tokens of the prompt and its longest completion together, or of a prompt alone.
         min_completion_length: Leave out rows with a completion of fewer tokens (its end-of-sequence token counts) or
             with a prompt that has no room for as many.
         truncation: What becomes of rows with more: "drop", "keep_end" or "keep_start", see `LengthLimits`. The tokens
@@ -154,6 +154,11 @@ def prepare_rows(
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
     limits = LengthLimits(max_context_length, min_completion_length, truncation)
+    if truncation == "keep_start" and not layout.completions:
+        raise ValueError(
+            "truncation='keep_start' cuts the end of completions, and these rows are prompts alone: use 'drop' or "
+            "'keep_end'."
+        )
     dataset = check_dataset(dataset, name=name)
     form = layout.form(dataset, name=name)
     check_tokenizer(tokenizer, form)

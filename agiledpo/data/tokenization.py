@@ -147,10 +147,13 @@ def _tokenize_examples(
         end = partial(_end_chat, tokenizer=tokenizer, closing=closing)
     else:
         end = partial(_end_text, tokenizer=tokenizer)
+    prompts = encode([text.prompt for text in rendered])
+    if form is Form.TEXT and not sources:
+        prompts = [_unended(ids, text.prompt, tokenizer) for ids, text in zip(prompts, rendered, strict=True)]
     encoded = zip(
         (row for row, _ in examples),
         rendered,
-        encode([text.prompt for text in rendered]),
+        prompts,
         *(encode(list(sequences)) for sequences in zip(*(text.sequences for text in rendered), strict=True)),
         strict=True,
     )
@@ -231,9 +234,10 @@ def _assemble(
 ) -> TokenizedRow:
     boundary = common_prefix_length(prompt, *sequences)
     if boundary == 0:
+        wanted = "that the tokenizer keeps apart from the completions" if sequences else "of at least one token"
         raise DatasetError(
             "no token is left for the prompt, so nothing predicts the first token of the completions",
-            remedy="Give the row a prompt that the tokenizer keeps apart from the completions, "
+            remedy=f"Give the row a prompt {wanted}, "
             "or use a tokenizer that begins with a beginning-of-sequence token.",
             dataset=name,
             row=row,
@@ -276,6 +280,12 @@ def _only_ends(content: str, ends: Sequence[str]) -> bool:
         if end.strip():
             content = content.replace(end.strip(), "")
     return not content.strip()
+
+
+def _unended(prompt: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A prompt without the end-of-sequence token that a tokenizer adds to every text: there an answer would be over."""
+    ends = len(prompt) > 1 and prompt[-1] == tokenizer.eos_token_id
+    return prompt[:-1] if ends and not text.rstrip().endswith(str(tokenizer.eos_token)) else prompt
 
 
 def _end_text(completion: list[int], ending: str | None, *, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -50,7 +50,7 @@ def fit_lengths(
         bos_token_id: The token that is kept at the beginning of a prompt.
     """
     prompt, completions = lengths[0], lengths[1:]
-    longest = completions.max(axis=0).astype(np.int64)
+    longest, _ = completion_range(lengths, limits)
     nothing_equal = np.zeros(len(prompt), dtype=np.bool_)
     if limits.truncation == "keep_end":
         room = limits.context - longest
@@ -68,6 +68,21 @@ def fit_lengths(
     fitted = _with(lengths, slice(1, None), cut, np.minimum(completions[:, cut], room[cut]))
     equal = _equal_completions(tokenized, parts[1:], completions, fitted[1:], cut)
     return FittedLengths(fitted, equal, np.where(equal, whole, np.minimum(whole, prompt + limits.least_room)))
+
+
+def completion_range(lengths: NDArray[np.int32], limits: LengthLimits) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens of the longest and of the shortest completion of each row, (rows,) both.
+
+    Prompts alone count as if they had the shortest completion that is allowed, for which they have to leave room.
+
+    Args:
+        lengths: (1 + completions, rows) numbers of tokens.
+        limits: The limits.
+    """
+    if len(lengths) == 1:
+        shortest = np.full(lengths.shape[1], limits.least_completion, dtype=np.int64)
+        return shortest, np.maximum(shortest, 1)
+    return lengths[1:].max(axis=0).astype(np.int64), lengths[1:].min(axis=0).astype(np.int64)
 
 
 def cut_columns(

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.algorithms import DPO
+from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.embedded.rule import count_words, judge
 from agiledpo.embedded.sampling import Answer, sample_answers
 
@@ -50,15 +51,14 @@ def measure(
         seed: Seed of the sampling.
     """
     with agent.select_adapter("actor"):
-        model = agent.base.model.eval()
-        generator = torch.Generator(model.device).manual_seed(seed)
+        agent.base.model.eval()
         answers = sample_answers(
-            model,
+            agent.lm,
             tokenizer,
             [row["prompt"] for row in prompts],
             max_new_tokens=MAX_NEW_TOKENS,
             temperature=_TEMPERATURE,
-            generator=generator,
+            stream=TorchRandomStream(seed, agent.device),
         )
     verdicts = [judge(row["topic"], a.text, a.finished) for row, a in zip(prompts, answers, strict=True)]
     texts = [answer.text for answer in answers]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agiledpo.llm_envs.types import PreferenceExperiences, SFTExperiences, Split
+from agiledpo.llm_envs.types import PreferenceExperiences, ReasoningExperiences, SFTExperiences, Split
 
 # On HH-RLHF padding falls from 45 % of the tokens to 4 % with 4 pairs per batch, from 63 % to 8 % with 16; with fewer
 # batches it is clearly more, and more of them bring little.
@@ -112,6 +112,37 @@ def collate_demonstrations(columns: Mapping[str, Sequence[Any]], *, split: Split
         prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64),
         input_ids=ids,
         attention_mask=mask,
+        row=torch.tensor(columns["row"], dtype=torch.int64),
+        split=split,
+    )
+
+
+def collate_questions(
+    columns: Mapping[str, Sequence[Any]],
+    questions: Sequence[str],
+    answers: Sequence[Any],
+    *,
+    split: Split,
+    pad_token_id: int,
+) -> ReasoningExperiences:
+    """Lay prepared prompts out as a batch.
+
+    Args:
+        columns: Columns of `PreparedRows.dataset`, each with B values.
+        questions: What each row asks.
+        answers: What each row's answer is.
+        split: The split that the rows come from.
+        pad_token_id: What to fill up with, on the right.
+    """
+    prompts = columns["prompt_ids"]
+    ids, mask = _pad(prompts, max(map(len, prompts)), pad_token_id)
+    return ReasoningExperiences(
+        prompt=list(columns["prompt"]),
+        question=list(questions),
+        answer=list(answers),
+        prompt_input_ids=ids,
+        prompt_attention_mask=mask,
+        prompt_lengths=mask.sum(1),
         row=torch.tensor(columns["row"], dtype=torch.int64),
         split=split,
     )

@@ -37,12 +37,14 @@ class _Cursor:
         epoch: Complete passes over the split before this one.
         position: Rows of this pass that have been handed out.
         was_reset: Whether the last call was `reset`.
+        batch: The batch that was handed out last; None before the first.
     """
 
     split: Split
     epoch: int = 0
     position: int = 0
     was_reset: bool = False
+    batch: Any = None
 
 
 class DatasetGym(ABC, Generic[Experiences]):
@@ -121,7 +123,7 @@ class DatasetGym(ABC, Generic[Experiences]):
         named = validation_splits(validation_datasets)
         sources.update({validation_split(name): source for name, source in named.items()})
         # All are opened and looked at before any is tokenised, which may take minutes.
-        loaded = {name: self._load(source, name=name) for name, source in sources.items()}
+        self._loaded = {name: self._load(source, name=name) for name, source in sources.items()}
         self.validation_names = tuple(named)
         self.tokenizer = tokenizer
         self.pad_token_id: int = tokenizer.pad_token_id
@@ -139,9 +141,9 @@ class DatasetGym(ABC, Generic[Experiences]):
                 chat_template_kwargs=chat_template_kwargs,
                 num_proc=num_proc,
             )
-            for name, rows in loaded.items()
+            for name, rows in self._loaded.items()
         }
-        self.name: str = loaded["train"].title or default_name
+        self.name: str = self._loaded["train"].title or default_name
         self.filter_counts: dict[Split, FilterCounts] = {
             split: prepared.filter_counts for split, prepared in self._splits.items()
         }
@@ -211,18 +213,20 @@ class DatasetGym(ABC, Generic[Experiences]):
                 UserWarning,
                 stacklevel=2,
             )
-        batch = self._next_batch()
+        batch = self.next_batch()
         self._cursor.was_reset = True
         return batch
 
-    def step(self, completions: Any = None) -> Experiences:
-        """Return the next batch of the current split, beginning a new pass when the split is exhausted.
-
-        Args:
-            completions: Ignored; the rows are what they are.
-        """
-        batch = self._next_batch()
-        self._cursor.was_reset = False
+    def next_batch(self) -> Experiences:
+        """Return the next batch of the current split, beginning a new pass when the split is exhausted."""
+        cursor = self._cursor
+        if cursor.position >= len(self):
+            cursor.epoch += 1
+            cursor.position = 0
+        batch = self._batch(cursor)
+        cursor.position = self._stop(cursor)
+        cursor.was_reset = False
+        cursor.batch = batch
         return batch
 
     @contextmanager
@@ -337,16 +341,7 @@ class DatasetGym(ABC, Generic[Experiences]):
         self._train_cursor.epoch = state["epoch"]
         self._train_cursor.position = state["position"]
         self._train_cursor.was_reset = False
-
-    def _next_batch(self) -> Experiences:
-        """The batch at the cursor in use, which moves behind it."""
-        cursor = self._cursor
-        if cursor.position >= len(self):
-            cursor.epoch += 1
-            cursor.position = 0
-        batch = self._batch(cursor)
-        cursor.position = self._stop(cursor)
-        return batch
+        self._train_cursor.batch = None
 
     def _batch(self, cursor: _Cursor) -> Experiences:
         prepared = self._splits[cursor.split]

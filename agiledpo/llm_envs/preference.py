@@ -11,11 +11,12 @@ from agiledpo.data import LoadedRows, RowSource, load_preferences
 from agiledpo.data.layout import Layout
 from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_pairs
-from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
+from agiledpo.llm_envs.dataset_gym import batch_spaces
+from agiledpo.llm_envs.offline import OfflineGym
 from agiledpo.llm_envs.types import PreferenceExperiences, Split
 
 
-class PreferenceGym(DatasetGym[PreferenceExperiences]):
+class PreferenceGym(OfflineGym[PreferenceExperiences]):
     """Hands out batches of preference pairs, epoch after epoch, from a training and a test split.
 
     Agents are chosen by what they do on the test split, so the best one's figures there flatter it. Pairs of a third,

@@ -11,11 +11,12 @@ from agiledpo.data import LoadedRows, RowSource, load_demonstrations
 from agiledpo.data.demonstrations import Demonstrations
 from agiledpo.data.limits import Truncation
 from agiledpo.llm_envs.batching import collate_demonstrations
-from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
+from agiledpo.llm_envs.dataset_gym import batch_spaces
+from agiledpo.llm_envs.offline import OfflineGym
 from agiledpo.llm_envs.types import SFTExperiences, Split
 
 
-class SFTGym(DatasetGym[SFTExperiences]):
+class SFTGym(OfflineGym[SFTExperiences]):
     """Hands out batches of prompts with their completions, epoch after epoch, from a training and a test split.
 
     Order, splits, filtering and state are those of :class:`agiledpo.llm_envs.PreferenceGym`.

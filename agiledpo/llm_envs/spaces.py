@@ -168,6 +168,32 @@ class TextListSpace(_BatchSpace):
         return isinstance(other, TextListSpace)
 
 
+class AnyListSpace(_BatchSpace):
+    """Lists of any number of values of any kind.
+
+    Args:
+        sample_rows: Number of values in a sample, which are small whole numbers.
+        seed: Seed of the sampling generator.
+    """
+
+    def __init__(self, *, sample_rows: int = 2, seed: int | np.random.Generator | None = None) -> None:
+        self.sample_rows = sample_rows
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is a list."""
+        return isinstance(x, list)
+
+    def _draw(self) -> list[int]:
+        return [int(value) for value in self.np_random.integers(10, size=self.sample_rows)]
+
+    def __repr__(self) -> str:
+        return "AnyListSpace()"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnyListSpace)
+
+
 class ChoiceSpace(_BatchSpace):
     """One of a few names.
 

@@ -1,6 +1,6 @@
 """What the environments hand out."""
 
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 
@@ -60,5 +60,33 @@ class SFTExperiences(TypedDict):
     prompt_lengths: torch.Tensor
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
+    row: torch.Tensor
+    split: Split
+
+
+class ReasoningExperiences(TypedDict):
+    """A batch of prompts, to be answered.
+
+    B is the number of rows, T the longest prompt in this batch. Rows are padded on the right; where the mask is 0, ids
+    are the pad token.
+
+    Attributes:
+        prompt: B texts, as rendered for chat.
+        question: B texts, what was asked: the question as the row has it; of a prompt as text all of it, of a chat what
+            the user said last.
+        answer: B values as the rows have them, of any kind; None where rows have none.
+        prompt_input_ids: (B, T) int64.
+        prompt_attention_mask: (B, T) int64, 1 where there is a token, 0 where there is padding.
+        prompt_lengths: (B,) int64, number of tokens, at least 1.
+        row: (B,) int64, row numbers in the dataset that the user handed over.
+        split: The split that the rows belong to.
+    """
+
+    prompt: list[str]
+    question: list[str]
+    answer: list[Any]
+    prompt_input_ids: torch.Tensor
+    prompt_attention_mask: torch.Tensor
+    prompt_lengths: torch.Tensor
     row: torch.Tensor
     split: Split

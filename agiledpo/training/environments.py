@@ -38,7 +38,7 @@ class Gym(Protocol):
         """How many rows of each split were left out or cut and why; empty where all are kept whole."""
         ...
 
-    def step(self) -> Mapping[str, Any]:
+    def next_batch(self) -> Mapping[str, Any]:
         """The next batch of the training split."""
         ...
 
@@ -120,7 +120,7 @@ class Environments:
 
     def step(self) -> list[Mapping[str, Any]]:
         """The next batch of each environment."""
-        return [env.step() for env in self._envs]
+        return [env.next_batch() for env in self._envs]
 
     def settings(self) -> dict[str, Any]:
         """What makes another run of it, where the places among the rows are the same."""

@@ -1,6 +1,6 @@
 """From the arguments of a training function to a run: everything is checked before anything is computed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,10 @@ def finetune(
     if checkpoints is not None:
         for agent in agents:
             agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
-    _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, lineage_file)
+    files = {**({} if lineage_file is None else {"lineage_path": lineage_file}), **practice.files}
+    _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, files)
+    if resume_from is None:
+        _check_absent(practice.files)
     environments = Environments.make(env, env_fn, len(agents))
     for environment in environments.all:
         for agent in agents:
@@ -105,8 +108,8 @@ def finetune(
             progress.say(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
         elif resume_from is not None:
             progress.say("Nothing has been saved yet, so the run begins at its beginning.")
-            if lineage_file is not None:
-                _move_aside(lineage_file, progress)
+            for file in files.values():
+                _move_aside(file, progress)
         population = run.run()
     return population, [float("nan") if agent.diverged else agent.fitness[-1] for agent in population]
 
@@ -144,7 +147,7 @@ def _one_of(metrics: Sequence[str]) -> str:
     return f"{first!r} or one of {', '.join(others)}" if others else repr(first)
 
 
-def _check_paths(elite: Path | None, checkpoints: Path | None, lineage: Path | None) -> None:
+def _check_paths(elite: Path | None, checkpoints: Path | None, files: Mapping[str, Path]) -> None:
     if checkpoints is not None and checkpoints.exists() and not checkpoints.is_dir():
         raise FileExistsError(f"checkpoint_path={checkpoints} is a file; a directory is needed.")
     if elite is None:
@@ -155,22 +158,31 @@ def _check_paths(elite: Path | None, checkpoints: Path | None, lineage: Path | N
         first = elite.resolve().relative_to(checkpoints.resolve()).parts[0]
         if first.startswith("step_"):
             raise ValueError(f"elite_path={elite} is where a checkpoint of the run goes. Choose another place.")
-    for name, path in (("checkpoint_path", checkpoints), ("lineage_path", lineage)):
-        if path is not None and elite.resolve() in (path.resolve(), *path.resolve().parents):
+    places = files if checkpoints is None else {"checkpoint_path": checkpoints, **files}
+    for name, path in places.items():
+        if elite.resolve() in (path.resolve(), *path.resolve().parents):
             raise ValueError(
                 f"{name}={path} lies in {elite}, which each new elite replaces as a whole. Choose a place outside."
             )
 
 
-def _move_aside(lineage: Path, progress: TrainingProgress) -> None:
+def _check_absent(files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
+        if path.exists() and path.stat().st_size:
+            raise FileExistsError(
+                f"{name}={path} holds what another run wrote. Move it away, choose another path, or resume that run."
+            )
+
+
+def _move_aside(file: Path, progress: TrainingProgress) -> None:
     """The file of a run that ended before its first checkpoint makes room, and is not lost."""
-    if not lineage.exists():
+    if not file.exists():
         return
     number = 1
-    while (aside := lineage.with_name(f"{lineage.name}.{number}")).exists():
+    while (aside := file.with_name(f"{file.name}.{number}")).exists():
         number += 1
-    lineage.rename(aside)
-    progress.say(f"{lineage} is of the attempt before and is {aside} now.")
+    file.rename(aside)
+    progress.say(f"{file} is of the attempt before and is {aside} now.")
 
 
 def _check_agents(agents: Sequence[LLMAlgorithm], algorithm: type[LLMAlgorithm]) -> None:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic
 
 from typing_extensions import override
@@ -69,6 +70,14 @@ class Practice(ABC, Generic[Agent]):
         """Rows that an agent learns from at a time; None for each batch of the environment as it comes."""
         return None
 
+    def begin_batch(self, iteration: int, rows_done: int) -> None:
+        """Note where the run is, before agents learn from a batch of the environment.
+
+        Args:
+            iteration: Batches so far, this one included.
+            rows_done: Rows that each agent has been handed so far, likewise.
+        """
+
     @abstractmethod
     def learn(self, agent: Agent, rows: Any, env: Any) -> dict[str, float]:
         """Let an agent learn from rows.
@@ -93,6 +102,15 @@ class Practice(ABC, Generic[Agent]):
     @abstractmethod
     def measure(self, agent: Agent, env: Any, split: Split) -> Measured:
         """Measure an agent on a whole held-out split; nothing that training depends on changes."""
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """What is written while the run goes on, beside checkpoints, elite and lineage, by the name of its argument."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """What may be changed when a run goes on, but makes it another run, by name; plain values."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What the next lessons depend on; JSON can hold it."""

@@ -32,9 +32,9 @@ Fitness = str | Callable[[Any, Any], float | tuple[float, float]]
 class TrainingRun(Generic[Agent]):
     """Learn, evaluate, evolve, save: what the functions of :mod:`agiledpo.training.train_llm` do.
 
-    Every agent learns from the same rows in the same order, ``agent.batch_size`` of them per optimizer step. What is
-    left over at the end of an epoch, a generation or the run makes a smaller step, so agents have learned from the
-    same rows whenever they are compared.
+    Every agent learns from the same rows in the same order, as many at once as the practice says. What is left over at
+    the end of an epoch, a generation or the run makes a smaller step, so agents have learned from the same rows
+    whenever they are compared.
 
     Args:
         practice: How agents learn from rows and are measured on them.
@@ -130,6 +130,7 @@ class TrainingRun(Generic[Agent]):
             ends_epoch=self.environments.at_epoch_end and not self._rest and not ends_run,
             ends_run=ends_run,
         )
+        self.practice.begin_batch(moment.iteration, moment.rows_done)
         each = batches * len(self.population) if len(batches) == 1 else batches
         for place, batch in enumerate(each):
             self._learn(place, batch, moment)
@@ -249,6 +250,7 @@ class TrainingRun(Generic[Agent]):
             # With evolution a checkpoint is an evaluation more.
             **{name: value for name, value in schedule.items() if name != "checkpoint_steps" or self._judges},
             **self.environments.settings(),
+            **self.practice.settings(),
             **({} if self.evolution is None else self.evolution.settings()),
             "fitness": self.fitness if isinstance(self.fitness, str) else "a function",
         }

@@ -5,11 +5,15 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from agiledpo.algorithms import DPO, SFT
+from agiledpo.algorithms import DPO, GRPO, SFT
+from agiledpo.data.rollouts.log import RolloutLog
+from agiledpo.generation import Generator, Rollout, SamplingSettings
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
-from agiledpo.llm_envs import PreferenceGym, SFTGym
+from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
+from agiledpo.losses.checks import check_number, check_whole_number
 from agiledpo.training.finetune import finetune
+from agiledpo.training.online import FromComparisons, FromRewards
 from agiledpo.training.population import Population
 from agiledpo.training.practice import FromRows
 from agiledpo.training.retention import Retention
@@ -185,6 +189,229 @@ def finetune_llm_sft(
     """
     return finetune(
         FromRows(SFT),
+        pop,
+        env,
+        env_fn=env_fn,
+        tournament=tournament,
+        mutation=mutation,
+        evo_steps=evo_steps,
+        fitness=fitness,
+        num_epochs=num_epochs,
+        max_steps=max_steps,
+        evaluation_interval=evaluation_interval,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_path=checkpoint_path,
+        resume_from=resume_from,
+        retention=retention,
+        save_elite=save_elite,
+        elite_path=elite_path,
+        lineage_path=lineage_path,
+        verbose=verbose,
+        accelerator=accelerator,
+    )
+
+
+def finetune_llm_reasoning(
+    pop: Sequence[GRPO],
+    env: ReasoningGym | None = None,
+    *,
+    rollout: Rollout | None = None,
+    env_fn: Callable[[], ReasoningGym] | None = None,
+    tournament: Selection | None = None,
+    mutation: Mutations | None = None,
+    evo_steps: int | None = None,
+    fitness: Fitness | None = None,
+    num_epochs: int | None = None,
+    max_steps: int | None = None,
+    evaluation_interval: int | None = 10,
+    checkpoint_steps: int | None = None,
+    checkpoint_path: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    retention: Retention | None = None,
+    save_elite: bool = False,
+    elite_path: str | Path | None = None,
+    lineage_path: str | Path | None = None,
+    rollouts_path: str | Path | None = None,
+    verbose: bool = True,
+    accelerator: Accelerator | None = None,
+) -> tuple[Population[GRPO], list[float]]:
+    """Train GRPO agents on the rewards of what they answer and, if asked, let them evolve.
+
+    Each batch of the environment is a round: every agent answers its prompts, ``agent.group_size`` completions each,
+    the environment judges them, and ``agent.learn`` makes its optimizer steps from the rewards. Agents answer the same
+    prompts in the same order, each drawing from its own ``sampling_stream``, so that a run that is taken up again ends
+    as if it had never stopped. Held-out prompts are answered greedily.
+
+    All else is as in :func:`finetune_llm_preference`, with prompts where there are pairs. On validation sets the loss
+    is minus the mean reward, and the accuracy the success rate.
+
+    Args:
+        pop: The agents.
+        env: Where prompts come from and who judges, for all agents.
+        rollout: Instead of ``agent.roll_out``: makes a ``RolloutBatch`` of an agent, a ``QuestionBatch`` and their
+            environment, such as :func:`agiledpo.algorithms.self_distillation.self_distillation`. What it draws has to
+            come from ``agent.sampling_stream``.
+        env_fn: Instead of ``env``: makes an environment for each agent.
+        tournament: Who survives.
+        mutation: How hyperparameters change.
+        evo_steps: Batches of the environment in a generation.
+        fitness: How agents are compared: ``"reward"`` (the default: the mean reward), ``"success_rate"`` (share of
+            completions with at least the environment's ``success_reward``), or a function of agent and environment.
+        num_epochs: Passes over the training split; wins over ``max_steps``. Neither given: one epoch.
+        max_steps: Prompts that *each* agent answers, a group of completions each.
+        evaluation_interval: Batches of the environment between two evaluations.
+        checkpoint_steps: Prompts between two checkpoints of the run.
+        checkpoint_path: Directory of the checkpoints.
+        resume_from: Go on from a checkpoint: its directory, or ``"latest"``.
+        retention: Which checkpoints are kept; None keeps the last two.
+        save_elite: Save the fittest agent to ``elite_path``.
+        elite_path: Directory for it.
+        lineage_path: File of JSON lines to write the lineage to.
+        rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
+            preference pairs of it. A run that goes on from a checkpoint cuts off what came after it, so that the file
+            has each rollout once.
+        verbose: Print the objectives and generations, and show a progress bar.
+        accelerator: Accelerate's handle; only its main process prints.
+
+    Returns:
+        The agents as a :class:`Population` and their last fitness, in its order.
+
+    Raises:
+        TypeError: ``rollout`` returned something else.
+        ValueError: As :func:`finetune_llm_preference`, and the other errors that it names.
+    """
+    log = None if rollouts_path is None else RolloutLog(rollouts_path)
+    return finetune(
+        FromRewards(rollout, log),
+        pop,
+        env,
+        env_fn=env_fn,
+        tournament=tournament,
+        mutation=mutation,
+        evo_steps=evo_steps,
+        fitness=fitness,
+        num_epochs=num_epochs,
+        max_steps=max_steps,
+        evaluation_interval=evaluation_interval,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_path=checkpoint_path,
+        resume_from=resume_from,
+        retention=retention,
+        save_elite=save_elite,
+        elite_path=elite_path,
+        lineage_path=lineage_path,
+        verbose=verbose,
+        accelerator=accelerator,
+    )
+
+
+def finetune_llm_online_preference(
+    pop: Sequence[DPO],
+    env: ReasoningGym | None = None,
+    *,
+    group_size: int = 8,
+    temperature: float = 0.9,
+    top_p: float = 0.95,
+    top_k: int = 50,
+    max_completion_length: int = 256,
+    min_reward_gap: float = 0.0,
+    reference_refresh_rounds: int | None = None,
+    eval_temperature: float = 0.0,
+    eval_group_size: int = 1,
+    generator: Generator | None = None,
+    env_fn: Callable[[], ReasoningGym] | None = None,
+    tournament: Selection | None = None,
+    mutation: Mutations | None = None,
+    evo_steps: int | None = None,
+    fitness: Fitness | None = None,
+    num_epochs: int | None = None,
+    max_steps: int | None = None,
+    evaluation_interval: int | None = 10,
+    checkpoint_steps: int | None = None,
+    checkpoint_path: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    retention: Retention | None = None,
+    save_elite: bool = False,
+    elite_path: str | Path | None = None,
+    lineage_path: str | Path | None = None,
+    rollouts_path: str | Path | None = None,
+    verbose: bool = True,
+    accelerator: Accelerator | None = None,
+) -> tuple[Population[DPO], list[float]]:
+    """Train DPO agents on preferences between their own completions and, if asked, let them evolve.
+
+    Each batch of the environment is a round. Every agent answers its prompts as it is now, the environment judges the
+    completions, and the best of each group is preferred to its worst. Groups of equal rewards or equal completions make
+    no pair; a round without any changes nothing. ``agent.batch_size`` pairs make an optimizer step, and what is left
+    over at the end of a round makes a smaller one. This is online DPO (Guo et al. 2024,
+    https://arxiv.org/abs/2402.04792); with ``reference_refresh_rounds`` it is iterative DPO. The progress bar shows the
+    mean reward and ``pairs``, the share of groups that made a pair, as means over the agents.
+
+    Make the agents with ``reference_cache=None``: no pair comes again, and none of what a cache keeps is ever asked
+    for. ``"memory"`` only takes up its ``reference_cache_bytes``; a directory would grow with every pair and is
+    refused.
+
+    All else is as in :func:`finetune_llm_preference`, with prompts where there are pairs; ``agent.steps`` counts pairs.
+    On validation sets the loss is minus the mean reward, and the accuracy the success rate.
+
+    Args:
+        pop: The agents.
+        env: Where prompts come from and who judges, for all agents.
+        group_size: Completions per prompt, at least 2.
+        temperature: What logits are divided by when completions are sampled, above 0.
+        top_p: Only the most likely tokens that together have this probability are sampled.
+        top_k: Only the k most likely tokens are; 0 for all.
+        max_completion_length: Most tokens of a completion, also of held-out prompts.
+        min_reward_gap: Smallest difference of rewards in a pair; a tie never makes one.
+        reference_refresh_rounds: Rounds after which each agent's actor is copied onto its reference, again and again;
+            None leaves that to the agents' ``reference_update``, which otherwise has to be ``"never"``.
+        eval_temperature: The same for held-out prompts; 0 takes the most likely token each time.
+        eval_group_size: Completions per held-out prompt; more than one makes sense with a temperature.
+        generator: Who samples; None for :class:`agiledpo.generation.TransformersGenerator`.
+        env_fn: Instead of ``env``: makes an environment for each agent.
+        tournament: Who survives.
+        mutation: How hyperparameters change.
+        evo_steps: Batches of the environment in a generation.
+        fitness: How agents are compared: ``"reward"`` (the default: the mean reward), ``"success_rate"`` (share of
+            completions with at least the environment's ``success_reward``), or a function of agent and environment.
+        num_epochs: Passes over the training split; wins over ``max_steps``. Neither given: one epoch.
+        max_steps: Prompts that *each* agent answers, a group of completions each.
+        evaluation_interval: Batches of the environment between two evaluations.
+        checkpoint_steps: Prompts between two checkpoints of the run.
+        checkpoint_path: Directory of the checkpoints.
+        resume_from: Go on from a checkpoint: its directory, or ``"latest"``.
+        retention: Which checkpoints are kept; None keeps the last two.
+        save_elite: Save the fittest agent to ``elite_path``.
+        elite_path: Directory for it.
+        lineage_path: File of JSON lines to write the lineage to.
+        rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
+            preference pairs of it. A run that goes on from a checkpoint cuts off what came after it, so that the file
+            has each rollout once.
+        verbose: Print the objectives and generations, and show a progress bar.
+        accelerator: Accelerate's handle; only its main process prints.
+
+    Returns:
+        The agents as a :class:`Population` and their last fitness, in its order.
+
+    Raises:
+        ValueError: As :func:`finetune_llm_preference`, and the other errors that it names.
+    """
+    check_whole_number("max_completion_length", max_completion_length)
+    check_number("eval_temperature", eval_temperature, minimum=0.0)
+    practice = FromComparisons(
+        group_size=group_size,
+        sampling=SamplingSettings(
+            max_new_tokens=max_completion_length, temperature=temperature, top_p=top_p, top_k=top_k
+        ),
+        evaluation=SamplingSettings(max_new_tokens=max_completion_length, temperature=eval_temperature),
+        evaluation_group_size=eval_group_size,
+        min_reward_gap=min_reward_gap,
+        reference_refresh_rounds=reference_refresh_rounds,
+        generator=generator,
+        log=None if rollouts_path is None else RolloutLog(rollouts_path),
+    )
+    return finetune(
+        practice,
         pop,
         env,
         env_fn=env_fn,

@@ -9,6 +9,7 @@ from gguf import GGUFReader, dequantize
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.embedded.model import (
     EmbeddedModelError,
     convert_gguf,
@@ -17,8 +18,13 @@ from agiledpo.embedded.model import (
     publish_directory,
 )
 from agiledpo.embedded.sampling import sample_answers
+from agiledpo.scoring import CausalLM
 
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def stream(seed: int) -> TorchRandomStream:
+    return TorchRandomStream(seed, torch.device("cpu"))
 
 
 def test_the_second_call_reuses_the_converted_directory(model_path: Path) -> None:
@@ -87,7 +93,7 @@ def test_generation_stops_by_itself_and_sampling_in_a_batch_agrees(model_and_tok
     model, tokenizer = model_and_tokenizer
     contents = ["What is a fossil? Answer in one short sentence.", "Answer in one short sentence: Why does it rain?"]
     prompts = [[{"role": "user", "content": content}] for content in contents]
-    answers = sample_answers(model, tokenizer, prompts, max_new_tokens=60)
+    answers = sample_answers(CausalLM.of(model), tokenizer, prompts, max_new_tokens=60, stream=stream(0))
     for prompt, answer in zip(prompts, answers, strict=True):
         inputs = tokenizer.apply_chat_template(
             prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -98,26 +104,25 @@ def test_generation_stops_by_itself_and_sampling_in_a_batch_agrees(model_and_tok
         assert answer.text == tokenizer.decode(output, skip_special_tokens=True).strip()
 
 
-def test_sampling_draws_from_its_own_generator(model_and_tokenizer: ModelAndTokenizer) -> None:
+def test_sampling_draws_from_its_own_stream(model_and_tokenizer: ModelAndTokenizer) -> None:
     model, tokenizer = model_and_tokenizer
     prompts = [[{"role": "user", "content": "Name an animal."}]] * 3
+    lm = CausalLM.of(model)
     state = torch.get_rng_state()
     draws = [
-        sample_answers(
-            model, tokenizer, prompts, max_new_tokens=8, temperature=1.0, generator=torch.Generator().manual_seed(seed)
-        )
+        sample_answers(lm, tokenizer, prompts, max_new_tokens=8, temperature=1.0, stream=stream(seed))
         for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ValueError, match="generator"):
-        sample_answers(model, tokenizer, prompts, max_new_tokens=1, temperature=1.0)
 
 
 def test_an_opening_is_a_part_of_the_answer(model_and_tokenizer: ModelAndTokenizer) -> None:
     model, tokenizer = model_and_tokenizer
     prompt = [{"role": "user", "content": "Why does it rain?"}]
-    answers = sample_answers(model, tokenizer, [prompt, prompt], max_new_tokens=4, openings=["Sure!", "1."])
+    answers = sample_answers(
+        CausalLM.of(model), tokenizer, [prompt, prompt], max_new_tokens=4, stream=stream(0), openings=["Sure!", "1."]
+    )
     assert [answer.text.split()[0] for answer in answers] == ["Sure!", "1."]
     assert not any(answer.finished for answer in answers)
 

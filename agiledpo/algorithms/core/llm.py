@@ -49,6 +49,7 @@ from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
 from agiledpo.scoring.causal_lm import CausalLM
+from agiledpo.scoring.engine import Scorer
 from agiledpo.scoring.prompt_batch import PromptBatch
 
 
@@ -90,6 +91,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         USES_REFERENCE: Whether the objective has a reference policy.
         batch_size: Rows per optimizer step.
+        micro_batch_size_per_gpu: Most rows in one forward pass; None for ``batch_size``.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
 
@@ -107,6 +109,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
 
     batch_size: int
+    micro_batch_size_per_gpu: int | None
     USES_REFERENCE: ClassVar[bool] = True
 
     def __init__(
@@ -182,7 +185,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()
-        self._check_vocabulary(action_space)
+        self.check_vocabulary(action_space)
 
     # Networks -------------------------------------------------------------------------------------------------------
 
@@ -199,6 +202,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """
         self.adapters.use("actor")
         return self.base.peft
+
+    @property
+    def lm(self) -> CausalLM:
+        """The base model taken apart, as the agent runs it, with whatever adapter is active."""
+        return self._lm
 
     def use_adapter(self, adapter_name: str) -> None:
         """Switch the active adapter.
@@ -249,13 +257,21 @@ class LLMAlgorithm(EvolvableAlgorithm):
             )
         if reference_update_tracker == self.reference_update_tracker:
             return
+        self.check_movable_reference()
+        self.adapters.copy_role("actor", "reference")
+        self.reference_update_tracker = reference_update_tracker
+
+    def check_movable_reference(self) -> None:
+        """Check that the reference is the agent's own.
+
+        Raises:
+            ValueError: It is the bare base model, which all agents share.
+        """
         if not self.use_separate_reference_adapter:
             raise ValueError(
                 "The reference is the bare base model, which all agents share and which cannot move. "
                 "Make the agent with use_separate_reference_adapter=True."
             )
-        self.adapters.copy_role("actor", "reference")
-        self.reference_update_tracker = reference_update_tracker
 
     def evolvable_attributes(self, networks_only: bool = False) -> dict[str, nn.Module | Optimizer]:
         """The actor, and unless ``networks_only`` its optimizer, by attribute name."""
@@ -275,6 +291,14 @@ class LLMAlgorithm(EvolvableAlgorithm):
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
         self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+
+    def scorer(self, *, temperature: float = 1.0) -> Scorer:
+        """What computes log-probabilities of completions with the model as the agent runs it.
+
+        Args:
+            temperature: What logits are divided by, larger than 0.
+        """
+        return Scorer(self._lm, pad_token_id=self.pad_token_id, temperature=temperature)
 
     def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse, unless the algorithm samples what it learns from: it learns from what is given and does not act.
@@ -425,9 +449,17 @@ class LLMAlgorithm(EvolvableAlgorithm):
                 f"{type(self).__name__} learns from {self.LEARNS_FROM}; the batches of {type(env).__name__} lack "
                 f"{', '.join(missing)}."
             )
-        self._check_vocabulary(env.action_space)
+        self.check_vocabulary(env.action_space)
 
-    def _check_vocabulary(self, action_space: spaces.Space | None) -> None:
+    def check_vocabulary(self, action_space: spaces.Space | None) -> None:
+        """Check that the model embeds all tokens of an environment.
+
+        Args:
+            action_space: The environment's.
+
+        Raises:
+            ValueError: It does not.
+        """
         if isinstance(action_space, TokenSpace) and action_space.size > self._lm.vocabulary:
             raise ValueError(
                 f"The tokenizer has {action_space.size} tokens, but {type(self.base.model).__name__} embeds only "
