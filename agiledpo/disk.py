@@ -20,6 +20,24 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Write at the end of a file, all or nothing.
+
+    Args:
+        path: The file; it is made if it is not there.
+        data: What to write, handed to the operating system in one piece.
+
+    Raises:
+        OSError: It could not be written; the file is as it was.
+    """
+    # Opened each time: no handle has to outlive a checkpoint, a copy or a crash.
+    with path.open("ab", buffering=0) as file:
+        written = file.write(data)
+        if written != len(data):
+            file.truncate(file.tell() - written)
+            raise OSError(f"{path}: only {written} of {len(data)} bytes could be written; is the disk full?")
+
+
 @contextmanager
 def complete_or_absent(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     """Write a file that is complete or absent: beside its place, and renamed when the block ends without an error.

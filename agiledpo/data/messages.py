@@ -74,9 +74,11 @@ def check_prompt_messages(messages: Any, *, row: int, column: str, name: str, ma
     check_messages(messages, row=row, column=column, name=name)
     last = messages[-1]["role"]
     if may_begin_answer and last == "assistant":
-        if messages[-1].get("tool_calls") or not _says_something(messages[-1]):
+        asked = len(messages) > 1 and messages[-2]["role"] in ("user", "tool")
+        if not asked or messages[-1].get("tool_calls") or not _says_something(messages[-1]):
+            problem = "not with text" if asked else "no user's turn is before it"
             raise _error(
-                "the last message of the prompt begins the answer, but not with text",
+                f"the last message of the prompt begins the answer, but {problem}",
                 "Write there what every answer begins with, or end the prompt with the user's turn.",
                 row,
                 column,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agiledpo.disk import append
 from agiledpo.hpo.records import (
     Born,
     Diverged,
@@ -140,7 +141,7 @@ class Lineage:
         if self.path is not None:
             if not self._records:
                 self._begin(self.path)
-            _append(self.path, event.line())
+            append(self.path, event.line())
         self._add(event)
 
     def _add(self, event: Record) -> None:
@@ -360,15 +361,6 @@ def _nan_last(evaluation: Evaluated) -> tuple[bool, float, bool, float]:
     return known, fitness if known else 0.0, decided, tie_break if decided else 0.0
 
 
-def _append(path: Path, lines: bytes) -> None:
-    # Opened for each record: there are few, and no handle has to outlive a checkpoint, a copy or a crash.
-    with path.open("ab", buffering=0) as file:
-        written = file.write(lines)
-        if written != len(lines):
-            file.truncate(file.tell() - written)
-            raise OSError(f"{path}: only {written} of {len(lines)} bytes could be written; is the disk full?")
-
-
 def _bring_to(path: Path, lines: Sequence[bytes], *, overwrite: bool) -> None:
     wanted = b"".join(lines)
     present = path.read_bytes() if path.exists() else b""
@@ -388,4 +380,4 @@ def _bring_to(path: Path, lines: Sequence[bytes], *, overwrite: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.truncate(kept)
-    _append(path, wanted[kept:])
+    append(path, wanted[kept:])

@@ -1,0 +1,223 @@
+"""Write sampled and judged completions as rollouts in NeMo Gym's format, while a run goes on."""
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from agiledpo.data.examples import Example, Message
+from agiledpo.data.messages import without_none
+from agiledpo.data.rollouts.reading import PARAMETERS
+from agiledpo.data.rollouts.writing import check_place
+from agiledpo.disk import append, flush
+
+if TYPE_CHECKING:
+    from agiledpo.scoring import QuestionBatch, RolloutBatch
+
+_CHUNK = 1 << 20
+
+
+class AskingGym(Protocol):
+    """What a log asks of the environment that prompts are from."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def example(self, split: str, row: int) -> Example:
+        """The prompt of a row before it is rendered, with its tools."""
+        ...
+
+
+class RolloutLog:
+    """A file of rollouts that `agiledpo pairs` makes preference pairs of, one JSON object per line and completion.
+
+    A line has the request with the prompt's messages, as the row has them, and its tools; the response with one
+    assistant message; and the reward. What a prompt begins of an answer is part of the response. Beside these are
+    "agent", "iteration", "rows_done", "split", "row", "completion" (its number within the group, from 0), "finished"
+    and "logp", the sum of its tokens' log-probabilities where it was sampled, or null. Completions without a reward are
+    left out.
+
+    The lines of a batch are handed to the operating system in one piece. Two runs of one seed write the same file.
+
+    Args:
+        path: The file, plain JSON lines. Nothing is written before the first completion.
+        overwrite: Replace what another run left in the file; otherwise the first completion is refused where there is
+            something.
+
+    Raises:
+        FileExistsError: The path is no regular file.
+        OSError: Nothing can be written there.
+        ValueError: The name says that the file is compressed.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path = Path(path).absolute()
+        self.overwrite = overwrite
+        if self.path.suffix in (".gz", ".zst", ".xz", ".bz2"):
+            raise ValueError(f"path ({path}) is written as plain text; leave {self.path.suffix} away.")
+        check_place(self.path, "path", overwrite=True)
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise PermissionError(f"path ({path}) cannot be written: no permission; choose another place.")
+        self._bytes = 0
+        self._sha256 = hashlib.sha256()
+
+    def write(
+        self,
+        questions: "QuestionBatch",
+        rollouts: "RolloutBatch",
+        env: AskingGym,
+        *,
+        agent: int,
+        iteration: int,
+        rows_done: int | None = None,
+    ) -> None:
+        """Add the completions of a batch.
+
+        Args:
+            questions: The prompts.
+            rollouts: What was sampled for them, in the same order.
+            env: The environment that the prompts are from.
+            agent: Index of the agent that answered.
+            iteration: Batches so far, this one included.
+            rows_done: Rows so far; None if nobody counts them.
+
+        Raises:
+            FileExistsError: It is the first batch, and the file holds something.
+            OSError: It cannot be written; the file is as it was.
+            ValueError: The rollouts are not of these prompts, or somebody else has written to the file.
+        """
+        if len(rollouts) != len(questions):
+            raise ValueError(f"The rollouts are of {len(rollouts)} prompts, and the questions are {len(questions)}.")
+        about = {"agent": agent, "iteration": iteration, "rows_done": rows_done}
+        lines = "".join(
+            json.dumps({**line, **about, **rest}, ensure_ascii=False, allow_nan=False) + "\n"
+            for place in range(len(questions))
+            for line, rest in _lines(questions, rollouts, env, place)
+        ).encode()
+        if self._bytes == 0:
+            self._begin()
+        self._check_size()
+        append(self.path, lines)
+        self._bytes += len(lines)
+        self._sha256.update(lines)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the file has been written, and what it holds: its number of bytes and their SHA-256.
+
+        What it holds is on the disk then, so that it is there when the state is.
+        """
+        if self._bytes:
+            flush(self.path)
+        return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state: what was written after it is cut off, for it will be written again.
+
+        Args:
+            state: What :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: The file is another run's, or lacks lines that had been written; then nothing is changed. With
+                `overwrite` it is begun anew instead.
+
+        Warns:
+            UserWarning: The file is not there any more, and is begun anew.
+        """
+        size, sha256 = state["bytes"], hashlib.sha256()
+        if size and not self.path.exists():
+            warnings.warn(
+                f"{self.path} is not there any more: the completions before this point are not in the new file.",
+                UserWarning,
+                stacklevel=2,
+            )
+            size = 0
+        elif size:
+            with self.path.open("rb") as file:
+                for part in _parts(file, size):
+                    sha256.update(part)
+            if sha256.hexdigest() != state["sha256"]:
+                if not self.overwrite:
+                    raise ValueError(
+                        f"{self.path} does not begin with the {size} bytes that this run had written: it is another "
+                        "run's, or was changed. Put the run's own file there, choose another path, or pass "
+                        "overwrite=True."
+                    )
+                size, sha256 = 0, hashlib.sha256()
+            else:
+                os.truncate(self.path, size)
+        self._bytes, self._sha256 = size, sha256
+
+    def _begin(self) -> None:
+        if self.path.exists() and self.path.stat().st_size:
+            if not self.overwrite:
+                raise FileExistsError(
+                    f"{self.path} holds the rollouts of another run; move it away, choose another path, pass "
+                    "overwrite=True, or resume that run."
+                )
+            os.truncate(self.path, 0)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _check_size(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self._bytes:
+            raise ValueError(
+                f"{self.path} has {size} bytes, and this run has written {self._bytes}: something else writes to it, "
+                "or took it away. Give each run a file of its own."
+            )
+
+
+def _lines(
+    questions: "QuestionBatch", rollouts: "RolloutBatch", env: AskingGym, place: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rollout of each judged completion of a prompt, and what else is known of it."""
+    split, row = questions.splits[place], questions.rows[place]
+    request, begun = _request(env.example(split, row))
+    logps = rollouts.sampling_logps[place]
+    texts = env.tokenizer.batch_decode(
+        [completion.tolist() for completion in rollouts.completions[place]],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    for number, text in enumerate(texts):
+        reward, finished = rollouts.rewards[place][number], rollouts.finished[place][number]
+        if math.isnan(reward):
+            continue
+        message = {
+            "type": "message",
+            "role": "assistant",
+            "status": "completed" if finished else "incomplete",
+            "content": [{"type": "output_text", "text": begun + text, "annotations": []}],
+        }
+        yield (
+            {PARAMETERS: request, "response": {"output": [message]}, "reward": float(reward)},
+            {
+                "split": split,
+                "row": row,
+                "completion": number,
+                "finished": bool(finished),
+                "logp": None if logps is None else float(logps[number].double().sum()),
+            },
+        )
+
+
+def _request(example: Example) -> tuple[dict[str, Any], str]:
+    """The request that a prompt is, and what the prompt begins of the answer."""
+    tools = {} if example.tools is None else {"tools": example.tools}
+    if isinstance(example.prompt, str):
+        return {"input": example.prompt, **tools}, ""
+    messages = without_none(cast(list[Message], example.prompt))
+    if messages[-1]["role"] != "assistant":
+        return {"input": messages, **tools}, ""
+    return {"input": messages[:-1], **tools}, messages[-1]["content"]
+
+
+def _parts(file: Any, size: int) -> Iterator[bytes]:
+    """The first bytes of a file, as far as there are any."""
+    while size and (part := file.read(min(size, _CHUNK))):
+        size -= len(part)
+        yield part
