@@ -116,7 +116,7 @@ class TransformersGenerator:
             ValueError: As for :meth:`generate`.
         """
         check_whole_number("group_size", group_size)
-        room = rooms(prompts, settings.max_new_tokens, lm.max_positions)
+        room = rooms(prompts, settings, lm.max_positions)
         end = ending(lm.model, settings, tokenizer)
         groups: list[list[SampledRow]] = [[] for _ in prompts]
         with lm.generating(), nullcontext() if settings.temperature == 0 else stream.active():

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -313,6 +314,11 @@ def test_completions_end_at_the_models_longest_sequence(make_agent, architecture
         assert torch.equal(completions.tokens[0][0], by_hand(agent.base.model, prompts[0], 4))
     with pytest.raises(ValueError, match="Prompt 1 has 64 tokens and leaves no room"):
         TransformersGenerator().generate(agent, [prompts[0], torch.arange(3, 67)], group_size=1, settings=limits)
+    shorter = replace(limits, max_model_len=25)
+    completions = TransformersGenerator().generate(agent, prompts[1:2], group_size=1, settings=shorter)
+    assert len(completions.tokens[0][0]) == 15
+    with pytest.raises(ValueError, match=r"Prompt 0 has 60 tokens and leaves no room .* max_model_len, is 25"):
+        TransformersGenerator().generate(agent, prompts, group_size=1, settings=shorter)
 
 
 # Whose adapter, whose randomness ----------------------------------------------------------------------------------
