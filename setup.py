@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "agiledpo" / "__init__.py"
 assert VERSION is not None
 
 EXTRAS = {
+    "vllm": ["httpx2>=2"],  # the server, and with it vllm, may be elsewhere
     "liger": ["liger-kernel>=0.8.5"],
     "deepspeed": ["deepspeed>=0.16"],
     "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
@@ -24,6 +25,7 @@ EXTRAS = {
         "matplotlib>=3.8",  # pictures of lineages and of benchmarking.scaling
         "mypy>=1.13",
         "pytest>=8.0",
+        "pytest-xdist>=3.6",  # a test uses one thread, so each core can have a process
         "ruff>=0.9",
         "setuptools>=77",
         "trl>=1.0",  # for comparison only: tests run it side by side

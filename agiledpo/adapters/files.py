@@ -11,8 +11,10 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from agiledpo.disk import disk_errors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -65,6 +67,31 @@ def read_adapter(directory: str | Path, *, finite: bool = True) -> SavedAdapter:
     if finite:
         check_finite(saved)
     return saved
+
+
+def write_adapter(saved: SavedAdapter) -> None:
+    """Write a LoRA adapter as PEFT's ``save_pretrained`` does.
+
+    Args:
+        saved: The adapter; its directory ``source`` exists.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in saved.tensors.items()}
+    file = saved.source / WEIGHTS
+    with disk_errors(file):
+        save_file(tensors, file, metadata={"format": "pt"})
+    write_config(saved)
+
+
+def write_config(saved: SavedAdapter) -> None:
+    """Write the configuration of a LoRA adapter alone, beside weights that are there already.
+
+    Args:
+        saved: The adapter; its directory ``source`` exists.
+    """
+    saved.config.save_pretrained(str(saved.source))
 
 
 def check_finite(saved: SavedAdapter) -> None:

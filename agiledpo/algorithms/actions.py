@@ -16,12 +16,12 @@ class ActionResult(NamedTuple):
         completion_ids: For each prompt prompt and completions, int64 (G, T), padded on the right.
         action_masks: For each prompt, bool (G, T - 1): whether each token but the first was sampled.
         sampling_logps: Log-probability of the sampled tokens, float32 (tokens,), completion after completion of all
-            prompts.
+            prompts. None where whoever sampled does not tell all of them.
     """
 
     completion_ids: list[Tensor]
     action_masks: list[Tensor]
-    sampling_logps: list[Tensor]
+    sampling_logps: list[Tensor] | None
 
 
 def action_result(prompts: Sequence[Tensor], completions: Completions, *, pad_token_id: int) -> ActionResult:
@@ -39,4 +39,6 @@ def action_result(prompts: Sequence[Tensor], completions: Completions, *, pad_to
         sampled = [torch.arange(1, len(row)) >= len(prompt) for row in rows]
         ids.append(pad(rows, batch_first=True, padding_value=pad_token_id))
         masks.append(pad(sampled, batch_first=True, padding_value=False))
-    return ActionResult(ids, masks, [logps for group in completions.logps for logps in group])
+    known = [group for group in completions.logps if group is not None]
+    told = len(known) == len(completions.logps)
+    return ActionResult(ids, masks, [logps for group in known for logps in group] if told else None)

@@ -290,6 +290,7 @@ class GRPO(LLMAlgorithm):
         )
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
+        self._own_generator = TransformersGenerator()
         self._scorer()  # refuses settings that do not suit the model
 
     @property
@@ -574,7 +575,7 @@ class GRPO(LLMAlgorithm):
     @property
     def _sampler(self) -> Generator:
         """What samples completions."""
-        return TransformersGenerator() if self.generator is None else self.generator
+        return self._own_generator if self.generator is None else self.generator
 
     @property
     def _corrects(self) -> bool:

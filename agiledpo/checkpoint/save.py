@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from agiledpo.adapters.files import WEIGHTS
+from agiledpo.adapters.files import WEIGHTS, SavedAdapter, write_adapter, write_config
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.plain import plain
 from agiledpo.checkpoint.card import write_card
@@ -151,15 +150,13 @@ def _figures(agent: LLMAlgorithm) -> dict[str, float]:
 
 def _save_adapter(agent: LLMAlgorithm, name: str, directory: Path, linked: dict[str, Path]) -> None:
     directory.mkdir()
-    file = directory / WEIGHTS
+    adapter = SavedAdapter(agent.base.saved_config(name), agent.base.state(name), directory)
     if name in linked:
-        _link(linked[name], file)
+        _link(linked[name], directory / WEIGHTS)
+        write_config(adapter)
     else:
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in agent.base.state(name).items()}
-        with disk_errors(file):
-            save_file(state, file, metadata={"format": "pt"})
-        linked[name] = file
-    agent.base.saved_config(name).save_pretrained(str(directory))
+        write_adapter(adapter)
+        linked[name] = directory / WEIGHTS
 
 
 def _link(source: Path, target: Path) -> None:

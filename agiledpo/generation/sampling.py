@@ -66,12 +66,13 @@ class Completions:
         tokens: For each prompt, for each completion its tokens, int64 (tokens,) on the CPU, at least one; the
             end-of-sequence token is among them where one was sampled.
         logps: Log-probability of each of these tokens, float32 (tokens,) on the CPU: of the softmax of the logits
-            divided by the temperature (by 1 if that is 0), before top-p and the like leave tokens out.
+            divided by the temperature (by 1 if that is 0), before top-p and the like leave tokens out. None for a
+            prompt where whoever sampled does not tell.
         finished: Whether each completion ended itself, by an end-of-sequence token or a stop text.
     """
 
     tokens: Sequence[Sequence[Tensor]]
-    logps: Sequence[Sequence[Tensor]]
+    logps: Sequence[Sequence[Tensor] | None]
     finished: Sequence[Sequence[bool]]
 
 

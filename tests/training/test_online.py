@@ -15,8 +15,10 @@ import torch
 
 from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.algorithms.self_distillation import self_distillation
 from agiledpo.data.rollouts.making import make_pairs
 from agiledpo.generation import Completions
+from agiledpo.generation.privileged import privileged_prompts
 from agiledpo.hpo import Mutations, TournamentSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Mutated, Selected
 from agiledpo.scoring import QuestionBatch
@@ -444,3 +446,22 @@ def test_who_goes_on_with_other_sampling_is_told(dpo, make_reasoning_env, tmp_pa
     assert "group_size was 4 in the run that was saved and is 5 from here on" in messages
     assert "sampling's temperature was 1.0 in the run that was saved and is 0.5" in messages
     assert "reference_refresh_rounds was None in the run that was saved and is 3" in messages
+
+
+def test_the_policy_teaches_itself_what_it_says_with_the_solution_before_it(grpo, make_reasoning_env):
+    """Through a whole run: the environment's answers go into the teacher's prompt, and the student comes nearer."""
+    env = make_reasoning_env(train=8, batch=4)
+    (agent,) = grpo(1, hp_config=None, beta=0.0, top_p=1.0, top_k=0, temperature=1.0, group_size=16)
+    found = []
+
+    def noted(agent, questions, env):
+        rollouts = distilled(agent, questions, env)
+        found.append(distilled.last["distillation/reverse_kl"])
+        assert all(group is not None for group in rollouts.advantages)
+        return rollouts
+
+    solution = privileged_prompts(lambda question, answer: f"{question} {answer} {answer} {answer}")
+    distilled = self_distillation(GRPO.roll_out, solution)
+    reason([agent], env, num_epochs=12, evaluation_interval=None, rollout=noted)
+    assert len(found) == 24
+    assert 0 < sum(found[12:]) < 0.7 * sum(found[:12])

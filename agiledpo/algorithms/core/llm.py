@@ -49,6 +49,7 @@ from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
 from agiledpo.scoring.causal_lm import CausalLM
+from agiledpo.scoring.engine import Scorer
 from agiledpo.scoring.prompt_batch import PromptBatch
 
 
@@ -90,6 +91,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         USES_REFERENCE: Whether the objective has a reference policy.
         batch_size: Rows per optimizer step.
+        micro_batch_size_per_gpu: Most rows in one forward pass; None for ``batch_size``.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
 
@@ -107,6 +109,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
     PROGRESS: ClassVar[Mapping[str, tuple[str, str]]]
 
     batch_size: int
+    micro_batch_size_per_gpu: int | None
     USES_REFERENCE: ClassVar[bool] = True
 
     def __init__(
@@ -288,6 +291,14 @@ class LLMAlgorithm(EvolvableAlgorithm):
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
         self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+
+    def scorer(self, *, temperature: float = 1.0) -> Scorer:
+        """What computes log-probabilities of completions with the model as the agent runs it.
+
+        Args:
+            temperature: What logits are divided by, larger than 0.
+        """
+        return Scorer(self._lm, pad_token_id=self.pad_token_id, temperature=temperature)
 
     def get_action(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse, unless the algorithm samples what it learns from: it learns from what is given and does not act.

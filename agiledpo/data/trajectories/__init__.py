@@ -1,5 +1,6 @@
 """Strict preference pairs from groups of trajectories, and the objective that decides where groups go."""
 
+from agiledpo.data.trajectories.advantages import OwnAdvantages, own_advantages
 from agiledpo.data.trajectories.objective import DPOObjective, Objective, ObjectiveConfig
 from agiledpo.data.trajectories.pairing import build_preference_pairs
 from agiledpo.data.trajectories.routing import RoutedGroups, route_groups
@@ -10,12 +11,14 @@ __all__ = [
     "DPOObjective",
     "Objective",
     "ObjectiveConfig",
+    "OwnAdvantages",
     "PreferencePair",
     "RoutedGroups",
     "Step",
     "Trajectory",
     "TrajectoryGroup",
     "build_preference_pairs",
+    "own_advantages",
     "pairs_to_dataset",
     "pairs_to_rows",
     "route_groups",

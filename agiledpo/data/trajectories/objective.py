@@ -63,7 +63,8 @@ class ObjectiveConfig:
         dpo: How pairs are made.
         roles: Objectives of single roles.
         rollouts_per_prompt: Attempts per task, at least 2 where pairs are made; None if that is not known beforehand.
-        use_precomputed_advantage: Advantages come with the steps; only without DPO, which reads rewards.
+        use_precomputed_advantage: Advantages come with the steps, for ``rollouts_from_groups``, which ignores them
+            where this is False; True only without DPO, which reads rewards.
         asynchronous: Training runs while trajectories are collected; only without DPO, which needs whole groups.
 
     Raises:

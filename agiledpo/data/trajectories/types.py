@@ -1,4 +1,4 @@
-"""Trajectories as rLLM groups them, reduced to what preferences are made of."""
+"""Trajectories as rLLM groups them, reduced to what preferences and advantages are made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,15 @@ class Step:
     Attributes:
         prompt_ids: Token ids that it was given.
         response_ids: Token ids that it answered.
+        logprobs: Log-probability of each of these where it was sampled; None if that is not known.
+        advantage: How much better each of them was than expected, computed beforehand: one number for all, or one for
+            each. None if it follows from the rewards of the group.
     """
 
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
+    logprobs: Sequence[float] | None = None
+    advantage: float | Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
