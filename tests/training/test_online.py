@@ -147,20 +147,20 @@ def test_taken_up_again_after_any_batch_a_run_ends_as_if_it_had_never_stopped(le
 
     def run(path, **arguments):
         population, _ = train(
-            make(),
-            make_reasoning_env(train=6),
+            make(2),
+            make_reasoning_env(train=6, test=4),
             num_epochs=2,
             checkpoint_steps=2,
             checkpoint_path=path,
             retention=Retention(keep_last=None),
             rollouts_path=log,
-            **evolution(),
+            **evolution(2),
             **arguments,
         )
         return population
 
     whole, written = run(tmp_path / "run"), log.read_bytes()
-    assert written.count(b"\n") == 2 * 6 * 4 * 3  # epochs, prompts, completions, agents
+    assert written.count(b"\n") == 2 * 6 * 4 * 2  # epochs, prompts, completions, agents
     steps = sorted(int(path.name.removeprefix("step_")) for path in (tmp_path / "run").glob("step_*"))
     assert steps == [4, 6, 10, 12]
     for step in steps[:-1]:
@@ -276,7 +276,7 @@ def test_max_steps_counts_prompts(learning, make_reasoning_env, tmp_path):
 
 
 def test_rewards_raise_the_mean_reward(grpo, make_reasoning_env):
-    agents = grpo(1, max_completion_length=1, group_size=8)
+    agents = grpo(1, max_completion_length=1, group_size=8, batch_size=32)
     env = make_reasoning_env(train=64, batch=8, test=40)
     before = agents[0].measure(env).fitness("reward").value
     _, (after,) = reason(agents, env, num_epochs=2, evaluation_interval=None)
@@ -293,7 +293,7 @@ def test_a_rollout_of_ones_own_takes_the_place_of_the_agents(grpo, make_reasonin
         return replace(rollouts, rewards=[[-reward for reward in group] for group in rollouts.rewards])
 
     env = make_reasoning_env(train=64, batch=8, test=40)
-    agents = grpo(1, max_completion_length=1, group_size=8)
+    agents = grpo(1, max_completion_length=1, group_size=8, batch_size=32)
     before = agents[0].measure(env).fitness("reward").value
     log = tmp_path / "log.jsonl"
     _, (after,) = reason(agents, env, evaluation_interval=None, rollout=upside_down, rollouts_path=log)
