@@ -454,11 +454,12 @@ def test_the_next_completions_do_not_depend_on_evaluations(make_grpo, judge):
 
 def test_settings_of_sampling(make_grpo):
     agent = make_grpo(
-        temperature=0.7, top_p=0.8, top_k=5, min_p=0.1, repetition_penalty=1.1, min_output_tokens=2, stop=["###", "END"]
-    )
+        temperature=0.7, top_p=0.8, top_k=5, min_p=0.1, repetition_penalty=1.1, min_output_tokens=2, max_model_len=30,
+        stop=["###", "END"],
+    )  # fmt: skip
     settings = agent.sampling_settings
     assert vars(settings) == {
-        "max_new_tokens": 12, "min_new_tokens": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 5, "min_p": 0.1,
+        "max_new_tokens": 12, "max_model_len": 30, "min_new_tokens": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 5, "min_p": 0.1,
         "repetition_penalty": 1.1, "stop": ("###", "END"),
     }  # fmt: skip
     assert agent.evaluation_settings == replace(settings, temperature=0.0)
