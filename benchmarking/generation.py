@@ -167,10 +167,33 @@ def continuous(agent: DPO, prompts: Sequence[Tensor], *, group_size: int, max_ne
 
 
 def page(data: dict[str, Any]) -> str:
-    """The page of the last run and those with its settings."""
-    run = data["runs"][-1]
-    alike = [one for one in data["runs"] if all(one[key] == run[key] for key in SETTINGS)]
-    rounds = {way: [each for one in alike for each in one["rounds"].get(way, [])] for way in WAYS}
+    """A table for each setting that was run."""
+    parts = [
+        "# Sampling",
+        f"{MODEL_NAME} in bfloat16, LoRA rank 16, {sentence(data['machine'])}, Transformers "
+        f"{data['versions']['transformers']}, torch {data['versions']['torch']}. Temperature 1. Medians of rounds in "
+        "which the ways take turns, on a machine that others use as well: the ratios count.",
+    ]
+    settings: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for run in data["runs"]:
+        settings.setdefault(tuple(run[key] for key in SETTINGS), []).append(run)
+    for (prompts, group_size, max_new_tokens), runs in settings.items():
+        lengths = runs[0]["prompt_tokens"]
+        parts += [
+            f"{prompts} prompts of {min(lengths)} to {max(lengths)} tokens, {group_size} completions of at most "
+            f"{max_new_tokens} tokens each. `{runs[-1]['command']}`",
+            table({way: [each for run in runs for each in run["rounds"].get(way, [])] for way in WAYS}),
+        ]
+    parts.append(
+        "Where it comes from: each prompt is computed once and not once for each completion, ended rows leave the "
+        "batch, and the head gets contiguous rows (for the last positions of a batch of prompts torch copies the "
+        "head's weights once per row)."
+    )
+    return "\n\n".join(parts)
+
+
+def table(rounds: dict[str, list[dict[str, float]]]) -> str:
+    """The ways in the order of ``WAYS``, those that were run."""
     rates = {way: median(one["tokens"] / one["seconds"] for one in found) for way, found in rounds.items() if found}
     rows = [
         [
@@ -183,22 +206,7 @@ def page(data: dict[str, Any]) -> str:
         ]
         for way, rate in rates.items()
     ]
-    lengths = run["prompt_tokens"]
-    return "\n\n".join(
-        [
-            "# Sampling",
-            f"{MODEL_NAME} in bfloat16, LoRA rank 16, {sentence(data['machine'])}, Transformers "
-            f"{data['versions']['transformers']}, torch {data['versions']['torch']}. `{run['command']}`",
-            f"{run['prompts']} prompts of {min(lengths)} to {max(lengths)} tokens, {run['group_size']} completions of "
-            f"at most {run['max_new_tokens']} tokens each, temperature 1. Medians of rounds in which the ways take "
-            "turns, on a machine that others use as well: the ratios count.",
-            markdown_table(["way", "rounds", "seconds", "tokens", "tokens/s", "ours is faster by"], rows),
-            "Where it comes from: each prompt is computed once and not once for each completion, ended rows leave the "
-            "batch, and the head gets contiguous rows (for the last positions of a batch of prompts torch copies the "
-            "head's weights once per row). Faster layers do not make decoding faster here; they are used because the "
-            "scorer uses them.",
-        ]
-    )
+    return markdown_table(["way", "rounds", "seconds", "tokens", "tokens/s", "ours is faster by"], rows)
 
 
 if __name__ == "__main__":

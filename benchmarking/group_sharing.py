@@ -6,7 +6,8 @@
 One prompt of random tokens with G completions, on the embedded model in bfloat16 with a LoRA adapter of rank 16:
 forward alone, as for the reference or the old policy, and forward with backward, as for a gradient step. Shared:
 ``[prompt | completion 1 | ... | completion G]`` in one row. Separate: the same packed layout with the prompt before
-each completion. Padded: a row per completion, the model's own attention. The ways take turns; medians count.
+each completion. Padded: a row per completion, the model's own
+attention and layers. The ways take turns; medians count.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def measure(agent: DPO, options: argparse.Namespace, length: int) -> dict[str, d
     scorers = {
         "shared": Scorer(agent.lm, pad_token_id=0, prefix_sharing=True),
         "separate": Scorer(agent.lm, pad_token_id=0, prefix_sharing=False),
-        "padded": Scorer(replace(agent.lm, packs=False), pad_token_id=0),
+        "padded": Scorer(replace(agent.lm, packs=False, layers=None), pad_token_id=0),
     }
     seconds: dict[str, dict[str, list[float]]] = {
         what: {way: [] for way in WAYS} for what in ("forward", "forward and backward")

@@ -2,18 +2,15 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agiledpo.layers import PLAIN, Elementwise, FastLayers, compiled
-from agiledpo.layers.forwards import replaced_forwards
 from agiledpo.layers.replace import can_stream_float32
 from agiledpo.scoring import flex, probe
 from agiledpo.scoring.attention import packed_attention
@@ -108,16 +105,6 @@ class CausalLM:
         ):
             yield
 
-    @contextmanager
-    def generating(self) -> Iterator[None]:
-        """Put faster layers in place for the whole model's own forward pass, with its own attention."""
-        with nullcontext() if self.layers is None else self.layers.installed():
-            head = self.model.get_output_embeddings()
-            # The stream may be of higher precision than the head.
-            own = [(head, partial(_own_precision, head.forward, head.weight.dtype))] if type(head) is nn.Linear else []
-            with replaced_forwards(own):
-                yield
-
     def hidden_states(self, layout: Layout, *, positions: bool = True) -> Tensor:
         """Final hidden states, (rows, T, H).
 
@@ -139,11 +126,6 @@ class CausalLM:
         if layout.packed is not None:
             inputs["packed_rows"] = layout.packed
         return inputs
-
-
-def _own_precision(forward: Callable[[Tensor], Tensor], dtype: torch.dtype, hidden: Tensor) -> Tensor:
-    # Contiguous, because torch copies the weights for each row of a slice such as the last position of each sequence.
-    return forward(hidden.to(dtype).contiguous())
 
 
 def _sliding_window(config: Mapping[str, Any]) -> int | None:

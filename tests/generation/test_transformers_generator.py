@@ -152,13 +152,11 @@ def test_greedy_log_probabilities_are_at_temperature_one(make_agent, prompts) ->
 
 def test_bfloat16_completions_are_as_likely_as_the_scorer_says(make_agent, tiny_model, prompts) -> None:
     agent = make_agent(actor_network=tiny_model(dtype=torch.bfloat16))
-    assert agent.lm.layers is not None
-    assert agent.lm.layers.float32_stream
     completions = TransformersGenerator().generate(
         agent, prompts, group_size=4, settings=SamplingSettings(max_new_tokens=10)
     )
     errors = torch.cat(flat(completions.logps)) - torch.cat(scored(agent, prompts, completions, 1.0))
-    # Logits of 10 are rounded to 1/32 at the most in bfloat16; without the scorer's float32 head it is as good.
+    # Two ways to round the same network.
     assert float(errors.square().mean().sqrt()) < 0.1
 
 
