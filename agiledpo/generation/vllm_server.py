@@ -173,7 +173,8 @@ class VLLMServer:
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             if [choice["index"] for choice in choices] != list(range(request["n"])):
-                raise ValueError(f"{len(choices)} completions came for n={request['n']}")
+                numbers = ", ".join(str(choice["index"]) for choice in choices)
+                raise ValueError(f"{len(choices)} completions came for n={request['n']}, numbered {numbers}")
             return [_choice(choice, scored=request.get("logprobs") is not None) for choice in choices]
         except (KeyError, TypeError, AttributeError) as error:
             raise VLLMError(

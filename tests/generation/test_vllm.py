@@ -442,33 +442,33 @@ def test_a_server_that_goes_first_is_warned_of(fake, files, make_agent, prompts)
 # Sampling -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"])
 @pytest.mark.parametrize(
     ("settings", "known"),
     [
-        ({}, {"raw_logprobs", "processed_logprobs"}),
-        ({"temperature": 0.0}, {"raw_logprobs", "processed_logprobs"}),
-        ({"temperature": 0.7}, {"processed_logprobs"}),
-        ({"top_p": 0.7}, {"raw_logprobs"}),
-        ({"top_k": 5}, {"raw_logprobs"}),
-        ({"min_p": 0.1}, {"raw_logprobs"}),
-        ({"repetition_penalty": 1.3}, {"raw_logprobs"}),
-        ({"min_new_tokens": 4}, {"raw_logprobs"}),
-        ({"temperature": 0.7, "top_p": 0.7}, set()),
+        ({}, ("raw_logprobs", "processed_logprobs")),
+        ({"temperature": 0.0}, ("raw_logprobs", "processed_logprobs")),
+        ({"temperature": 0.7}, ("processed_logprobs",)),
+        ({"top_p": 0.7}, ("raw_logprobs",)),
+        ({"top_k": 5}, ("raw_logprobs",)),
+        ({"min_p": 0.1}, ("raw_logprobs",)),
+        ({"repetition_penalty": 1.3}, ("raw_logprobs",)),
+        ({"min_new_tokens": 4}, ("raw_logprobs",)),
+        ({"temperature": 0.7, "top_p": 0.7}, ()),
     ],
     ids=str,
 )
 def test_logps_are_given_where_they_are_those_of_the_contract(
-    fake, generator, make_agent, prompts, mode, settings, known
+    fake, address, make_agent, prompts, settings, known
 ) -> None:
-    fake.logprobs_mode = mode
     agent = make_agent()
-    completions = sample(generator, agent, prompts[:3], 2, **settings)
-    if mode in known:
-        assert_logps_are_the_actors(agent, prompts[:3], completions, settings.get("temperature") or 1.0)
-    else:
-        assert completions.logps == [None] * 3
-    assert rollout(prompts[:3], completions).completion_count == 6
+    for fake.logprobs_mode in ("raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"):
+        with VLLMGenerator(address) as generator:
+            completions = sample(generator, agent, prompts[:3], 2, **settings)
+        if fake.logprobs_mode in known:
+            assert_logps_are_the_actors(agent, prompts[:3], completions, settings.get("temperature") or 1.0)
+        else:
+            assert completions.logps == [None] * 3
+        assert rollout(prompts[:3], completions).completion_count == 6
 
 
 def test_sampling_follows_the_agents_stream(generator, make_agent, prompts) -> None:
@@ -593,26 +593,26 @@ def test_another_base_model(fake, address, generator, tiny_model, make_agent, pr
         sample(other, agent, prompts[:1])
 
 
-@pytest.mark.parametrize(
-    ("tamper", "message"),
-    [
+def test_malformed_answers(fake, generator, make_agent, prompts) -> None:
+    def change(**values: object) -> Callable[[dict[str, Any]], object]:
+        return lambda answer: {"choices": [*answer["choices"][:-1], {**answer["choices"][-1], **values}]}
+
+    agent = make_agent()
+    sample(generator, agent, prompts[:1])
+    for fake.tamper, message in (
         (lambda answer: {}, "does not answer as vLLM does"),
         (lambda answer: "no JSON", "does not answer in JSON"),
         (lambda answer: [], "does not answer as vLLM does"),
-        (lambda answer: answer["choices"].pop() and answer, "2 completions came for n=3"),
-        (lambda answer: answer["choices"][0].update(token_ids=None) or answer, "from version 0.10.2 on"),
-        (lambda answer: answer["choices"][0].update(token_ids=[]) or answer, "a completion of 0 tokens"),
-        (lambda answer: answer["choices"][0].update(finish_reason="abort") or answer, "finish_reason='abort'"),
-        (lambda answer: answer["choices"][0]["logprobs"]["token_logprobs"].pop() and answer, "log-probabilities came"),
-        (lambda answer: answer["choices"][0].update(logprobs=None) or answer, "does not answer as vLLM does"),
-    ],
-)
-def test_malformed_answers(fake, generator, make_agent, prompts, tamper, message) -> None:
-    agent = make_agent()
-    sample(generator, agent, prompts[:1])
-    fake.tamper = tamper
-    with pytest.raises(VLLMError, match=message):
-        sample(generator, agent, prompts)
+        (lambda answer: {"choices": answer["choices"][:-1]}, "2 completions came for n=3"),
+        (change(index=0), "3 completions came for n=3"),
+        (change(token_ids=None), "from version 0.10.2 on"),
+        (change(token_ids=[]), "a completion of 0 tokens"),
+        (change(finish_reason="abort"), "finish_reason='abort'"),
+        (change(logprobs={"token_logprobs": []}), "0 log-probabilities came"),
+        (change(logprobs=None), "does not answer as vLLM does"),
+    ):
+        with pytest.raises(VLLMError, match=message):
+            sample(generator, agent, prompts[:1])
 
 
 def test_choices_are_put_into_order(fake, generator, make_agent, prompts) -> None:
