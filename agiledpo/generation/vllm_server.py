@@ -173,7 +173,8 @@ class VLLMServer:
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             if [choice["index"] for choice in choices] != list(range(request["n"])):
-                raise ValueError(f"{len(choices)} completions came for n={request['n']}")
+                numbers = ", ".join(str(choice["index"]) for choice in choices)
+                raise ValueError(f"{len(choices)} completions came for n={request['n']}, numbered {numbers}")
             return [_choice(choice, scored=request.get("logprobs") is not None) for choice in choices]
         except (KeyError, TypeError, AttributeError) as error:
             raise VLLMError(
@@ -199,8 +200,9 @@ class VLLMServer:
         """
 
         def ask(**how: Any) -> float:
-            plain = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
-            body = {"model": model, "prompt": prompt, "n": 1, "max_tokens": 1, "logprobs": 0, **plain, **how}
+            one = {"model": model, "prompt": prompt, "n": 1, "max_tokens": 1, "logprobs": 0, "ignore_eos": True}
+            plain = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+            body = {**one, **plain, "presence_penalty": 0.0, "frequency_penalty": 0.0, **how}
             logps = self.complete(body)[0].logps
             assert logps is not None
             return logps[0]
@@ -221,17 +223,21 @@ class VLLMServer:
         return f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve BASE_MODEL --enable-lora --max-lora-rank {fits}"
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> "httpx2.Response":
+        http = self._http
         try:
             return self._client.request(method, path, json=body)
-        except self._http.TimeoutException as error:
+        except (http.ConnectError, http.ConnectTimeout) as error:
+            raise VLLMError(
+                f"There is no vLLM server at {self.url} ({error}). Start one with `{self.command()}`."
+            ) from error
+        except http.TimeoutException as error:
             raise VLLMError(
                 f"The vLLM server at {self.url} did not answer {path} within {self._client.timeout.read:g} s; pass a "
                 "larger timeout, or smaller groups."
             ) from error
-        except self._http.HTTPError as error:
+        except http.HTTPError as error:
             raise VLLMError(
-                f"There is no vLLM server at {self.url} ({str(error) or type(error).__name__}). Start one with "
-                f"`{self.command()}`."
+                f"The vLLM server at {self.url} broke off at {path} ({error}); its log says why."
             ) from error
 
     def _json(self, reply: "httpx2.Response") -> Any:

@@ -6,6 +6,7 @@ stricter in one point: vLLM ignores fields that it does not know.
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,32 @@ class RefusedError(Exception):
         self.status = status
 
 
+class Choice:
+    """A completion that is under way."""
+
+    def __init__(self, index: int, told: Mapping[str, Any]) -> None:
+        self.index = index
+        self.tokens: list[int] = []
+        self.logps: list[float] = []
+        self.reason: str | None = None
+        self.noise = torch.Generator()
+        if told.get("seed") is None:
+            self.noise.seed()
+        else:
+            self.noise.manual_seed(told["seed"] + index)
+
+    def answer(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        names = [f"token_id:{token}" for token in self.tokens]
+        tops = [{name: logp} for name, logp in zip(names, self.logps, strict=True)]
+        scores = {"token_logprobs": self.logps, "tokens": names, "top_logprobs": tops}
+        return {
+            "index": self.index,
+            "logprobs": None if told.get("logprobs") is None else scores,
+            "finish_reason": self.reason,
+            "token_ids": self.tokens if told["return_token_ids"] else None,
+        }
+
+
 @dataclass
 class FakeVLLM:
     """One server: its settings, and what it was asked."""
@@ -76,6 +103,7 @@ class FakeVLLM:
     loads: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     peft: PeftModel | None = None
+    gone: bool = False
     lock: Any = field(default_factory=threading.Lock)
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> object:
@@ -147,71 +175,57 @@ class FakeVLLM:
         assert not told["frequency_penalty"]
         assert all(type(token) is int for token in told["prompt"])
         with self.lock, torch.no_grad():
-            choices = [self._choice(index, told) for index in range(told["n"])]
+            choices = self._choices(told)
         return {"id": "cmpl-0", "object": "text_completion", "model": body["model"], "choices": choices}
 
-    def _choice(self, index: int, told: Mapping[str, Any]) -> dict[str, Any]:
-        noise = torch.Generator()
-        if told.get("seed") is None:
-            noise.seed()
-        else:
-            noise.manual_seed(told["seed"] + index)
-        tokens: list[int] = []
-        logps: list[float] = []
+    def _choices(self, told: Mapping[str, Any]) -> list[dict[str, Any]]:
         ends = set() if told.get("ignore_eos") else {EOS, *told.get("stop_token_ids", [])}
         most = min(told["max_tokens"], self.max_model_len - len(told["prompt"]))
-        reason: tuple[str | None, object] = (None, None)
-        while reason[0] is None:
-            token, logp = self._next(tokens, ends, noise, told)
-            tokens.append(token)
-            logps.append(logp)
-            text = self.tokenizer.decode(tokens, skip_special_tokens=told.get("skip_special_tokens", True))
-            stops = [stop for stop in told.get("stop", []) if stop in text and len(tokens) > told.get("min_tokens", 0)]
-            if token in ends or stops:
-                reason = ("stop", stops[0] if stops else token)
-            elif len(tokens) == most:
-                reason = ("length", None)
-        names = [f"token_id:{token}" for token in tokens]
-        tops = [{name: logp} for name, logp in zip(names, logps, strict=True)]
-        scores = {"text_offset": [0] * len(tokens), "token_logprobs": logps, "tokens": names, "top_logprobs": tops}
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": None if told.get("logprobs") is None else scores,
-            "finish_reason": reason[0],
-            "stop_reason": reason[1],
-            "token_ids": tokens if told["return_token_ids"] else None,
-        }
+        choices = [Choice(index, told) for index in range(told["n"])]
+        while going := [choice for choice in choices if choice.reason is None]:
+            rows = self._logits(torch.tensor([[*told["prompt"], *choice.tokens] for choice in going]), told["model"])
+            for choice, raw in zip(going, rows, strict=True):
+                self._draw(choice, raw, ends, told)
+                text = self.tokenizer.decode(choice.tokens, skip_special_tokens=told.get("skip_special_tokens", True))
+                late = len(choice.tokens) > told.get("min_tokens", 0)
+                stops = [stop for stop in told.get("stop", []) if stop in text and late]
+                if choice.tokens[-1] in ends or stops:
+                    choice.reason = "stop"
+                elif len(choice.tokens) == most:
+                    choice.reason = "length"
+        return [choice.answer(told) for choice in choices]
 
-    def _next(
-        self, tokens: Sequence[int], ends: set[int], noise: torch.Generator, told: Mapping[str, Any]
-    ) -> tuple[int, float]:
-        before = torch.tensor([[*told["prompt"], *tokens]])
-        if told["model"] == self.name:
-            context = self.peft.disable_adapter() if self.peft is not None else torch.no_grad()
-            with context:
-                raw = self.model(input_ids=before).logits[0, -1].float()
-        else:
-            assert self.peft is not None
-            self.peft.set_adapter(told["model"])
-            raw = self.peft(input_ids=before).logits[0, -1].float()
+    def _logits(self, ids: Tensor, name: str) -> Tensor:
+        """Of the next token of each row, float32 (rows, vocabulary)."""
+        if self.peft is None:
+            return self.model(input_ids=ids).logits[:, -1].float()
+        if name == self.name:
+            with self.peft.disable_adapter():
+                return self.peft(input_ids=ids).logits[:, -1].float()
+        self.peft.set_adapter(name)
+        return self.peft(input_ids=ids).logits[:, -1].float()
+
+    def _draw(self, choice: "Choice", raw: Tensor, ends: set[int], told: Mapping[str, Any]) -> None:
+        """Take the next token, in the order of vLLM's sampler."""
         logits = raw.clone()
         if "allowed_token_ids" in told:
             logits[[token for token in range(len(logits)) if token not in told["allowed_token_ids"]]] = -torch.inf
-        if len(tokens) < told.get("min_tokens", 0):
+        if len(choice.tokens) < told.get("min_tokens", 0):
             logits[sorted(ends)] = -torch.inf
-        seen = before.unique()
+        seen = torch.tensor(sorted({*told["prompt"], *choice.tokens}))
         penalty = told["repetition_penalty"]
         logits[seen] = torch.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
         if told["temperature"] == 0:
             token = int(logits.argmax())
         else:
             logits = self._truncated(logits / told["temperature"], told)
-            draws = torch.empty_like(logits).exponential_(generator=noise)
+            draws = torch.empty_like(logits).exponential_(generator=choice.noise)
             token = int((logits.softmax(-1) / draws).argmax())
         kind, _, scale = self.logprobs_mode.partition("_")
-        chosen = raw if kind == "raw" else logits
-        return token, float((chosen.log_softmax(-1) if scale == "logprobs" else chosen)[token].clamp(min=-9999.0))
+        scores = raw if kind == "raw" else logits
+        scores = scores.log_softmax(-1) if scale == "logprobs" else scores
+        choice.tokens.append(token)
+        choice.logps.append(max(float(scores[token]), -9999.0))
 
     def _truncated(self, logits: Tensor, told: Mapping[str, Any]) -> Tensor:
         probs = logits.softmax(-1)
@@ -235,9 +249,14 @@ def serving(fake: FakeVLLM) -> Iterator[str]:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
             key = self.headers.get("Authorization")
             try:
+                if fake.gone:
+                    raise ConnectionAbortedError
                 if fake.api_key is not None and key != f"Bearer {fake.api_key}":
                     raise RefusedError(401, "Unauthorized")
                 status, answer = 200, fake.answer(self.command, self.path, body)
+            except ConnectionAbortedError:
+                self.close_connection = True
+                return
             except LookupError:
                 status, answer = 404, {"detail": "Not Found"}
             except RefusedError as error:
@@ -259,6 +278,7 @@ def serving(fake: FakeVLLM) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{http.server_port}"
     finally:
+        fake.gone = True
         http.shutdown()
         thread.join()
         http.server_close()
@@ -422,33 +442,33 @@ def test_a_server_that_goes_first_is_warned_of(fake, files, make_agent, prompts)
 # Sampling -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"])
 @pytest.mark.parametrize(
     ("settings", "known"),
     [
-        ({}, {"raw_logprobs", "processed_logprobs"}),
-        ({"temperature": 0.0}, {"raw_logprobs", "processed_logprobs"}),
-        ({"temperature": 0.7}, {"processed_logprobs"}),
-        ({"top_p": 0.7}, {"raw_logprobs"}),
-        ({"top_k": 5}, {"raw_logprobs"}),
-        ({"min_p": 0.1}, {"raw_logprobs"}),
-        ({"repetition_penalty": 1.3}, {"raw_logprobs"}),
-        ({"min_new_tokens": 4}, {"raw_logprobs"}),
-        ({"temperature": 0.7, "top_p": 0.7}, set()),
+        ({}, ("raw_logprobs", "processed_logprobs")),
+        ({"temperature": 0.0}, ("raw_logprobs", "processed_logprobs")),
+        ({"temperature": 0.7}, ("processed_logprobs",)),
+        ({"top_p": 0.7}, ("raw_logprobs",)),
+        ({"top_k": 5}, ("raw_logprobs",)),
+        ({"min_p": 0.1}, ("raw_logprobs",)),
+        ({"repetition_penalty": 1.3}, ("raw_logprobs",)),
+        ({"min_new_tokens": 4}, ("raw_logprobs",)),
+        ({"temperature": 0.7, "top_p": 0.7}, ()),
     ],
     ids=str,
 )
 def test_logps_are_given_where_they_are_those_of_the_contract(
-    fake, generator, make_agent, prompts, mode, settings, known
+    fake, address, make_agent, prompts, settings, known
 ) -> None:
-    fake.logprobs_mode = mode
     agent = make_agent()
-    completions = sample(generator, agent, prompts[:3], 2, **settings)
-    if mode in known:
-        assert_logps_are_the_actors(agent, prompts[:3], completions, settings.get("temperature") or 1.0)
-    else:
-        assert completions.logps == [None] * 3
-    assert rollout(prompts[:3], completions).completion_count == 6
+    for fake.logprobs_mode in ("raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"):
+        with VLLMGenerator(address) as generator:
+            completions = sample(generator, agent, prompts[:3], 2, **settings)
+        if fake.logprobs_mode in known:
+            assert_logps_are_the_actors(agent, prompts[:3], completions, settings.get("temperature") or 1.0)
+        else:
+            assert completions.logps == [None] * 3
+        assert rollout(prompts[:3], completions).completion_count == 6
 
 
 def test_sampling_follows_the_agents_stream(generator, make_agent, prompts) -> None:
@@ -516,6 +536,19 @@ def test_no_server(files, make_agent, prompts) -> None:
     assert not list(files.iterdir())
 
 
+def test_a_server_that_takes_too_long_or_breaks_off(fake, address, files, make_agent, prompts) -> None:
+    agent = make_agent()
+    with VLLMGenerator(address, adapter_directory=files, timeout=0.2) as generator:
+        sample(generator, agent, prompts[:1], 1, max_new_tokens=1)
+        fake.tamper = lambda answer: time.sleep(0.5) or answer
+        with pytest.raises(VLLMError, match=r"did not answer /v1/completions within 0.2 s; pass a larger timeout"):
+            sample(generator, agent, prompts[:1], 1, max_new_tokens=1)
+        fake.gone = True
+        with pytest.raises(VLLMError, match=r"broke off at /v1/completions"):
+            sample(generator, agent, prompts[:1], 1, max_new_tokens=1)
+        fake.gone = False
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -560,26 +593,26 @@ def test_another_base_model(fake, address, generator, tiny_model, make_agent, pr
         sample(other, agent, prompts[:1])
 
 
-@pytest.mark.parametrize(
-    ("tamper", "message"),
-    [
+def test_malformed_answers(fake, generator, make_agent, prompts) -> None:
+    def change(**values: object) -> Callable[[dict[str, Any]], object]:
+        return lambda answer: {"choices": [*answer["choices"][:-1], {**answer["choices"][-1], **values}]}
+
+    agent = make_agent()
+    sample(generator, agent, prompts[:1])
+    for fake.tamper, message in (
         (lambda answer: {}, "does not answer as vLLM does"),
         (lambda answer: "no JSON", "does not answer in JSON"),
         (lambda answer: [], "does not answer as vLLM does"),
-        (lambda answer: answer["choices"].pop() and answer, "2 completions came for n=3"),
-        (lambda answer: answer["choices"][0].update(token_ids=None) or answer, "from version 0.10.2 on"),
-        (lambda answer: answer["choices"][0].update(token_ids=[]) or answer, "a completion of 0 tokens"),
-        (lambda answer: answer["choices"][0].update(finish_reason="abort") or answer, "finish_reason='abort'"),
-        (lambda answer: answer["choices"][0]["logprobs"]["token_logprobs"].pop() and answer, "log-probabilities came"),
-        (lambda answer: answer["choices"][0].update(logprobs=None) or answer, "does not answer as vLLM does"),
-    ],
-)
-def test_malformed_answers(fake, generator, make_agent, prompts, tamper, message) -> None:
-    agent = make_agent()
-    sample(generator, agent, prompts[:1])
-    fake.tamper = tamper
-    with pytest.raises(VLLMError, match=message):
-        sample(generator, agent, prompts)
+        (lambda answer: {"choices": answer["choices"][:-1]}, "2 completions came for n=3"),
+        (change(index=0), "3 completions came for n=3"),
+        (change(token_ids=None), "from version 0.10.2 on"),
+        (change(token_ids=[]), "a completion of 0 tokens"),
+        (change(finish_reason="abort"), "finish_reason='abort'"),
+        (change(logprobs={"token_logprobs": []}), "0 log-probabilities came"),
+        (change(logprobs=None), "does not answer as vLLM does"),
+    ):
+        with pytest.raises(VLLMError, match=message):
+            sample(generator, agent, prompts[:1])
 
 
 def test_choices_are_put_into_order(fake, generator, make_agent, prompts) -> None:
