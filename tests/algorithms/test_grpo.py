@@ -459,8 +459,8 @@ def test_settings_of_sampling(make_grpo):
     )  # fmt: skip
     settings = agent.sampling_settings
     assert vars(settings) == {
-        "max_new_tokens": 12, "max_model_len": 30, "min_new_tokens": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 5, "min_p": 0.1,
-        "repetition_penalty": 1.1, "stop": ("###", "END"),
+        "max_new_tokens": 12, "max_model_len": 30, "min_new_tokens": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 5,
+        "min_p": 0.1, "repetition_penalty": 1.1, "stop": ("###", "END"),
     }  # fmt: skip
     assert agent.evaluation_settings == replace(settings, temperature=0.0)
     assert agent.max_output_tokens == agent.max_completion_length == 12
