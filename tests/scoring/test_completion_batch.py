@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agiledpo.scoring import CausalLM, CompletionBatch, PreferenceBatch, SidedBatch, Scorer
+from agiledpo.scoring import CausalLM, CompletionBatch, PreferenceBatch, Scorer, SidedBatch
 from agiledpo.scoring.layout import packed_rows, separate_rows
 
 LENGTHS = [(7, 5), (1, 1), (3, 8), (12, 1)]
