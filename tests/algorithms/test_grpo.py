@@ -735,3 +735,22 @@ def test_groups_of_trajectories_are_learned_from_as_their_rollouts(make_grpo, ma
     )
     assert agent.learn([brought])["grad_norm"] == twin.learn(given)["grad_norm"] > 0
     assert torch.equal(weights(agent), weights(twin))
+
+
+def test_equal_agents_of_a_population_try_different_completions(make_grpo, judge):
+    """Founders and children draw for themselves; a copy that is nobody's child goes on as the original would."""
+    questions = judge.experiences([0, 1])
+
+    def tried(agent):
+        state = agent.sampling_stream.state_dict()
+        completions = [ids.tolist() for _, ids in agent.roll_out(questions, judge).numbered]
+        agent.sampling_stream.load_state_dict(state)
+        return completions
+
+    first, second = make_grpo(index=0), make_grpo(index=1)
+    assert tried(first) != tried(second)
+    assert tried(first.clone()) == tried(first)
+    child = second.replaced_by(first, 2)
+    assert (child.parent, child.index) == (0, 2)
+    assert tried(child) != tried(first)
+    assert tried(make_grpo(index=2)) != tried(make_grpo(index=2, seed=43))

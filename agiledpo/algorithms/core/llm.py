@@ -176,7 +176,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed, start=start
         )
         self.random_stream = TorchRandomStream(seed, self.device)
-        self.sampling_stream = TorchRandomStream(seed + 1, self.device)
+        self.sampling_stream = _sampling_stream(seed, index, self.device)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
         self.optimizer: Optimizer = AdamW(
@@ -524,6 +524,20 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.optimizer_steps = parent.optimizer_steps
         self.mutation_hook()
 
+    def replaced_by(self, parent: Self, index: int) -> Self:
+        """Give this agent's place in the population to a copy of another, which samples by draws of its own.
+
+        Args:
+            parent: What to copy.
+            index: Identity of the copy.
+
+        Returns:
+            The copy, with ``parent.index`` as its parent.
+        """
+        child = super().replaced_by(parent, index)
+        child.sampling_stream = _sampling_stream(child.seed, index, child.device)
+        return child
+
     def built_like(self, other: EvolvableAlgorithm) -> bool:
         """Whether the agents are on one base and differ in nothing but hyperparameters, identity and history.
 
@@ -761,3 +775,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         from agiledpo.checkpoint import load_agent
 
         return load_agent(cls, Path(path), device, accelerator, actor_network=actor_network, model_config=model_config)
+
+
+def _sampling_stream(seed: int, index: int, device: torch.device) -> TorchRandomStream:
+    """Draws that no other agent of a population has, so that equal agents do not try the same completions."""
+    mixed = np.random.SeedSequence([abs(seed), index]).generate_state(1, np.uint64)[0]
+    return TorchRandomStream(int(mixed) >> 1, device)
