@@ -105,7 +105,7 @@ class Chain:
         figures["sft"] = {"before": before, "after": sft.evaluate(env), "seconds": time.perf_counter() - started}
         figures["examined"]["SFT"] = self.examine(sft)
 
-        dpo = DPO(lora_config=_lora(16), lr=options.dpo_lr, beta=0.3, nll_alpha=0.0, **self.common)
+        dpo = DPO(lora_config=_lora(16), lr=options.dpo_lr, beta=0.3, nll_alpha=1.0, **self.common)
         dpo.load_checkpoint(self.directory / "SFT", merge_lora_configs=True)
         ids = torch.tensor([self.tokenizer(_TEXT)["input_ids"]])
         figures["logits"] = _differences(sft, dpo, ids)
@@ -171,7 +171,7 @@ class Chain:
         if agent is not None:
             path = self.directory / type(agent).__name__
             agent.save_checkpoint(path, tokenizer=self.tokenizer)
-            examiner.load_checkpoint(path, overwrite_reference_adapter=False, merge_lora_configs=True)
+            examiner.load_checkpoint(path / "actor", overwrite_reference_adapter=False, merge_lora_configs=True)
         answers = measure(examiner, self.tokenizer, self.prompts, seed=self.options.seed)
         texts = zip(self.prompts, answers.answers, strict=True)
         verdicts = [judge(prompt["topic"], answer.text, answer.finished) for prompt, answer in texts]
@@ -242,9 +242,9 @@ def page(data: Mapping[str, Any]) -> str:
         "",
         f"{MODEL_NAME}, {sentence(data['machine'])}. `{run['command']}`",
         "",
-        f"{run['rows']} rows of the embedded pairs for SFT and as many others for DPO, then {run['grpo_prompts']} prompts with 8 "
-        f"sampled answers each for GRPO, whose reward is what a program finds. {run['test_rows']} held-out pairs and "
-        f"{run['prompts']} held-out prompts, about topics that no stage has seen.",
+        f"{run['rows']} rows of the embedded pairs for SFT and as many others for DPO, then {run['grpo_prompts']} "
+        "prompts with 8 sampled answers each for GRPO, whose reward is what a program finds. "
+        f"{run['test_rows']} held-out pairs and {run['prompts']} held-out prompts, about topics that no stage saw.",
         "",
         "## Every stage's actor beside the base model",
         "",
@@ -278,8 +278,8 @@ def page(data: Mapping[str, Any]) -> str:
         + ", ".join(f"{stage.upper()} {run[stage]['seconds']:.0f}" for stage in ("sft", "dpo", "grpo"))
         + ".",
         "",
-        f"Largest difference of a logit once SFT's checkpoint of rank 8 is in DPO's adapters of rank {run['rank']}, over the largest "
-        "logit: "
+        f"Largest difference of a logit once SFT's checkpoint of rank 8 is in DPO's adapters of rank {run['rank']}, "
+        "over the largest logit: "
         + "; ".join(
             f"{dtype}: actor {roles['actor']:.1e}, reference {roles['reference']:.1e}"
             for dtype, roles in run["logits"].items()
@@ -292,15 +292,15 @@ def page(data: Mapping[str, Any]) -> str:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--rows", type=int, default=96, help="training rows of SFT, and of DPO")
-    add("--grpo-prompts", type=int, default=160, help="prompts of GRPO, 8 answers each")
-    add("--test-rows", type=int, default=64, help="held-out rows")
-    add("--prompts", type=int, default=64, help="held-out prompts to answer, at most")
+    add("--rows", type=int, default=64, help="training rows of SFT, and of DPO")
+    add("--grpo-prompts", type=int, default=128, help="prompts of GRPO, 8 answers each")
+    add("--test-rows", type=int, default=48, help="held-out rows")
+    add("--prompts", type=int, default=48, help="held-out prompts to answer, at most")
     add("--max-completion-length", type=int, default=96, help="most tokens of an answer that GRPO samples")
     add("--sft-lr", type=float, default=2e-4)
     add("--sft-epochs", type=int, default=1)
-    add("--dpo-lr", type=float, default=1e-4)
-    add("--grpo-lr", type=float, default=5e-5)
+    add("--dpo-lr", type=float, default=2e-4)
+    add("--grpo-lr", type=float, default=1e-4)
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the base model")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=RESULTS, help="directory of the result files")

@@ -172,7 +172,7 @@ def sample(prompts: Sequence[Prompt]) -> dict[str, Candidates]:
     """Sample from every source, then score the acceptable brief answers under the plain prompt."""
     # bfloat16 halves the memory traffic, which is what decoding on a CPU waits for.
     model, tokenizer = load_embedded_model(torch.bfloat16)
-    lm = CausalLM.of(model, fast_layers=True)
+    lm = CausalLM.of(model)
     candidates = {prompt.id: Candidates() for prompt in prompts}
     batches = [
         (source, seed + 1000 * number, batch)

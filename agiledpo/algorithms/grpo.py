@@ -12,6 +12,7 @@ from gymnasium import spaces
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from agiledpo.adapters import Role
 from agiledpo.algorithms.actions import ActionResult, action_result
@@ -20,6 +21,7 @@ from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.policy_metrics import PolicyMeter, rollout_metrics
 from agiledpo.algorithms.policy_steps import PolicyPart, PolicyStep, larger_advantages, policy_steps
+from agiledpo.algorithms.precomputed import rollouts_from_groups
 from agiledpo.algorithms.reward_fitness import (
     FITNESS,
     METRICS,
@@ -29,6 +31,7 @@ from agiledpo.algorithms.reward_fitness import (
     measure_rewards,
 )
 from agiledpo.algorithms.role_scores import completion_scores, measuring
+from agiledpo.data.trajectories import TrajectoryGroup
 from agiledpo.generation.rollout import JudgingGym, roll_out
 from agiledpo.generation.sampling import Generator, SamplingSettings
 from agiledpo.generation.transformers_generator import TransformersGenerator
@@ -89,6 +92,7 @@ class GRPO(LLMAlgorithm):
         max_output_tokens: AgileRL's name of ``max_completion_length``.
         min_output_tokens: No end-of-sequence token before as many.
         max_completion_length: Most tokens of a completion, its end-of-sequence token included; None for 256.
+        max_model_len: Most tokens of a prompt with its completion; None for what the model allows.
         stop: Text, or several texts, behind which a completion ends.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
@@ -198,6 +202,7 @@ class GRPO(LLMAlgorithm):
         max_output_tokens: int | None = None,
         min_output_tokens: int = 0,
         max_completion_length: int | None = None,
+        max_model_len: int | None = None,
         stop: str | Sequence[str] = (),
         device: str | torch.device | None = None,
         lora_config: LoraConfig | None = None,
@@ -241,6 +246,7 @@ class GRPO(LLMAlgorithm):
         self.micro_batch_size_per_gpu = micro_batch_size_per_gpu
         self.min_output_tokens = min_output_tokens
         self.max_completion_length = _completion_length(max_completion_length, max_output_tokens)
+        self.max_model_len = max_model_len
         self.stop: tuple[str, ...] = (stop,) if isinstance(stop, str) else tuple(stop)
         self.adv_norm = adv_norm
         self.loss_type = loss_type
@@ -290,7 +296,8 @@ class GRPO(LLMAlgorithm):
         )
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
-        self._scorer()  # refuses settings that do not suit the model
+        self._own_generator = TransformersGenerator()
+        self.scorer()  # refuses settings that do not suit the model
 
     @property
     def objective(self) -> PolicyObjective:
@@ -311,6 +318,7 @@ class GRPO(LLMAlgorithm):
         """How completions to learn from are sampled."""
         return SamplingSettings(
             max_new_tokens=self.max_completion_length,
+            max_model_len=self.max_model_len,
             min_new_tokens=self.min_output_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -377,7 +385,7 @@ class GRPO(LLMAlgorithm):
 
     def learn(
         self,
-        experiences: RolloutBatch | tuple[Any, Any, Any] | Mapping[str, Any],
+        experiences: RolloutBatch | tuple[Any, Any, Any] | Mapping[str, Any] | Sequence[TrajectoryGroup],
         training: bool = True,
         *,
         sampling_logps: Sequence[Tensor] | None = None,
@@ -389,7 +397,8 @@ class GRPO(LLMAlgorithm):
 
         Args:
             experiences: What :meth:`roll_out` returns; or AgileRL's ``(completion_ids, action_masks, rewards)`` as of
-                :meth:`get_action` and ``env.step``, or a mapping of those names.
+                :meth:`get_action` and ``env.step``, or a mapping of those names; or groups of trajectories, whose steps
+                may bring advantages (:func:`agiledpo.algorithms.precomputed.rollouts_from_groups`).
             training: False only measures; no weight changes.
             sampling_logps: Those of :meth:`get_action`, to go with AgileRL's lists.
 
@@ -404,7 +413,7 @@ class GRPO(LLMAlgorithm):
             ValueError: The experiences are malformed or not for this model, or a group without advantages has fewer
                 than two completions or a reward that is not finite.
         """
-        rollouts = self._with_advantages(_rollouts(experiences, sampling_logps))
+        rollouts = self._with_advantages(_rollouts(experiences, sampling_logps, self.adv_norm))
         return self._train(rollouts) if training else self._measure(rollouts)
 
     def measure(self, env: HeldOutGym, split: Split = "test") -> HeldOutRewards:
@@ -433,6 +442,21 @@ class GRPO(LLMAlgorithm):
         """
         super().check_settings()
         self._check_settings(self.use_separate_reference_adapter)
+
+    @override
+    def scorer(self, *, temperature: float = 1.0) -> Scorer:
+        """What computes log-probabilities of completions with the model as the agent runs it.
+
+        Args:
+            temperature: What logits are divided by, larger than 0.
+        """
+        return Scorer(
+            self._lm,
+            pad_token_id=self.pad_token_id,
+            prefix_sharing=self.prefix_sharing,
+            explicit_positions=self.calc_position_embeddings,
+            temperature=temperature,
+        )
 
     # The steps of learn ---------------------------------------------------------------------------------------------
 
@@ -487,7 +511,7 @@ class GRPO(LLMAlgorithm):
 
     def _measure(self, rollouts: RolloutBatch) -> dict[str, float]:
         """What the agent as it is makes of the rollouts; nothing changes."""
-        scorer = self._scorer()
+        scorer = self.scorer(temperature=self.temperature)
         scorer.check(rollouts)
         counted = self._counted(rollouts)
         meter = PolicyMeter(counted)
@@ -499,7 +523,7 @@ class GRPO(LLMAlgorithm):
     def _train(self, rollouts: RolloutBatch) -> dict[str, float]:
         """``update_epochs`` passes of optimizer steps over the rollouts."""
         started = perf_counter()
-        scorer = self._scorer()
+        scorer = self.scorer(temperature=self.temperature)
         scorer.check(rollouts)
         counted = self._counted(rollouts)
         steps = self._steps(counted)
@@ -562,19 +586,10 @@ class GRPO(LLMAlgorithm):
         parts = [part.rollouts for step in steps for part in step.parts]
         return iter(completion_scores(self.adapters, role, parts, scorer) if wanted else [None] * len(parts))
 
-    def _scorer(self) -> Scorer:
-        return Scorer(
-            self._lm,
-            pad_token_id=self.pad_token_id,
-            prefix_sharing=self.prefix_sharing,
-            explicit_positions=self.calc_position_embeddings,
-            temperature=self.temperature,
-        )
-
     @property
     def _sampler(self) -> Generator:
         """What samples completions."""
-        return TransformersGenerator() if self.generator is None else self.generator
+        return self._own_generator if self.generator is None else self.generator
 
     @property
     def _corrects(self) -> bool:
@@ -615,8 +630,9 @@ class GRPO(LLMAlgorithm):
 
 
 def _rollouts(
-    experiences: RolloutBatch | tuple[Any, Any, Any] | Mapping[str, Any],
+    experiences: RolloutBatch | tuple[Any, Any, Any] | Mapping[str, Any] | Sequence[TrajectoryGroup],
     sampling_logps: Sequence[Tensor] | None,
+    adv_norm: str,
 ) -> RolloutBatch:
     """What ``learn`` takes, as rollouts."""
     if isinstance(experiences, QuestionBatch):
@@ -625,8 +641,10 @@ def _rollouts(
         )
     if isinstance(experiences, tuple):
         experiences = dict(zip(RolloutBatch.KEYS, experiences, strict=True))
-    if not isinstance(experiences, RolloutBatch):
+    if isinstance(experiences, Mapping):
         experiences = RolloutBatch.from_experiences(experiences)
+    if not isinstance(experiences, RolloutBatch):
+        experiences = rollouts_from_groups(experiences, adv_norm=adv_norm)
     if sampling_logps is None:
         return experiences
     if len(sampling_logps) != experiences.completion_count:

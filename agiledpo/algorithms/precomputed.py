@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class _Attempt:
 def rollouts_from_groups(
     groups: Iterable[TrajectoryGroup],
     *,
-    adv_norm: Literal["mean_std", "mean_only"] = "mean_std",
+    adv_norm: str = "mean_std",
     stepwise_mode: str = "broadcast",
     use_precomputed_advantage: bool = True,
 ) -> RolloutBatch:

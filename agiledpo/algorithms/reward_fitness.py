@@ -132,19 +132,17 @@ def measure_rewards(
         generator: Who draws them.
         group_size: Completions per prompt.
     """
-    with fixed_draws(agent):
-        rollouts = [
-            roll_out(
-                agent,
-                QuestionBatch.from_experiences(experiences),
-                env,
-                group_size=group_size,
-                settings=settings,
-                generator=generator,
-            )
-            for experiences in env.test_batches(split)
-        ]
-    return HeldOutRewards.of(RolloutBatch.concat(rollouts), env.success_reward)
+    batches = [QuestionBatch.from_experiences(experiences) for experiences in env.test_batches(split)]
+    with fixed_draws(agent):  # all prompts at once, for the generator to batch
+        rollouts = roll_out(
+            agent,
+            QuestionBatch.concat(batches),
+            env,
+            group_size=group_size,
+            settings=settings,
+            generator=generator,
+        )
+    return HeldOutRewards.of(rollouts, env.success_reward)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ the cache that the last call left, from which the ended rows are taken out. The 
 computed once, and is then repeated for the rows that follow it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from agiledpo.generation.batches import left_padded
 from agiledpo.generation.sampling import SamplingSettings
 from agiledpo.generation.watching import RawLogits, TokenWatch
+from agiledpo.layers.forwards import replaced_forwards
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,23 @@ def _processors(
 
 @contextmanager
 def own_settings(model: PreTrainedModel) -> Iterator[None]:
-    """Keep ``generate`` from filling in what the model's own generation config says."""
+    """Keep ``generate`` from filling in what the model's own generation config says, and torch from copying its head.
+
+    The head is called on the last position of each row, a slice, for which torch copies the head's weights once for
+    each row.
+
+    Args:
+        model: It has its own config and head again afterwards.
+    """
     theirs = model.generation_config
+    head = model.get_output_embeddings()
     model.generation_config = GenerationConfig()
     try:
-        yield
+        with replaced_forwards([(head, partial(_contiguous, head.forward))]):
+            yield
     finally:
         model.generation_config = theirs
+
+
+def _contiguous(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    return forward(hidden.contiguous())

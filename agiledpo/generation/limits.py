@@ -44,26 +44,28 @@ def ending(model: PreTrainedModel, settings: SamplingSettings, tokenizer: PreTra
     return Ending(torch.tensor(eos_tokens(model, tokenizer), dtype=torch.long, device=model.device), stop)
 
 
-def rooms(prompts: Sequence[Tensor], max_new_tokens: int, max_positions: int | None) -> list[int]:
+def rooms(prompts: Sequence[Tensor], settings: SamplingSettings, max_positions: int | None) -> list[int]:
     """Most tokens that may follow each prompt.
 
     Args:
         prompts: int64 (tokens,) each.
-        max_new_tokens: The limit of the settings.
+        settings: Their limits.
         max_positions: Longest sequence of the model, tokens; None for no limit.
 
     Raises:
         ValueError: A prompt is empty or leaves no room.
     """
+    longest = min((n for n in (max_positions, settings.max_model_len) if n is not None), default=None)
     found = []
     for place, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"Prompt {place} has no tokens; a completion needs at least one to follow.")
-        room = max_new_tokens if max_positions is None else min(max_new_tokens, max_positions - len(prompt))
+        room = settings.max_new_tokens if longest is None else min(settings.max_new_tokens, longest - len(prompt))
         if room < 1:
             raise ValueError(
-                f"Prompt {place} has {len(prompt)} tokens and leaves no room for a completion: the model's longest "
-                f"sequence has {max_positions}. Pass max_context_length below that to the environment."
+                f"Prompt {place} has {len(prompt)} tokens and leaves no room for a completion: the longest "
+                f"sequence of the model, or max_model_len, is {longest}. Pass max_context_length below that to the "
+                "environment."
             )
         found.append(room)
     return found

@@ -19,6 +19,7 @@ class SamplingSettings:
 
     Attributes:
         max_new_tokens: Most tokens of a completion, its end-of-sequence token included.
+        max_model_len: Most tokens of a prompt with its completion; None for what the model allows.
         min_new_tokens: No end-of-sequence token before as many.
         temperature: What logits are divided by; 0 takes the most likely token each time.
         top_p: Only the most likely tokens that together have this probability, in (0, 1].
@@ -33,6 +34,7 @@ class SamplingSettings:
     """
 
     max_new_tokens: int
+    max_model_len: int | None = None
     min_new_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
@@ -46,6 +48,8 @@ class SamplingSettings:
         check_whole_number("min_new_tokens", self.min_new_tokens, minimum=0)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens={self.min_new_tokens} is above max_new_tokens={self.max_new_tokens}.")
+        if self.max_model_len is not None:
+            check_whole_number("max_model_len", self.max_model_len, minimum=2)
         check_number("temperature", self.temperature, minimum=0.0)
         check_number("top_p", self.top_p, minimum=0.0, exclusive=True)
         check_whole_number("top_k", self.top_k, minimum=0)

@@ -1,6 +1,9 @@
 """Sampling completions with Transformers' ``generate``.
 
-Transformers' continuous batching (``generate_batch``) is not used: PLACEHOLDER
+Transformers' continuous batching (``generate_batch``) is not used: on two CPU cores it is no faster
+(benchmarking/results/generation.md), it knows no repetition penalty or fewest tokens, and the log-probabilities that it
+returns are of what truncation leaves. Nor are AgileDPO's faster layers: they do not make single tokens faster, and
+their float32 stream would make keys and values float32.
 """
 
 from collections.abc import Sequence
@@ -116,10 +119,10 @@ class TransformersGenerator:
             ValueError: As for :meth:`generate`.
         """
         check_whole_number("group_size", group_size)
-        room = rooms(prompts, settings.max_new_tokens, lm.max_positions)
+        room = rooms(prompts, settings, lm.max_positions)
         end = ending(lm.model, settings, tokenizer)
         groups: list[list[SampledRow]] = [[] for _ in prompts]
-        with lm.generating(), nullcontext() if settings.temperature == 0 else stream.active():
+        with nullcontext() if settings.temperature == 0 else stream.active():
             traits = self._traits_of(lm)
             size = self.batch_size or _automatic_size(lm.model, traits, prompts, room)
             lengths = [len(prompt) for prompt in prompts]

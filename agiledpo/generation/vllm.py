@@ -127,7 +127,7 @@ class VLLMGenerator:
         check_whole_number("group_size", group_size)
         model = self._serving(agent)
         limits = [limit for limit in (model.longest, agent.lm.max_positions) if limit is not None]
-        room = rooms(prompts, settings.max_new_tokens, min(limits))
+        room = rooms(prompts, settings, min(limits))
         scored = self._knows_logps(settings, model, prompts)
         body = {
             "model": self._adapters.name_of(agent),

@@ -74,9 +74,6 @@ class FastLayers:
         if self.float32_stream:
             embedding = self.model.get_input_embeddings()
             pairs.append((embedding, partial(_widened, embedding.forward)))
-            head = self.model.get_output_embeddings()
-            if type(head) is nn.Linear:  # the model's own, which generating goes through
-                pairs.append((head, partial(_narrowed, head.forward, head.weight.dtype)))
         return pairs
 
     @torch.no_grad()
@@ -104,10 +101,6 @@ def can_stream_float32(model: PreTrainedModel) -> bool:
 
 def _widened(forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
     return forward(ids).float()
-
-
-def _narrowed(forward: Callable[[Tensor], Tensor], dtype: torch.dtype, hidden: Tensor) -> Tensor:
-    return forward(hidden.to(dtype))
 
 
 def _width(module: nn.Module) -> int:

@@ -321,6 +321,14 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         prompt = self.example(split, row).prompt
         return prompt if isinstance(prompt, str) else without_none(cast(list[Message], prompt))
 
+    def questions_and_answers(self, questions: "QuestionBatch") -> list[tuple[str, Any]]:
+        """Question and answer of each row, as reward functions are given them.
+
+        Args:
+            questions: The rows.
+        """
+        return self._asked(questions.splits, questions.rows)
+
     def _asked(self, splits: Sequence[Split], rows: Sequence[int]) -> list[tuple[str, Any]]:
         """Question and answer of each row."""
         return [

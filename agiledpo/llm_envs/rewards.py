@@ -160,7 +160,7 @@ def _checked_weights(weights: Sequence[float] | None, names: Sequence[str]) -> t
     for name, weight in zip(names, weights, strict=True):
         if isinstance(weight, bool) or not isinstance(weight, Real):
             raise TypeError(f"reward_weights: the weight of {name!r} must be a number, got {weight!r}.")
-        if not math.isfinite(weight):
+        if not abs(cast(float, weight)) <= _LARGEST:
             raise ValueError(f"reward_weights: the weight of {name!r} must be finite, got {weight!r}.")
     return tuple(map(float, weights))
 

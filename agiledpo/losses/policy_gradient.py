@@ -87,8 +87,8 @@ class PolicyObjective:
             check_name("importance_sampling_level", self.importance_sampling_level, IMPORTANCE_SAMPLING_LEVELS)
         if self.loss_type == "gspo" and self.importance_sampling_level == "token":
             raise ValueError(
-                "loss_type='gspo' has one ratio per completion, which importance_sampling_level='token' contradicts. Set "
-                "importance_sampling_level=None, or loss_type='grpo'."
+                "loss_type='gspo' has one ratio per completion, which importance_sampling_level='token' contradicts. "
+                "Set importance_sampling_level=None, or loss_type='grpo'."
             )
         if self.loss_normalization == "constant" and self.max_completion_length is None:
             raise ValueError("loss_normalization='constant' divides by max_completion_length, which is None; pass it.")

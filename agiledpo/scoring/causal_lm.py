@@ -105,12 +105,6 @@ class CausalLM:
         ):
             yield
 
-    @contextmanager
-    def generating(self) -> Iterator[None]:
-        """Put faster layers in place for the whole model's own forward pass, with its own attention."""
-        with nullcontext() if self.layers is None else self.layers.installed():
-            yield
-
     def hidden_states(self, layout: Layout, *, positions: bool = True) -> Tensor:
         """Final hidden states, (rows, T, H).
 

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.registry import Choice, HyperparameterConfig, RLParameter
+from agiledpo.data.trajectories import Step, Trajectory, TrajectoryGroup
 from agiledpo.losses import group_advantages
 from agiledpo.scoring import QuestionBatch, RolloutBatch
 
@@ -453,12 +454,13 @@ def test_the_next_completions_do_not_depend_on_evaluations(make_grpo, judge):
 
 def test_settings_of_sampling(make_grpo):
     agent = make_grpo(
-        temperature=0.7, top_p=0.8, top_k=5, min_p=0.1, repetition_penalty=1.1, min_output_tokens=2, stop=["###", "END"]
-    )
+        temperature=0.7, top_p=0.8, top_k=5, min_p=0.1, repetition_penalty=1.1, min_output_tokens=2, max_model_len=30,
+        stop=["###", "END"],
+    )  # fmt: skip
     settings = agent.sampling_settings
     assert vars(settings) == {
-        "max_new_tokens": 12, "min_new_tokens": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 5, "min_p": 0.1,
-        "repetition_penalty": 1.1, "stop": ("###", "END"),
+        "max_new_tokens": 12, "max_model_len": 30, "min_new_tokens": 2, "temperature": 0.7, "top_p": 0.8, "top_k": 5,
+        "min_p": 0.1, "repetition_penalty": 1.1, "stop": ("###", "END"),
     }  # fmt: skip
     assert agent.evaluation_settings == replace(settings, temperature=0.0)
     assert agent.max_output_tokens == agent.max_completion_length == 12
@@ -541,7 +543,7 @@ def test_hyperparameters_evolve(make_grpo, judge):
     for agent in agents:
         rollouts = agent.roll_out(judge.experiences([0, 1]), judge)
         sizes.append([len(group) for group in rollouts.completions])
-        scored = agent._scorer()
+        scored = agent.scorer(temperature=agent.temperature)
         assert scored.temperature == agent.temperature
         agent.learn(rollouts)
     assert sizes == [[2, 2], [4, 4]]
@@ -707,3 +709,29 @@ def test_a_bandit_reaches_the_optimum(tiny_model, make_grpo, make_judge, seed):
     for _ in range(20):
         agent.learn(agent.roll_out(env.experiences([0, 1]), env))
     assert probability() > 0.95
+
+
+def test_groups_of_trajectories_are_learned_from_as_their_rollouts(make_grpo, make_rollouts):
+    rollouts = make_rollouts()
+    columns = zip(rollouts.labels, rollouts.prompts, rollouts.completions, rollouts.rewards, strict=True)
+    groups = [
+        TrajectoryGroup.named(
+            f"{label}:solver",
+            [
+                Trajectory([Step(prompt.tolist(), ids.tolist())], reward)
+                for ids, reward in zip(group, rewards, strict=True)
+            ],
+        )
+        for label, prompt, group, rewards in columns
+    ]
+    agent, twin = make_grpo(), make_grpo()
+    metrics, expected = agent.learn(groups), twin.learn(rollouts)
+    assert torch.equal(weights(agent), weights(twin))
+    assert metrics["grad_norm"] == expected["grad_norm"]
+    steps = [replace(attempt.steps[0], advantage=2.0) for attempt in groups[0].trajectories]
+    brought = replace(groups[0], trajectories=[Trajectory([step]) for step in steps])
+    given = replace(
+        rollouts.slice(0, 1), advantages=[[torch.full((len(ids),), 2.0) for ids in rollouts.completions[0]]]
+    )
+    assert agent.learn([brought])["grad_norm"] == twin.learn(given)["grad_norm"] > 0
+    assert torch.equal(weights(agent), weights(twin))

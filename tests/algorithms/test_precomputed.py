@@ -8,28 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-try:
-    import agiledpo.losses.advantages  # noqa: F401
-except ImportError:  # stand-in for losses/advantages.py of another branch: delete it once that is merged
-    import sys
-    from types import ModuleType
-
-    def group_advantages(rewards, *, adv_norm, labels):
-        if adv_norm not in ("mean_std", "mean_only"):
-            raise ValueError(f"adv_norm={adv_norm!r}")
-        found = []
-        for label, values in zip(labels, rewards, strict=True):
-            if len(values) < 2:
-                raise ValueError(label)
-            group = torch.tensor(values, dtype=torch.float64)
-            spread = group.std() + 1e-8 if adv_norm == "mean_std" else 1.0
-            found.append(((group - group.mean()) / spread).float())
-        return found
-
-    module = ModuleType("agiledpo.losses.advantages")
-    vars(module)["group_advantages"] = group_advantages
-    sys.modules[module.__name__] = module
-
 from agiledpo.algorithms.precomputed import rollouts_from_groups
 from agiledpo.data.trajectories import Step, Trajectory, TrajectoryGroup
 

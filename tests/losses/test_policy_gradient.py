@@ -267,7 +267,7 @@ def test_what_the_normalisations_weigh_alike(case):
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_sampling_correction(case, loss_type):
     """Weights are capped, 1 where nothing is known, and leave the divergence alone."""
-    policy, old, _, _ = case
+    _, old, _, _ = case
     shift = torch.tensor([0.5, -0.4, 1.5, 0.0, -2.0], dtype=torch.float64)
     sampling = old.logps - shift
     objective = PolicyObjective(loss_type=loss_type, beta=0.3, sampling_cap=2.0)

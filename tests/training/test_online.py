@@ -15,8 +15,10 @@ import torch
 
 from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.algorithms.self_distillation import self_distillation
 from agiledpo.data.rollouts.making import make_pairs
 from agiledpo.generation import Completions
+from agiledpo.generation.privileged import privileged_prompts
 from agiledpo.hpo import Mutations, TournamentSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Mutated, Selected
 from agiledpo.scoring import QuestionBatch
@@ -145,20 +147,20 @@ def test_taken_up_again_after_any_batch_a_run_ends_as_if_it_had_never_stopped(le
 
     def run(path, **arguments):
         population, _ = train(
-            make(),
-            make_reasoning_env(train=6),
+            make(2),
+            make_reasoning_env(train=6, test=4),
             num_epochs=2,
             checkpoint_steps=2,
             checkpoint_path=path,
             retention=Retention(keep_last=None),
             rollouts_path=log,
-            **evolution(),
+            **evolution(2),
             **arguments,
         )
         return population
 
     whole, written = run(tmp_path / "run"), log.read_bytes()
-    assert written.count(b"\n") == 2 * 6 * 4 * 3  # epochs, prompts, completions, agents
+    assert written.count(b"\n") == 2 * 6 * 4 * 2  # epochs, prompts, completions, agents
     steps = sorted(int(path.name.removeprefix("step_")) for path in (tmp_path / "run").glob("step_*"))
     assert steps == [4, 6, 10, 12]
     for step in steps[:-1]:
@@ -274,7 +276,7 @@ def test_max_steps_counts_prompts(learning, make_reasoning_env, tmp_path):
 
 
 def test_rewards_raise_the_mean_reward(grpo, make_reasoning_env):
-    agents = grpo(1, max_completion_length=1, group_size=8)
+    agents = grpo(1, max_completion_length=1, group_size=8, batch_size=32)
     env = make_reasoning_env(train=64, batch=8, test=40)
     before = agents[0].measure(env).fitness("reward").value
     _, (after,) = reason(agents, env, num_epochs=2, evaluation_interval=None)
@@ -291,7 +293,7 @@ def test_a_rollout_of_ones_own_takes_the_place_of_the_agents(grpo, make_reasonin
         return replace(rollouts, rewards=[[-reward for reward in group] for group in rollouts.rewards])
 
     env = make_reasoning_env(train=64, batch=8, test=40)
-    agents = grpo(1, max_completion_length=1, group_size=8)
+    agents = grpo(1, max_completion_length=1, group_size=8, batch_size=32)
     before = agents[0].measure(env).fitness("reward").value
     log = tmp_path / "log.jsonl"
     _, (after,) = reason(agents, env, evaluation_interval=None, rollout=upside_down, rollouts_path=log)
@@ -444,3 +446,22 @@ def test_who_goes_on_with_other_sampling_is_told(dpo, make_reasoning_env, tmp_pa
     assert "group_size was 4 in the run that was saved and is 5 from here on" in messages
     assert "sampling's temperature was 1.0 in the run that was saved and is 0.5" in messages
     assert "reference_refresh_rounds was None in the run that was saved and is 3" in messages
+
+
+def test_the_policy_teaches_itself_what_it_says_with_the_solution_before_it(grpo, make_reasoning_env):
+    """Through a whole run: the environment's answers go into the teacher's prompt, and the student comes nearer."""
+    env = make_reasoning_env(train=8, batch=4)
+    (agent,) = grpo(1, hp_config=None, beta=0.0, top_p=1.0, top_k=0, temperature=1.0, group_size=16)
+    found = []
+
+    def noted(agent, questions, env):
+        rollouts = distilled(agent, questions, env)
+        found.append(distilled.last["distillation/reverse_kl"])
+        assert all(group is not None for group in rollouts.advantages)
+        return rollouts
+
+    solution = privileged_prompts(lambda question, answer: f"{question} {answer} {answer} {answer}")
+    distilled = self_distillation(GRPO.roll_out, solution)
+    reason([agent], env, num_epochs=12, evaluation_interval=None, rollout=noted)
+    assert len(found) == 24
+    assert 0 < sum(found[12:]) < 0.7 * sum(found[:12])
