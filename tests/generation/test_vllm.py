@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agiledpo.algorithms import DPO
+from agiledpo.algorithms import DPO, GRPO
+from agiledpo.algorithms.actions import action_result
 from agiledpo.generation import Completions, SamplingSettings, TransformersGenerator, VLLMError, VLLMGenerator
 from agiledpo.scoring import RolloutBatch, Scorer
 
@@ -659,3 +660,24 @@ def test_temperatures_that_vllm_does_not_take(generator, make_agent, prompts, te
 def test_arguments_are_checked(arguments) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         VLLMGenerator(**arguments)
+
+
+# What learns from it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_grpo_learns_from_it_whether_or_not_log_probabilities_come_along(
+    fake, generator, tiny_model, lora, prompts, temperature
+) -> None:
+    agent = GRPO(
+        actor_network=tiny_model(), lora_config=lora, generator=generator, temperature=temperature, group_size=3, lr=0.1
+    )
+    for loads in (1, 2):
+        completions = sample(generator, agent, prompts, temperature=temperature)
+        assert (completions.logps[0] is None) is (temperature != 1)
+        rewards = [[float(len(ids)) + place for place, ids in enumerate(group)] for group in completions.tokens]
+        assert agent.learn(replace(rollout(prompts, completions), rewards=rewards))["grad_norm"] > 0
+        assert len(fake.loads) == loads
+    result = action_result(prompts, completions, pad_token_id=0)
+    assert (result.sampling_logps is None) is (temperature != 1)
+    assert [len(ids) for ids in result.completion_ids] == [3] * len(prompts)
