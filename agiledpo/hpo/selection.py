@@ -187,8 +187,7 @@ def arrange(population: Sequence[AgentT], parents: Sequence[AgentT], first_index
         if number < len(losers):
             child = losers[number].replaced_by(parent, first_index + number)
         else:
-            child = parent.clone(first_index + number)
-            child.parent = parent.index
+            child = parent.child(first_index + number)
         children.append(child)
     return [*survivors, *children]
 

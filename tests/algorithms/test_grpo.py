@@ -753,4 +753,7 @@ def test_equal_agents_of_a_population_try_different_completions(make_grpo, judge
     child = second.replaced_by(first, 2)
     assert (child.parent, child.index) == (0, 2)
     assert tried(child) != tried(first)
+    another = first.child(3)
+    assert (another.parent, another.index) == (0, 3)
+    assert len({str(tried(agent)) for agent in (first, child, another)}) == 3
     assert tried(make_grpo(index=2)) != tried(make_grpo(index=2, seed=43))

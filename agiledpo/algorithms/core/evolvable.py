@@ -220,7 +220,25 @@ class EvolvableAlgorithm(ABC):
             self.clean_up()
             child = parent.clone(index)
         child.parent = parent.index
+        child.part_from_parent()
         return child
+
+    def child(self, index: int) -> Self:
+        """A new agent that is a copy of this one, for a place that nobody has.
+
+        Args:
+            index: Identity of the copy.
+
+        Returns:
+            The copy, with this agent's index as its parent.
+        """
+        child = self.clone(index)
+        child.parent = self.index
+        child.part_from_parent()
+        return child
+
+    def part_from_parent(self) -> None:
+        """Do what makes a copy explore on its own, beside mutation."""
 
     @staticmethod
     def inspect_attributes(agent: "EvolvableAlgorithm", input_args_only: bool = False) -> dict[str, Any]:

@@ -176,7 +176,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed, start=start
         )
         self.random_stream = TorchRandomStream(seed, self.device)
-        self.sampling_stream = _sampling_stream(seed, index, self.device)
+        # A branch for each index: equal agents of a population do not try the same completions.
+        self.sampling_stream = TorchRandomStream(seed, self.device).branch(index)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
         self.optimizer: Optimizer = AdamW(
@@ -371,7 +372,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """Measure the actor on a whole held-out split; no weight and no training cursor changes."""
 
     def evaluate(self, env: Any) -> dict[str, float]:
-        """The metrics of ``learn`` over the whole test split; see :meth:`measure`.
+        """The metrics of :meth:`measure` over the whole test split.
 
         Args:
             env: The environment.
@@ -524,19 +525,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.optimizer_steps = parent.optimizer_steps
         self.mutation_hook()
 
-    def replaced_by(self, parent: Self, index: int) -> Self:
-        """Give this agent's place in the population to a copy of another, which samples by draws of its own.
-
-        Args:
-            parent: What to copy.
-            index: Identity of the copy.
-
-        Returns:
-            The copy, with ``parent.index`` as its parent.
-        """
-        child = super().replaced_by(parent, index)
-        child.sampling_stream = _sampling_stream(child.seed, index, child.device)
-        return child
+    def part_from_parent(self) -> None:
+        """Sample other completions from here on than the agent that this one is a copy of."""
+        self.sampling_stream = self.sampling_stream.branch(self.index)
 
     def built_like(self, other: EvolvableAlgorithm) -> bool:
         """Whether the agents are on one base and differ in nothing but hyperparameters, identity and history.
@@ -775,9 +766,3 @@ class LLMAlgorithm(EvolvableAlgorithm):
         from agiledpo.checkpoint import load_agent
 
         return load_agent(cls, Path(path), device, accelerator, actor_network=actor_network, model_config=model_config)
-
-
-def _sampling_stream(seed: int, index: int, device: torch.device) -> TorchRandomStream:
-    """Draws that no other agent of a population has, so that equal agents do not try the same completions."""
-    mixed = np.random.SeedSequence([abs(seed), index]).generate_state(1, np.uint64)[0]
-    return TorchRandomStream(int(mixed) >> 1, device)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,15 @@ class TorchRandomStream:
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
         self._device = device if device.type == "cuda" else None
         self._states: list[Tensor] = []
         with self._fork():
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which seeds every device of the machine, also those that are not restored.
+            torch.default_generator.manual_seed(seed)
+            if self._device is not None:
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(seed)
             self._states = self._read()
 
     @contextmanager
@@ -36,6 +42,15 @@ class TorchRandomStream:
                 yield
             finally:
                 self._states = self._read()
+
+    def branch(self, number: int) -> "TorchRandomStream":
+        """Another stream, which depends on where this one is and on a number; this one stays where it is.
+
+        Args:
+            number: Which branch.
+        """
+        digest = blake2b(self._states[0].numpy().tobytes() + str(number).encode(), digest_size=7).digest()
+        return TorchRandomStream(int.from_bytes(digest), self.device)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """The stream's state, one uint8 tensor per generator."""
