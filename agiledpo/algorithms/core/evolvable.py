@@ -237,7 +237,7 @@ class EvolvableAlgorithm(ABC):
         child.part_from_parent()
         return child
 
-    def part_from_parent(self) -> None:
+    def part_from_parent(self) -> None:  # noqa: B027 (nothing to do unless an algorithm draws)
         """Do what makes a copy explore on its own, beside mutation."""
 
     @staticmethod
