@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
@@ -21,10 +22,11 @@ from agiledpo.data import (
     RowSource,
     load_questions,
 )
-from agiledpo.data.examples import Message
+from agiledpo.data.examples import Form, Message
 from agiledpo.data.limits import Truncation
-from agiledpo.data.messages import without_none
+from agiledpo.data.messages import check_prompt_messages, without_none
 from agiledpo.data.questions import check_template
+from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_prompt
 from agiledpo.llm_envs.batching import collate_questions
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.rewards import RewardFunctions, Rewards
@@ -153,6 +155,7 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         self.conversation_template = conversation_template
         self.answer_column = answer_column
         self._layouts: dict[Split, PromptLayout] = {}
+        self._template_kwargs = dict(chat_template_kwargs or {})
         super().__init__(
             train_dataset,
             test_dataset,
@@ -175,13 +178,18 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
 
     # Judging --------------------------------------------------------------------------------------------------------
 
-    def step(self, completions: Answers) -> tuple[ReasoningExperiences, Tensor]:
+    def step(
+        self, completions: Answers, action_masks: Sequence[Tensor] | None = None
+    ) -> tuple[ReasoningExperiences, Tensor]:
         """Judge the completions of the last batch's prompts, and hand out the next batch.
 
         Args:
             completions: For each prompt of the last batch, in order, a group of the same number G of completions:
                 token ids (G, T) that begin with the tokens of the prompt, padded on the right; or texts; or what a
                 generator sampled for the batch.
+            action_masks: For each prompt, bool (G, T - 1), whether each token of `completions` but the first belongs to
+                the completion; the others are not judged. None where token ids are padded with the tokenizer's pad
+                token, which says nothing, as they are by ``get_action`` of a batch.
 
         Returns:
             The next batch of the current split; and the rewards, (B, G) float32.
@@ -201,12 +209,14 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             ids[:length]
             for ids, length in zip(batch["prompt_input_ids"], batch["prompt_lengths"].tolist(), strict=True)
         ]
+        if action_masks is not None:
+            completions = _sampled(completions, action_masks, prompts)
         groups = self._texts(completions, prompts)
         sizes = [len(group) for group in groups]
         if len(set(sizes)) > 1:
             raise ValueError(f"step() needs as many completions for every prompt, got {sizes}.")
         splits = [batch["split"]] * len(prompts)
-        rewards = self._judged(splits, batch["row"].tolist(), groups)[0]
+        rewards = self._judged(splits, batch["row"].tolist(), groups)
         return self.next_batch(), torch.tensor(rewards, dtype=torch.float32)
 
     def judge(self, questions: "QuestionBatch", completions: "Completions") -> list[list[float]]:
@@ -220,44 +230,29 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             RewardError: A reward function failed.
             ValueError: There is not a group of completions for each prompt, or no such row.
         """
-        return self._judge(questions, completions)[0]
-
-    def judge_parts(
-        self, questions: "QuestionBatch", completions: "Completions"
-    ) -> dict[str, list[list[float | None]]]:
-        """What each reward function returns for each completion, before weights; None where it does not apply.
-
-        Args:
-            questions: As for `judge`.
-            completions: As for `judge`.
-
-        Raises:
-            RewardError: As there.
-            ValueError: As there.
-        """
-        return self._judge(questions, completions)[1]
-
-    def _judge(
-        self, questions: "QuestionBatch", completions: "Completions"
-    ) -> tuple[list[list[float]], dict[str, list[list[float | None]]]]:
         return self._judged(questions.splits, questions.rows, self._texts(completions, questions.prompts))
 
     def _judged(
         self, splits: Sequence[Split], rows: Sequence[int], groups: Sequence[Sequence[str]]
-    ) -> tuple[list[list[float]], dict[str, list[list[float | None]]]]:
-        """Rewards of groups of completions, added up and by function."""
+    ) -> list[list[float]]:
+        """Rewards of groups of completions."""
         asked = self._asked(splits, rows)
         completions, questions, answers, labels = [], [], [], []
         for split, row, (question, answer), group in zip(splits, rows, asked, groups, strict=True):
+            where = self._where(split, row)
             for number, completion in enumerate(group, start=1):
                 completions.append(completion)
                 questions.append(question)
                 answers.append(answer)
-                labels.append(f"{split} row {row}, completion {number} of {len(group)}")
+                labels.append(f"{where}, completion {number} of {len(group)}")
         judged = self.rewards.judge(completions, answers, questions, labels)
-        sizes = [len(group) for group in groups]
-        total = _regrouped(self.rewards.total(judged, labels), sizes)
-        return total, {name: _regrouped(values, sizes) for name, values in judged.items()}
+        rest = iter(self.rewards.total(judged, labels))
+        return [[next(rest) for _ in group] for group in groups]
+
+    def _where(self, split: Split, row: int) -> str:
+        """What messages call a row: as errors of datasets do, by its file and number there if it has one."""
+        place = self._loaded[split].locate(DatasetError("", remedy="", dataset=split, row=int(row)))
+        return f"{split} row {place.row}" + ("" if place.file is None else f" of {place.file}")
 
     def _texts(self, completions: Answers, prompts: Sequence[Tensor]) -> list[list[str]]:
         """What each completion says, prompt by prompt."""
@@ -320,6 +315,38 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         """
         prompt = self.example(split, row).prompt
         return prompt if isinstance(prompt, str) else without_none(cast(list[Message], prompt))
+
+    def prompt_tokens(self, split: Split, row: int, prompt: str | Sequence[Message]) -> Tensor:
+        """Tokenise another prompt for a row as its own is: with its tools, and what the chat template is told.
+
+        Args:
+            split: Its split.
+            row: Its number in the dataset that the user handed over.
+            prompt: Chat messages, rendered with the header of the answer, or begun by a last one of the assistant's; or
+                a text, which is given to the model as it is. It is not cut to `max_context_length`.
+
+        Returns:
+            (tokens,) int64.
+
+        Raises:
+            DatasetError: The messages are malformed, or the chat template refuses them.
+            ValueError: There is no such row, or no chat template for messages.
+        """
+        name = f"prompt for the {split}"
+        if isinstance(prompt, str):
+            form, example = Form.TEXT, Example(prompt, ())
+        else:
+            own, form = self.example(split, row), Form.CHAT
+            messages = [dict(message) for message in prompt]
+            check_prompt_messages(messages, row=row, column="prompt", name=name, may_begin_answer=True)
+            example = replace(own, prompt=messages, completions=())
+        check_tokenizer(self.tokenizer, form)
+        ids = tokenize_prompt(example, self._isolated, form, self._template_kwargs, row=row, name=name)
+        return torch.tensor(ids, dtype=torch.int64)
+
+    @cached_property
+    def _isolated(self) -> PreTrainedTokenizerBase:
+        return isolated_copy(self.tokenizer)
 
     def questions_and_answers(self, questions: "QuestionBatch") -> list[tuple[str, Any]]:
         """Question and answer of each row, as reward functions are given them.
@@ -409,7 +436,9 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         batch = batch_spaces(
             ("prompt", "question"), ("prompt_",), self.splits, self.action_space.size, self.data_batch_size_per_gpu
         )
-        return spaces.Dict({**batch.spaces, "answer": AnyListSpace(sample_rows=self.data_batch_size_per_gpu)})
+        answers = AnyListSpace(sample_rows=self.data_batch_size_per_gpu)
+        pad = spaces.Discrete(1, start=self.pad_token_id)
+        return spaces.Dict({**batch.spaces, "answer": answers, "pad_token_id": pad})
 
 
 def _completions_of(sequences: Tensor, prompt: Tensor, number: int) -> Tensor:
@@ -428,6 +457,24 @@ def _completions_of(sequences: Tensor, prompt: Tensor, number: int) -> Tensor:
     return sequences[:, len(prompt) :]
 
 
-def _regrouped(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    rest = iter(values)
-    return [[next(rest) for _ in range(size)] for size in sizes]
+def _sampled(sequences: Answers, masks: Sequence[Tensor], prompts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tokens that masks choose of (G, T) sequences, which begin with the prompts."""
+    if not isinstance(sequences, Sequence) or not all(isinstance(group, Tensor) for group in sequences):
+        raise TypeError("action_masks go with token ids, a tensor (G, T) for each prompt; leave them out otherwise.")
+    groups = cast(Sequence[Tensor], sequences)
+    if not len(groups) == len(masks) == len(prompts):
+        raise ValueError(
+            f"step() got completions of {len(groups)} prompts and action_masks of {len(masks)}, and the batch has "
+            f"{len(prompts)} prompts."
+        )
+    chosen = []
+    for number, (ids, mask, prompt) in enumerate(zip(groups, masks, prompts, strict=True)):
+        behind = _completions_of(ids, prompt, number)
+        if mask.dtype != torch.bool or mask.shape != (len(ids), ids.shape[1] - 1) or mask[:, : len(prompt) - 1].any():
+            raise ValueError(
+                f"The mask of prompt {number} of the batch must be bool {(len(ids), ids.shape[1] - 1)}, False for the "
+                f"prompt's {len(prompt)} tokens, got {mask.dtype} of shape {tuple(mask.shape)}; pass what get_action "
+                "returned."
+            )
+        chosen.append([row[part] for row, part in zip(behind, mask[:, len(prompt) - 1 :].cpu(), strict=True)])
+    return chosen

@@ -1,6 +1,7 @@
 """The environment of prompts: its batches, that it walks as the others do, and that it judges by its rows."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,10 @@ def test_batch_layout(template: Any, chat: str, make_gym: MakeGym, make_tokenize
     batch = env.reset()
     assert env.observation_space.contains(batch)
     assert list(batch) == [
-        *("prompt", "question", "answer", "prompt_input_ids", "prompt_attention_mask", "prompt_lengths", "row", "split")
+        *("prompt", "question", "answer", "prompt_input_ids", "prompt_attention_mask", "prompt_lengths"),
+        *("pad_token_id", "row", "split"),
     ]
+    assert batch["pad_token_id"] == tokenizer.pad_token_id
     rows = rows_of(10)
     for i, number in enumerate(batch["row"].tolist()):
         question = rows[number]["question"]
@@ -321,6 +324,32 @@ def test_step_and_judge_agree_on_every_form(group: int, data: st.DataObject, mak
         assert following["split"] == "train"
 
 
+def test_masks_say_what_is_judged(make_gym: MakeGym) -> None:
+    env = make_gym(reward_fn=lambda completion, answer, question: float(len(completion)), batch=2)
+    batch = env.reset()
+    word = env.tokenizer("hello", add_special_tokens=False).input_ids[0]
+    sequences = padded(sampled([["yes", "1 2 0"], ["", "no"]], env.tokenizer), batch, word)
+    masks = []
+    for ids, length, sizes in zip(sequences, batch["prompt_lengths"].tolist(), [(3, 5), (0, 2)], strict=True):
+        places = torch.arange(1, ids.shape[1])
+        masks.append(torch.stack([(places >= length) & (places < length + size) for size in sizes]))
+    expected = [
+        [
+            float(len(env.tokenizer.decode(row[1:][mask], skip_special_tokens=True)))
+            for row, mask in zip(ids, group, strict=True)
+        ]
+        for ids, group in zip(sequences, masks, strict=True)
+    ]
+    place = env.state_dict()
+    for wrong in (masks[:1], [masks[0][:, 1:], masks[1]], [mask.long() for mask in masks], [~mask for mask in masks]):
+        with pytest.raises(ValueError, match=r"action_masks of 1|The mask of prompt 0 of the batch must be bool"):
+            env.step(sequences, wrong)
+    with pytest.raises(TypeError, match="action_masks go with token ids"):
+        env.step([["yes"], ["no"]], masks)
+    assert env.state_dict() == place
+    assert env.step(sequences, masks)[1].tolist() == expected
+
+
 def test_rewards_are_of_the_rows_whatever_came_since(make_gym: MakeGym) -> None:
     """So that all agents of a population can learn from one environment, each from rows of its own."""
     env, rows = make_gym(batch=3), rows_of(10)
@@ -354,11 +383,7 @@ def test_several_rewards(make_gym: MakeGym) -> None:
     answers = batch["answer"]
     completions = sampled([[answers[0], "no"], ["hello", answers[1]]], env.tokenizer)
     assert env.judge(questions, completions) == [[2.5, 0.0], [2.5, 2.5]]
-    assert env.judge_parts(questions, completions) == {
-        "correct": [[1.0, 0.0], [0.0, 1.0]],
-        "style": [[1.0, None], [5.0, 1.0]],
-    }
-    assert calls == [4, 4]
+    assert calls == [4]
     assert (env.rewards.names, env.rewards.weights) == (("correct", "style"), (2.0, 0.5))
 
 
@@ -436,6 +461,26 @@ def test_a_failing_reward_names_the_row_and_changes_no_place(make_gym: MakeGym) 
     assert env.state_dict() == place
     following, _ = env.step([["1"]] * 4)
     assert following["row"].tolist() != batch["row"].tolist()
+
+
+def test_a_failing_reward_names_the_row_as_the_user_has_it(make_tokenizer: MakeTokenizer, tmp_path: Path) -> None:
+    def fussy(completion: str, answer: Any, question: str) -> float:
+        raise KeyError(question)
+
+    rows = [{"question": f"hello {i}", "answer": str(i)} for i in range(9)]
+    for name, part in (("a", rows[:4]), ("b", rows[4:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    for source in (tmp_path, Dataset.from_list(rows)):
+        train, test = load_questions(source).split_by_prompt(0.4)
+        env = ReasoningGym(train, test, make_tokenizer(), fussy, data_batch_size_per_gpu=1)
+        for batch in env.test_batches():
+            number = int(batch["question"][0].split()[1])
+            where = f"test row {number}"
+            if source == tmp_path:
+                file, place = ("a", number) if number < 4 else ("b", number - 4)
+                where = f"test row {place} of {tmp_path / file}.jsonl"
+            with pytest.raises(RewardError, match=f"^{re.escape(where)}, completion 1 of 1: the reward"):
+                env.judge(QuestionBatch.from_experiences(batch), sampled([["yes"]], env.tokenizer))
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
