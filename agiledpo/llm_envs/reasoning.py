@@ -209,9 +209,10 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             ids[:length]
             for ids, length in zip(batch["prompt_input_ids"], batch["prompt_lengths"].tolist(), strict=True)
         ]
-        if action_masks is not None:
-            completions = _sampled(completions, action_masks, prompts)
-        groups = self._texts(completions, prompts)
+        if action_masks is None:
+            groups = self._texts(completions, prompts)
+        else:
+            groups = [self._decoded(group) for group in _sampled(completions, action_masks, prompts)]
         sizes = [len(group) for group in groups]
         if len(set(sizes)) > 1:
             raise ValueError(f"step() needs as many completions for every prompt, got {sizes}.")
