@@ -30,7 +30,7 @@ def action_result(prompts: Sequence[Tensor], completions: Completions, *, pad_to
     Args:
         prompts: Prompt tokens; B int64 tensors (prompt tokens,).
         completions: What was sampled for them.
-        pad_token_id: Fills the rows.
+        pad_token_id: Fills the rows; one that whoever judges them skips.
     """
     pad = torch.nn.utils.rnn.pad_sequence
     ids, masks = [], []

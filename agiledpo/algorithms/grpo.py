@@ -367,7 +367,8 @@ class GRPO(LLMAlgorithm):
             training: A group for each prompt; False: one answer each at ``eval_temperature``.
 
         Returns:
-            ``completion_ids``, ``action_masks`` and ``sampling_logps``.
+            ``completion_ids``, ``action_masks`` and ``sampling_logps``. Rows are padded with the pad token of `obs`, or
+            if it names none with the agent's: then pass the masks to ``env.step`` too.
         """
         questions: QuestionBatch = self.as_batch(obs)
         if training:
@@ -379,7 +380,9 @@ class GRPO(LLMAlgorithm):
                 completions = self._sampler.generate(
                     self, questions.prompts, group_size=1, settings=self.evaluation_settings
                 )
-        return action_result(questions.prompts, completions, pad_token_id=self.pad_token_id)
+        # The environment skips its own pad token; the agent's may be a word to it.
+        pad = self.pad_token_id if isinstance(obs, QuestionBatch) else obs.get("pad_token_id", self.pad_token_id)
+        return action_result(questions.prompts, completions, pad_token_id=pad)
 
     # Learning -------------------------------------------------------------------------------------------------------
 

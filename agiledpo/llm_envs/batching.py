@@ -143,6 +143,7 @@ def collate_questions(
         prompt_input_ids=ids,
         prompt_attention_mask=mask,
         prompt_lengths=mask.sum(1),
+        pad_token_id=pad_token_id,
         row=torch.tensor(columns["row"], dtype=torch.int64),
         split=split,
     )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # What `step` takes: AgileRL's (G, T) token ids of a prompt with its completions, for each prompt; the texts of these;
 # or what a generator sampled.
-Answers: TypeAlias = "Sequence[Tensor] | Tensor | Sequence[Sequence[str]] | Completions"
+Answers: TypeAlias = "Sequence[Tensor] | Tensor | Sequence[Sequence[Tensor]] | Sequence[Sequence[str]] | Completions"
 
 _ALIKE = 0.5
 
@@ -175,13 +175,18 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
 
     # Judging --------------------------------------------------------------------------------------------------------
 
-    def step(self, completions: Answers) -> tuple[ReasoningExperiences, Tensor]:
+    def step(
+        self, completions: Answers, action_masks: Sequence[Tensor] | None = None
+    ) -> tuple[ReasoningExperiences, Tensor]:
         """Judge the completions of the last batch's prompts, and hand out the next batch.
 
         Args:
             completions: For each prompt of the last batch, in order, a group of the same number G of completions:
                 token ids (G, T) that begin with the tokens of the prompt, padded on the right; or texts; or what a
                 generator sampled for the batch.
+            action_masks: For each prompt, bool (G, T - 1), whether each token of `completions` but the first belongs to
+                the completion; the others are not judged. None where token ids are padded with the tokenizer's pad
+                token, which says nothing, as they are by ``get_action`` of a batch.
 
         Returns:
             The next batch of the current split; and the rewards, (B, G) float32.
@@ -201,6 +206,8 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             ids[:length]
             for ids, length in zip(batch["prompt_input_ids"], batch["prompt_lengths"].tolist(), strict=True)
         ]
+        if action_masks is not None:
+            completions = _sampled(completions, action_masks, prompts)
         groups = self._texts(completions, prompts)
         sizes = [len(group) for group in groups]
         if len(set(sizes)) > 1:
@@ -409,7 +416,9 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         batch = batch_spaces(
             ("prompt", "question"), ("prompt_",), self.splits, self.action_space.size, self.data_batch_size_per_gpu
         )
-        return spaces.Dict({**batch.spaces, "answer": AnyListSpace(sample_rows=self.data_batch_size_per_gpu)})
+        answers = AnyListSpace(sample_rows=self.data_batch_size_per_gpu)
+        pad = spaces.Discrete(1, start=self.pad_token_id)
+        return spaces.Dict({**batch.spaces, "answer": answers, "pad_token_id": pad})
 
 
 def _completions_of(sequences: Tensor, prompt: Tensor, number: int) -> Tensor:
@@ -426,6 +435,29 @@ def _completions_of(sequences: Tensor, prompt: Tensor, number: int) -> Tensor:
             "and completion together, without padding before them, for the prompts of the last batch."
         )
     return sequences[:, len(prompt) :]
+
+
+def _sampled(sequences: Answers, masks: Sequence[Tensor], prompts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tokens that masks choose of (G, T) sequences, which begin with the prompts."""
+    if not isinstance(sequences, Sequence) or not all(isinstance(group, Tensor) for group in sequences):
+        raise TypeError("action_masks go with token ids, a tensor (G, T) for each prompt; leave them out otherwise.")
+    groups = cast(Sequence[Tensor], sequences)
+    if not len(groups) == len(masks) == len(prompts):
+        raise ValueError(
+            f"step() got completions of {len(groups)} prompts and action_masks of {len(masks)}, and the batch has "
+            f"{len(prompts)} prompts."
+        )
+    chosen = []
+    for number, (ids, mask, prompt) in enumerate(zip(groups, masks, prompts, strict=True)):
+        behind = _completions_of(ids, prompt, number)
+        if mask.dtype != torch.bool or mask.shape != (len(ids), ids.shape[1] - 1) or mask[:, : len(prompt) - 1].any():
+            raise ValueError(
+                f"The mask of prompt {number} of the batch must be bool {(len(ids), ids.shape[1] - 1)}, False for the "
+                f"prompt's {len(prompt)} tokens, got {mask.dtype} of shape {tuple(mask.shape)}; pass what get_action "
+                "returned."
+            )
+        chosen.append([row[part] for row, part in zip(behind, mask[:, len(prompt) - 1 :].cpu(), strict=True)])
+    return chosen
 
 
 def _regrouped(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:

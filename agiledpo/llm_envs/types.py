@@ -78,6 +78,7 @@ class ReasoningExperiences(TypedDict):
         prompt_input_ids: (B, T) int64.
         prompt_attention_mask: (B, T) int64, 1 where there is a token, 0 where there is padding.
         prompt_lengths: (B,) int64, number of tokens, at least 1.
+        pad_token_id: The pad token, for completions to be padded with it too: whoever judges them skips it.
         row: (B,) int64, row numbers in the dataset that the user handed over.
         split: The split that the rows belong to.
     """
@@ -88,5 +89,6 @@ class ReasoningExperiences(TypedDict):
     prompt_input_ids: torch.Tensor
     prompt_attention_mask: torch.Tensor
     prompt_lengths: torch.Tensor
+    pad_token_id: int
     row: torch.Tensor
     split: Split

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from torch.optim import AdamW
 
@@ -14,6 +15,7 @@ from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.registry import Choice, HyperparameterConfig, RLParameter
 from agiledpo.data.trajectories import Step, Trajectory, TrajectoryGroup
+from agiledpo.llm_envs import ReasoningGym
 from agiledpo.losses import group_advantages
 from agiledpo.scoring import QuestionBatch, RolloutBatch
 
@@ -389,6 +391,32 @@ def judge(make_judge):
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(3, 97, (n,), generator=generator) for n in (3, 1, 6, 2, 4)]
     return make_judge(prompts, lambda row, tokens: float((tokens % 2 == 0).double().mean()))
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_padding_is_never_judged(make_grpo, tiny_tokenizer, masks):
+    """The agent's pad token, 7, is a word of the environment's, whose own is not even the tokenizer's first token."""
+    tiny_tokenizer.pad_token = "</s>"
+    rows, judged = Dataset.from_list([{"prompt": f"w{i} w5", "answer": i} for i in range(10, 14)]), []
+
+    def reward(completion, answer, question):
+        judged.append(completion)
+        return float(len(completion))
+
+    env = ReasoningGym(rows, rows, tiny_tokenizer, reward, data_batch_size_per_gpu=4)
+    agent = make_grpo(pad_token_id=7, group_size=6, max_completion_length=20)
+    batch = env.reset()
+    questions = QuestionBatch.from_experiences(batch)
+    completion_ids, action_masks, _ = agent.get_action(questions if masks else batch)
+    sampled = [[ids[1:][mask] for ids, mask in zip(*group, strict=True)] for group in zip(completion_ids, action_masks)]
+    assert len({len(ids) for group in sampled for ids in group}) > 1  # otherwise nothing is padded
+    expected = [tiny_tokenizer.decode(ids, skip_special_tokens=True) for group in sampled for ids in group]
+    if masks:
+        _, rewards = env.step(completion_ids, action_masks)
+    else:
+        _, rewards = env.step(completion_ids)
+    assert judged == expected
+    assert rewards.flatten().tolist() == [float(len(text)) for text in expected]
 
 
 def test_rolling_out_and_agilerls_loop_are_the_same(make_grpo, judge):

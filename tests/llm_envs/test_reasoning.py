@@ -91,8 +91,10 @@ def test_batch_layout(template: Any, chat: str, make_gym: MakeGym, make_tokenize
     batch = env.reset()
     assert env.observation_space.contains(batch)
     assert list(batch) == [
-        *("prompt", "question", "answer", "prompt_input_ids", "prompt_attention_mask", "prompt_lengths", "row", "split")
+        *("prompt", "question", "answer", "prompt_input_ids", "prompt_attention_mask", "prompt_lengths"),
+        *("pad_token_id", "row", "split"),
     ]
+    assert batch["pad_token_id"] == tokenizer.pad_token_id
     rows = rows_of(10)
     for i, number in enumerate(batch["row"].tolist()):
         question = rows[number]["question"]
@@ -319,6 +321,32 @@ def test_step_and_judge_agree_on_every_form(group: int, data: st.DataObject, mak
         assert rewards.dtype == torch.float32
         assert rewards.tolist() == torch.tensor(expected, dtype=torch.float32).tolist()
         assert following["split"] == "train"
+
+
+def test_masks_say_what_is_judged(make_gym: MakeGym) -> None:
+    env = make_gym(reward_fn=lambda completion, answer, question: float(len(completion)), batch=2)
+    batch = env.reset()
+    word = env.tokenizer("hello", add_special_tokens=False).input_ids[0]
+    sequences = padded(sampled([["yes", "1 2 0"], ["", "no"]], env.tokenizer), batch, word)
+    masks = []
+    for ids, length, sizes in zip(sequences, batch["prompt_lengths"].tolist(), [(3, 5), (0, 2)], strict=True):
+        places = torch.arange(1, ids.shape[1])
+        masks.append(torch.stack([(places >= length) & (places < length + size) for size in sizes]))
+    expected = [
+        [
+            float(len(env.tokenizer.decode(row[1:][mask], skip_special_tokens=True)))
+            for row, mask in zip(ids, group, strict=True)
+        ]
+        for ids, group in zip(sequences, masks, strict=True)
+    ]
+    place = env.state_dict()
+    for wrong in (masks[:1], [masks[0][:, 1:], masks[1]], [mask.long() for mask in masks], [~mask for mask in masks]):
+        with pytest.raises(ValueError, match="action_masks of 1|The mask of prompt 0 of the batch must be bool"):
+            env.step(sequences, wrong)
+    with pytest.raises(TypeError, match="action_masks go with token ids"):
+        env.step([["yes"], ["no"]], masks)
+    assert env.state_dict() == place
+    assert env.step(sequences, masks)[1].tolist() == expected
 
 
 def test_rewards_are_of_the_rows_whatever_came_since(make_gym: MakeGym) -> None:
