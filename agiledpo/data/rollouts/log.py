@@ -37,7 +37,8 @@ class RolloutLog:
     """A file of rollouts that `agiledpo pairs` makes preference pairs of, one JSON object per line and completion.
 
     A line has the request with the prompt's messages, as the row has them, and its tools; the response with one
-    assistant message; and the reward. What a prompt begins of an answer is part of the response. Beside these are
+    assistant message; and the reward. What a prompt begins of an answer, as the chat template writes it, is part of the
+    response. Beside these are
     "agent", "iteration", "rows_done", "split", "row", "completion" (its number within the group, from 0), "finished"
     and "logp", the sum of its tokens' log-probabilities where it was sampled, or null. Completions without a reward are
     left out.
@@ -176,7 +177,8 @@ def _lines(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The rollout of each judged completion of a prompt, and what else is known of it."""
     split, row = questions.splits[place], questions.rows[place]
-    request, begun = _request(env.example(split, row))
+    rendered = env.tokenizer.decode(questions.prompts[place].tolist(), clean_up_tokenization_spaces=False)
+    request, begun = _request(env.example(split, row), str(rendered))
     logps = rollouts.sampling_logps[place]
     texts = env.tokenizer.batch_decode(
         [completion.tolist() for completion in rollouts.completions[place]],
@@ -205,15 +207,18 @@ def _lines(
         )
 
 
-def _request(example: Example) -> tuple[dict[str, Any], str]:
-    """The request that a prompt is, and what the prompt begins of the answer."""
+def _request(example: Example, rendered: str) -> tuple[dict[str, Any], str]:
+    """The request that a prompt is, and what its rendered text begins of the answer."""
     tools = {} if example.tools is None else {"tools": example.tools}
     if isinstance(example.prompt, str):
         return {"input": example.prompt, **tools}, ""
     messages = without_none(cast(list[Message], example.prompt))
     if messages[-1]["role"] != "assistant":
         return {"input": messages, **tools}, ""
-    return {"input": messages[:-1], **tools}, messages[-1]["content"]
+    content = messages[-1]["content"]
+    # The completion goes on from what the policy saw, and some templates write a message without whitespace around it.
+    written = (content, content.rstrip(), content.lstrip(), content.strip())
+    return {"input": messages[:-1], **tools}, next((text for text in written if rendered.endswith(text)), content)
 
 
 def _parts(file: Any, size: int) -> Iterator[bytes]:

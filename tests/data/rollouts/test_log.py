@@ -154,6 +154,35 @@ def test_whole_conversations_tools_and_begun_answers(make_gym: Callable[..., Rea
     assert [pair.get("tools") for pair in pairs] == [None, TOOLS, None]
 
 
+@pytest.mark.parametrize(
+    ("content", "trimmed"), [("I say:\n", "I say:"), ("\n I say ", "I say"), ("I say", "I say"), (" \n", "")]
+)
+@pytest.mark.parametrize("filters", ["", " | trim"])
+def test_a_begun_answer_is_what_the_policy_saw(
+    content: str, trimmed: str, filters: str, make_gym: Callable[..., ReasoningGym], tmp_path: Path
+) -> None:
+    template = [{"role": "user", "content": "{question}"}, {"role": "assistant", "content": content}]
+    env = make_gym([{"question": "hello", "answer": "yes"}], template[:1])
+    tokenizer = env.tokenizer
+    written = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content']"
+        + filters
+        + ") + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer.chat_template = written
+    rows = Dataset.from_list([{"question": "hello", "answer": "yes"}])
+    env = ReasoningGym(rows, rows, tokenizer, equal, template)
+    questions, rollouts = rolled_out(env, [["\nyes", "no"]])
+    log = RolloutLog(tmp_path / "log.jsonl")
+    log.write(questions, rollouts, env, agent=0, iteration=1)
+    said = [line["response"]["output"][0]["content"][0]["text"] for line in records(log.path)]
+    begun = trimmed if filters else content
+    assert said == [f"{begun}\nyes", f"{begun}no"]
+    # A second path: what the policy's tokens say behind the question.
+    whole = tokenizer.decode(torch.cat([questions.prompts[0], rollouts.completions[0][0]]))
+    assert whole.partition("<|im_start|>assistant\n")[2].removesuffix(str(tokenizer.eos_token)) == said[0]
+
+
 def test_text_prompts_come_back_as_text(make_gym: Callable[..., ReasoningGym], tmp_path: Path) -> None:
     env = make_gym([{"prompt": "hello ", "answer": "yes"}])
     log = RolloutLog(tmp_path / "log.jsonl")
