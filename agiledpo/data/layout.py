@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from agiledpo.data.definitions import definition_digest
 from agiledpo.data.errors import DatasetError
-from agiledpo.data.examples import Example, Form
+from agiledpo.data.examples import Example, Form, Turns
 
 # Read where they are present, of chat messages only.
 TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
@@ -68,6 +68,15 @@ class Layout(ABC):
         Raises:
             DatasetError: A value is missing or malformed, or completions are equal.
         """
+
+    def origin(self, example: Example, values: Mapping[str, Any]) -> Turns:
+        """What rows must not have in common to be held out from each other: their prompt, or what it is made of.
+
+        Args:
+            example: What `read` made of the row.
+            values: The row's `present` columns.
+        """
+        return example.prompt
 
     @property
     def identity(self) -> str:

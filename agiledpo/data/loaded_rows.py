@@ -76,7 +76,7 @@ class LoadedRows:
         return replace(self, dataset=self.dataset.select(rows), rows=rows if self.rows is None else self.rows[rows])
 
     def split_by_prompt(self, test_size: float, *, seed: int = 42) -> tuple["LoadedRows", "LoadedRows"]:
-        """Hold rows out so that no prompt is on both sides.
+        """Hold rows out so that no prompt is on both sides, and no question.
 
         Args:
             test_size: Share of the rows for the second part, in (0, 1); equal prompts stay together, so it may be

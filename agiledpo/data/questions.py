@@ -115,6 +115,11 @@ class Questions(PromptLayout):
     def asked(self, values: Mapping[str, Any]) -> str:
         return str(values[self.question])
 
+    @override
+    def origin(self, example: Example, values: Mapping[str, Any]) -> str:
+        """The question: with an answer in the template, prompts of one question differ."""
+        return self.asked(values)
+
 
 @dataclass(frozen=True)
 class Prompts(PromptLayout):

@@ -63,8 +63,10 @@ def _prompt_groups(dataset: Dataset, layout: Layout, name: str) -> NDArray[np.in
     for start in range(0, len(dataset), _BATCH):
         batch = dataset.select_columns(list(columns))[start : start + _BATCH]
         for row, values in enumerate(zip(*batch.values(), strict=True), start):
-            examples = layout.read(form, row, dict(zip(columns, values, strict=True)), name=name)
+            named = dict(zip(columns, values, strict=True))
+            examples = layout.read(form, row, named, name=name)
             # A row without a preference is left out later, on whichever side it is.
-            number = digest(exact(examples[0].prompt)) if examples else digest(b"row", str(row).encode())
+            said = exact(layout.origin(examples[0], named)) if examples else None
+            number = digest(b"row", str(row).encode()) if said is None else digest(said)
             groups[row] = numbers.setdefault(number, len(numbers))
     return groups
