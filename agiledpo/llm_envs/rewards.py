@@ -1,5 +1,6 @@
 """What completions are worth: one function or several, weighted and added up."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -94,12 +95,14 @@ class Rewards:
         """
         judged = {}
         for name, function in self._functions.items():
+            # Each call has its own: a function may change what it is given.
+            told = [copy.deepcopy(answer) if isinstance(answer, list | dict) else answer for answer in answers]
             if isinstance(function, BatchedReward):
-                values = _at_once(function, name, completions, answers, questions, labels)
+                values = _at_once(function, name, completions, told, questions, labels)
             else:
                 values = [
                     _one(function, name, completion, answer, question, label)
-                    for completion, answer, question, label in zip(completions, answers, questions, labels, strict=True)
+                    for completion, answer, question, label in zip(completions, told, questions, labels, strict=True)
                 ]
             judged[name] = [_number(value, name, label) for value, label in zip(values, labels, strict=True)]
         return judged

@@ -122,6 +122,26 @@ def test_what_is_no_reward(value: Any, problem: str, at_once: bool) -> None:
         judged(Rewards({"ours": length, "mine": function}))
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_who_changes_an_answer_changes_it_for_nobody_else(at_once: bool) -> None:
+    def takes(completion: str, answer: Any, question: str) -> float:
+        return float(answer["parts"].pop() + len(answer.pop("words", [])))
+
+    def each(completions: list[str], answers: list[Any], questions: list[str]) -> list[float]:
+        return [takes("", answer, "") for answer in answers]
+
+    function: Any = BatchedReward(each) if at_once else takes
+    answer = {"parts": [1.0, 2.0], "words": ["a", "b"]}
+    rewards = Rewards({"one": function, "two": function})
+    expected: list[float | None] = [4.0, 4.0, 4.0]
+    for _ in range(2):
+        assert rewards.judge(["", "", ""], [answer] * 3, [""] * 3, ["a", "b", "c"]) == {
+            "one": expected,
+            "two": expected,
+        }
+    assert answer == {"parts": [1.0, 2.0], "words": ["a", "b"]}
+
+
 def test_a_function_that_fails() -> None:
     def fussy(completion: str, answer: Any, question: str) -> float:
         return 1 / (len(completion) - 5)
