@@ -256,15 +256,21 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         asked = self._asked(splits, rows)
         completions, questions, answers, labels = [], [], [], []
         for split, row, (question, answer), group in zip(splits, rows, asked, groups, strict=True):
+            where = self._where(split, row)
             for number, completion in enumerate(group, start=1):
                 completions.append(completion)
                 questions.append(question)
                 answers.append(answer)
-                labels.append(f"{split} row {row}, completion {number} of {len(group)}")
+                labels.append(f"{where}, completion {number} of {len(group)}")
         judged = self.rewards.judge(completions, answers, questions, labels)
         sizes = [len(group) for group in groups]
         total = _regrouped(self.rewards.total(judged, labels), sizes)
         return total, {name: _regrouped(values, sizes) for name, values in judged.items()}
+
+    def _where(self, split: Split, row: int) -> str:
+        """What messages call a row: as errors of datasets do, by its file and number there if it has one."""
+        place = self._loaded[split].locate(DatasetError("", remedy="", dataset=split, row=int(row)))
+        return f"{split} row {place.row}" + ("" if place.file is None else f" of {place.file}")
 
     def _texts(self, completions: Answers, prompts: Sequence[Tensor]) -> list[list[str]]:
         """What each completion says, prompt by prompt."""

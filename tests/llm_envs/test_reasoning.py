@@ -1,6 +1,7 @@
 """The environment of prompts: its batches, that it walks as the others do, and that it judges by its rows."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -464,6 +465,26 @@ def test_a_failing_reward_names_the_row_and_changes_no_place(make_gym: MakeGym) 
     assert env.state_dict() == place
     following, _ = env.step([["1"]] * 4)
     assert following["row"].tolist() != batch["row"].tolist()
+
+
+def test_a_failing_reward_names_the_row_as_the_user_has_it(make_tokenizer: MakeTokenizer, tmp_path: Path) -> None:
+    def fussy(completion: str, answer: Any, question: str) -> float:
+        raise KeyError(question)
+
+    rows = [{"question": f"hello {i}", "answer": str(i)} for i in range(9)]
+    for name, part in (("a", rows[:4]), ("b", rows[4:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    for source in (tmp_path, Dataset.from_list(rows)):
+        train, test = load_questions(source).split_by_prompt(0.4)
+        env = ReasoningGym(train, test, make_tokenizer(), fussy, data_batch_size_per_gpu=1)
+        for batch in env.test_batches():
+            number = int(batch["question"][0].split()[1])
+            where = f"test row {number}"
+            if source == tmp_path:
+                file, place = ("a", number) if number < 4 else ("b", number - 4)
+                where = f"test row {place} of {tmp_path / file}.jsonl"
+            with pytest.raises(RewardError, match=f"^{re.escape(where)}, completion 1 of 1: the reward"):
+                env.judge(QuestionBatch.from_experiences(batch), sampled([["yes"]], env.tokenizer))
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
