@@ -213,7 +213,7 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         if len(set(sizes)) > 1:
             raise ValueError(f"step() needs as many completions for every prompt, got {sizes}.")
         splits = [batch["split"]] * len(prompts)
-        rewards = self._judged(splits, batch["row"].tolist(), groups)[0]
+        rewards = self._judged(splits, batch["row"].tolist(), groups)
         return self.next_batch(), torch.tensor(rewards, dtype=torch.float32)
 
     def judge(self, questions: "QuestionBatch", completions: "Completions") -> list[list[float]]:
@@ -227,32 +227,12 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             RewardError: A reward function failed.
             ValueError: There is not a group of completions for each prompt, or no such row.
         """
-        return self._judge(questions, completions)[0]
-
-    def judge_parts(
-        self, questions: "QuestionBatch", completions: "Completions"
-    ) -> dict[str, list[list[float | None]]]:
-        """What each reward function returns for each completion, before weights; None where it does not apply.
-
-        Args:
-            questions: As for `judge`.
-            completions: As for `judge`.
-
-        Raises:
-            RewardError: As there.
-            ValueError: As there.
-        """
-        return self._judge(questions, completions)[1]
-
-    def _judge(
-        self, questions: "QuestionBatch", completions: "Completions"
-    ) -> tuple[list[list[float]], dict[str, list[list[float | None]]]]:
         return self._judged(questions.splits, questions.rows, self._texts(completions, questions.prompts))
 
     def _judged(
         self, splits: Sequence[Split], rows: Sequence[int], groups: Sequence[Sequence[str]]
-    ) -> tuple[list[list[float]], dict[str, list[list[float | None]]]]:
-        """Rewards of groups of completions, added up and by function."""
+    ) -> list[list[float]]:
+        """Rewards of groups of completions."""
         asked = self._asked(splits, rows)
         completions, questions, answers, labels = [], [], [], []
         for split, row, (question, answer), group in zip(splits, rows, asked, groups, strict=True):
@@ -263,9 +243,8 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
                 answers.append(answer)
                 labels.append(f"{where}, completion {number} of {len(group)}")
         judged = self.rewards.judge(completions, answers, questions, labels)
-        sizes = [len(group) for group in groups]
-        total = _regrouped(self.rewards.total(judged, labels), sizes)
-        return total, {name: _regrouped(values, sizes) for name, values in judged.items()}
+        rest = iter(self.rewards.total(judged, labels))
+        return [[next(rest) for _ in group] for group in groups]
 
     def _where(self, split: Split, row: int) -> str:
         """What messages call a row: as errors of datasets do, by its file and number there if it has one."""
@@ -464,8 +443,3 @@ def _sampled(sequences: Answers, masks: Sequence[Tensor], prompts: Sequence[Tens
             )
         chosen.append([row[part] for row, part in zip(behind, mask[:, len(prompt) - 1 :].cpu(), strict=True)])
     return chosen
-
-
-def _regrouped(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    rest = iter(values)
-    return [[next(rest) for _ in range(size)] for size in sizes]
