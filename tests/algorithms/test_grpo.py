@@ -408,7 +408,10 @@ def test_padding_is_never_judged(make_grpo, tiny_tokenizer, masks):
     batch = env.reset()
     questions = QuestionBatch.from_experiences(batch)
     completion_ids, action_masks, _ = agent.get_action(questions if masks else batch)
-    sampled = [[ids[1:][mask] for ids, mask in zip(*group, strict=True)] for group in zip(completion_ids, action_masks)]
+    sampled = [
+        [ids[1:][mask] for ids, mask in zip(*group, strict=True)]
+        for group in zip(completion_ids, action_masks, strict=True)
+    ]
     assert len({len(ids) for group in sampled for ids in group}) > 1  # otherwise nothing is padded
     expected = [tiny_tokenizer.decode(ids, skip_special_tokens=True) for group in sampled for ids in group]
     if masks:

@@ -406,7 +406,9 @@ def test_equal_questions_are_held_out_together() -> None:
     assert set(train.dataset["question"][:]).isdisjoint(test.dataset["question"][:])
     assert (len(train), len(test)) == (12, 8)
     # Also where the template shows the answer, so that prompts of one question differ: the same rows.
-    told = load_questions(Dataset.from_list(rows), conversation_template=[{"role": "user", "content": "{question} {answer}"}])
+    told = load_questions(
+        Dataset.from_list(rows), conversation_template=[{"role": "user", "content": "{question} {answer}"}]
+    )
     for part, same in zip(told.split_by_prompt(0.3, seed=1), (train, test), strict=True):
         assert part.dataset["answer"][:] == same.dataset["answer"][:]
 

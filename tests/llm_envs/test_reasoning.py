@@ -342,7 +342,7 @@ def test_masks_say_what_is_judged(make_gym: MakeGym) -> None:
     ]
     place = env.state_dict()
     for wrong in (masks[:1], [masks[0][:, 1:], masks[1]], [mask.long() for mask in masks], [~mask for mask in masks]):
-        with pytest.raises(ValueError, match="action_masks of 1|The mask of prompt 0 of the batch must be bool"):
+        with pytest.raises(ValueError, match=r"action_masks of 1|The mask of prompt 0 of the batch must be bool"):
             env.step(sequences, wrong)
     with pytest.raises(TypeError, match="action_masks go with token ids"):
         env.step([["yes"], ["no"]], masks)

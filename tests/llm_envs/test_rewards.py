@@ -135,7 +135,10 @@ def test_who_changes_an_answer_changes_it_for_nobody_else(at_once: bool) -> None
     rewards = Rewards({"one": function, "two": function})
     expected: list[float | None] = [4.0, 4.0, 4.0]
     for _ in range(2):
-        assert rewards.judge(["", "", ""], [answer] * 3, [""] * 3, ["a", "b", "c"]) == {"one": expected, "two": expected}
+        assert rewards.judge(["", "", ""], [answer] * 3, [""] * 3, ["a", "b", "c"]) == {
+            "one": expected,
+            "two": expected,
+        }
     assert answer == {"parts": [1.0, 2.0], "words": ["a", "b"]}
 
 
