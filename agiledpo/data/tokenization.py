@@ -124,6 +124,31 @@ def tokenize_rows(
     return sorted(tokenized, key=attrgetter("row"))
 
 
+def tokenize_prompt(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
+    template_kwargs: Mapping[str, Any],
+    *,
+    row: int,
+    name: str,
+) -> list[int]:
+    """Tokenise a prompt without completions.
+
+    Args:
+        example: A checked text or messages.
+        tokenizer: From `isolated_copy`; passed `check_tokenizer`.
+        form: Text or chat.
+        template_kwargs: What the chat template is told; what the example says wins.
+        row: Row number, for messages.
+        name: The dataset's name, for messages.
+
+    Raises:
+        DatasetError: The template refuses it, or does not write all of it; or it has no tokens.
+    """
+    return _tokenize_examples([(row, example)], tokenizer, form, (), template_kwargs, name=name)[0].prompt_ids
+
+
 def _tokenize_examples(
     examples: Sequence[tuple[int, Example]],
     tokenizer: PreTrainedTokenizerBase,

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
@@ -21,10 +22,11 @@ from agiledpo.data import (
     RowSource,
     load_questions,
 )
-from agiledpo.data.examples import Message
+from agiledpo.data.examples import Form, Message
 from agiledpo.data.limits import Truncation
-from agiledpo.data.messages import without_none
+from agiledpo.data.messages import check_prompt_messages, without_none
 from agiledpo.data.questions import check_template
+from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_prompt
 from agiledpo.llm_envs.batching import collate_questions
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.rewards import RewardFunctions, Rewards
@@ -153,6 +155,7 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         self.conversation_template = conversation_template
         self.answer_column = answer_column
         self._layouts: dict[Split, PromptLayout] = {}
+        self._template_kwargs = dict(chat_template_kwargs or {})
         super().__init__(
             train_dataset,
             test_dataset,
@@ -312,6 +315,38 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         """
         prompt = self.example(split, row).prompt
         return prompt if isinstance(prompt, str) else without_none(cast(list[Message], prompt))
+
+    def prompt_tokens(self, split: Split, row: int, prompt: str | Sequence[Message]) -> Tensor:
+        """Tokenise another prompt for a row as its own is: with its tools, and what the chat template is told.
+
+        Args:
+            split: Its split.
+            row: Its number in the dataset that the user handed over.
+            prompt: Chat messages, rendered with the header of the answer, or begun by a last one of the assistant's; or
+                a text, which is given to the model as it is. It is not cut to `max_context_length`.
+
+        Returns:
+            (tokens,) int64.
+
+        Raises:
+            DatasetError: The messages are malformed, or the chat template refuses them.
+            ValueError: There is no such row, or no chat template for messages.
+        """
+        name = f"prompt for the {split}"
+        if isinstance(prompt, str):
+            form, example = Form.TEXT, Example(prompt, ())
+        else:
+            own, form = self.example(split, row), Form.CHAT
+            messages = [dict(message) for message in prompt]
+            check_prompt_messages(messages, row=row, column="prompt", name=name, may_begin_answer=True)
+            example = replace(own, prompt=messages, completions=())
+        check_tokenizer(self.tokenizer, form)
+        ids = tokenize_prompt(example, self._isolated, form, self._template_kwargs, row=row, name=name)
+        return torch.tensor(ids, dtype=torch.int64)
+
+    @cached_property
+    def _isolated(self) -> PreTrainedTokenizerBase:
+        return isolated_copy(self.tokenizer)
 
     def questions_and_answers(self, questions: "QuestionBatch") -> list[tuple[str, Any]]:
         """Question and answer of each row, as reward functions are given them.
