@@ -7,10 +7,14 @@ import sys
 from typing import get_args
 
 import pytest
+from datasets import Dataset
 
+from agiledpo.algorithms import GRPO
 from agiledpo.cli import app, pairs
 from agiledpo.cli.pairs import FormatName, MultiStepName, StrategyName
 from agiledpo.data.rollouts import MultiStep, PairFormat, Strategy
+from agiledpo.llm_envs import ReasoningGym
+from agiledpo.training import finetune_llm_reasoning
 
 
 def run(*arguments, **environment):
@@ -165,3 +169,35 @@ def test_the_choices_are_those_of_the_library():
     assert list(get_args(StrategyName)) == list(Strategy)
     assert list(get_args(FormatName)) == list(PairFormat)
     assert list(get_args(MultiStepName)) == list(MultiStep)
+
+
+def test_pairs_of_the_log_of_a_run(tiny_model, tiny_tokenizer, lora, tmp_path):
+    """From sampling to preference pairs: every pair is of one question, and its rewards are those of its texts."""
+    tiny_tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w90{% endif %}"
+    )
+    rows = Dataset.from_list([{"question": f"w{10 + i} w{20 + i}", "answer": i} for i in range(4)])
+
+    def small(completion, answer, question):
+        return sum(int(word[1:]) < 50 for word in completion.split() if word.startswith("w")) / 8
+
+    env = ReasoningGym(rows, rows, tiny_tokenizer, small, data_batch_size_per_gpu=2)
+    agent = GRPO(
+        actor_network=tiny_model(),
+        lora_config=lora,
+        group_size=4,
+        max_completion_length=8,
+        gradient_checkpointing=False,
+    )
+    log, output = tmp_path / "rollouts.jsonl", tmp_path / "pairs.jsonl"
+    finetune_llm_reasoning([agent], env, rollouts_path=log, evaluation_interval=None, verbose=False)
+    assert len(log.read_text().splitlines()) == 16
+    done = run("pairs", "--input", log, "--output", output, "--strategy", "same_prompt", "--on-invalid", "skip")
+    assert done.returncode == 0, done.stderr
+    pairs = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert 1 <= len(pairs) <= 4
+    assert len({pair["prompt"][0]["content"] for pair in pairs} & set(rows["question"])) == len(pairs)
+    for pair in pairs:
+        chosen, rejected = (small(pair[side][0]["content"], None, "") for side in ("chosen", "rejected"))
+        assert (pair["chosen_reward"], pair["rejected_reward"]) == (chosen, rejected)
+        assert pair["reward_gap"] == chosen - rejected > 0
