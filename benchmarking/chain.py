@@ -52,8 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def reward(completion: str, topic: Sequence[str], question: str) -> float:
-    """1 for an answer that satisfies the rule and names its topic; otherwise 0.1 for each of six parts that hold."""
-    verdict = judge(topic, completion, finished=True)  # an answer that was cut seldom ends with a full stop
+    """1 for an answer that satisfies the rule and names its topic; otherwise 0.1 for each of six parts that hold.
+
+    One of the six, that the answer ended itself, is taken for granted: a reward sees only text, and an answer that was
+    cut seldom ends with a full stop. So no answer gets less than 0.1, and none but a full success more than 0.5.
+
+    Args:
+        completion: The answer.
+        topic: The topic words of its prompt.
+        question: The prompt, which is not looked at.
+    """
+    verdict = judge(topic, completion, finished=True)
     if verdict.satisfied and verdict.names_topic:
         return 1.0
     return 0.1 * (5 - len(verdict.broken_parts) + verdict.names_topic)
