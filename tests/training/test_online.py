@@ -272,6 +272,25 @@ def test_max_steps_counts_prompts(learning, make_reasoning_env, tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 6 * 4
 
 
+def test_a_run_that_is_over_when_it_is_taken_up_is_measured(learning, make_reasoning_env, make_questions, tmp_path):
+    make, train = learning
+
+    def env():
+        return make_reasoning_env(final_dataset=make_questions(3, seed=2))
+
+    run = {"checkpoint_path": tmp_path / "run", "checkpoint_steps": 4, "retention": Retention(keep_last=None)}
+    train(make(2), env(), evaluation_interval=None, **run)
+    shorter, expected = train(make(2), env(), max_steps=4)
+    with pytest.warns(UserWarning, match="total_rows was 12"):
+        population, fitness = train(
+            make(2), env(), max_steps=4, checkpoint_path=tmp_path / "other", resume_from=tmp_path / "run" / "step_4"
+        )
+    assert fitness == expected
+    assert population.elite.index == shorter.elite.index
+    assert population.final == shorter.final
+    assert [record.pairs for record in population.lineage.of(Evaluated)] == [4, 4]
+
+
 # GRPO ---------------------------------------------------------------------------------------------------------------
 
 
