@@ -66,6 +66,10 @@ class FromRewards(FromRows[GRPO]):
         return self._rollouts.state_dict()
 
     @override
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        self._rollouts.check_state(state)
+
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._rollouts.load_state_dict(state)
 
@@ -217,6 +221,10 @@ class FromComparisons(Practice[DPO]):
     @override
     def state_dict(self) -> dict[str, Any]:
         return self._rollouts.state_dict()
+
+    @override
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        self._rollouts.check_state(state)
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -116,6 +116,14 @@ class Practice(ABC, Generic[Agent]):
         """What the next lessons depend on; JSON can hold it."""
         return {}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that :meth:`load_state_dict` would take a state; nothing is changed.
+
+        Raises:
+            FileExistsError: A file that is written while the run goes on holds another run's lines.
+            ValueError: It lacks lines of this one.
+        """
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
 

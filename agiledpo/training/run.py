@@ -198,12 +198,14 @@ class TrainingRun(Generic[Agent]):
             agents: Number of agents in it.
 
         Raises:
+            FileExistsError: A file of this run holds another run's lines.
             ValueError: It cannot.
         """
         if agents != len(self.population):
             raise ValueError(f"The state is of {agents} agents; this run has {len(self.population)}.")
         if (state["evolution"] is None) is not (self.evolution is None):
             raise ValueError("The state was taken with evolution and this run has none, or the other way round.")
+        self.practice.check_state(state.get("practice", {}))
 
     def place(self, state: Mapping[str, Any]) -> None:
         """Go to the place in the data and in the evolution where a state was taken; agents stay as they are.
@@ -236,13 +238,14 @@ class TrainingRun(Generic[Agent]):
         self._rest = [self._kind(**rest) for rest in state["rest"]]
         self._ended_with_epoch = state["ended_with_epoch"]
         self.place(state)
-        self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
-        self.population.lineage.load_state_dict(state["lineage"])
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
         self.iteration, self.rows_done = state["iteration"], state["rows_done"]
         self.metrics, self.measured_at = dict(state["metrics"]), state["measured_at"]
         self.population.validation = dict(state.get("validation", {}))  # runs of version 0.1 had none
         set_global_random_state(state["random"])
+        # Files are cut at the very last, when nothing else can be refused.
+        self.population.lineage.load_state_dict(state["lineage"])
+        self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
         self.progress.resumed(self.rows_done)
 
     def _settings(self) -> dict[str, Any]:

@@ -268,8 +268,8 @@ def finetune_llm_reasoning(
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
-            preference pairs of it. A run that goes on from a checkpoint cuts off what came after it, so that the file
-            has each rollout once.
+            preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
+            ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
 
@@ -385,8 +385,8 @@ def finetune_llm_online_preference(
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
-            preference pairs of it. A run that goes on from a checkpoint cuts off what came after it, so that the file
-            has each rollout once.
+            preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
+            ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
 
