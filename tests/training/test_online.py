@@ -291,6 +291,25 @@ def test_a_run_that_is_over_when_it_is_taken_up_is_measured(learning, make_reaso
     assert [record.pairs for record in population.lineage.of(Evaluated)] == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"rollouts_path": "x", "lineage_path": "run/../x"}, "lineage_path and rollouts_path are the same file"),
+        ({"rollouts_path": "new", "checkpoint_path": "new"}, r"rollouts_path=.* is a file, and checkpoint_path="),
+        ({"rollouts_path": "x", "save_elite": True, "elite_path": "x/elite"}, r"is a file, and elite_path="),
+        ({"rollouts_path": "run/step_4", "checkpoint_path": "run"}, r"rollouts_path=.* is where a checkpoint"),
+    ],
+)
+def test_two_things_that_are_written_to_one_place_are_refused(learning, make_reasoning_env, tmp_path, places, message):
+    make, train = learning
+    (tmp_path / "run").mkdir()
+    arguments = {name: tmp_path / place if isinstance(place, str) else place for name, place in places.items()}
+    env = make_reasoning_env(reward=None.__eq__)  # must not be asked
+    with pytest.raises(ValueError, match=message):
+        train(make(1), env, **arguments)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
+
+
 # GRPO ---------------------------------------------------------------------------------------------------------------
 
 
