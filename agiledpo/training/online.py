@@ -1,6 +1,6 @@
 """Learning from what the current policy itself does: GRPO from rewards, DPO from comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,12 @@ class FromRewards(FromRows[GRPO]):
         return self._rollouts.files
 
     @override
-    def settings(self) -> dict[str, Any]:
-        return {"rollout": "the agent's own" if self._own else "a function"}
+    def settings(self, agents: Sequence[GRPO]) -> dict[str, Any]:
+        generators = {type(agent.generator or TransformersGenerator()).__name__ for agent in agents}
+        return {
+            "rollout": "the agent's own" if self._own else "a function",
+            "generator": ", ".join(sorted(generators)),
+        }
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +211,7 @@ class FromComparisons(Practice[DPO]):
         return self._rollouts.files
 
     @override
-    def settings(self) -> dict[str, Any]:
+    def settings(self, agents: Sequence[DPO]) -> dict[str, Any]:
         return {
             "group_size": self.group_size,
             **{f"sampling's {name}": value for name, value in vars(self.sampling).items()},

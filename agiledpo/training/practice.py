@@ -108,8 +108,12 @@ class Practice(ABC, Generic[Agent]):
         """What is written while the run goes on, beside checkpoints, elite and lineage, by the name of its argument."""
         return {}
 
-    def settings(self) -> dict[str, Any]:
-        """What may be changed when a run goes on, but makes it another run, by name; plain values."""
+    def settings(self, agents: Sequence[Agent]) -> dict[str, Any]:
+        """What may be changed when a run goes on, but makes it another run, by name; plain values.
+
+        Args:
+            agents: Who learns.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -255,7 +255,7 @@ class TrainingRun(Generic[Agent]):
             # With evolution a checkpoint is an evaluation more.
             **{name: value for name, value in schedule.items() if name != "checkpoint_steps" or self._judges},
             **self.environments.settings(),
-            **self.practice.settings(),
+            **self.practice.settings(list(self.population)),
             **({} if self.evolution is None else self.evolution.settings()),
             "fitness": self.fitness if isinstance(self.fitness, str) else "a function",
         }

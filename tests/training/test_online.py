@@ -17,7 +17,7 @@ from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
 from agiledpo.algorithms.self_distillation import self_distillation
 from agiledpo.data.rollouts.making import make_pairs
-from agiledpo.generation import Completions
+from agiledpo.generation import Completions, TransformersGenerator
 from agiledpo.generation.privileged import privileged_prompts
 from agiledpo.hpo import Mutations, TournamentSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Mutated, Selected
@@ -308,6 +308,32 @@ def test_two_things_that_are_written_to_one_place_are_refused(learning, make_rea
     with pytest.raises(ValueError, match=message):
         train(make(1), env, **arguments)
     assert [path.name for path in tmp_path.rglob("*")] == ["run"]
+
+
+def test_who_goes_on_with_another_judge_is_told(learning, make_reasoning_env, low_words, tmp_path):
+    make, train = learning
+    train(make(1), make_reasoning_env(), max_steps=4, checkpoint_path=tmp_path / "run")
+    env = make_reasoning_env(
+        reward={"high": low_words}, reward_weights=[2.0], success_reward=0.5, answer_column=None
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="from here on") as warned:
+        train(make(1), env, max_steps=4, resume_from=tmp_path / "run" / "step_4")
+    assert sorted(str(warning.message).partition(" from here")[0] for warning in warned) == [
+        "answer_column was answer in the run that was saved and is None",
+        "reward functions was ['share_of_low_words'] in the run that was saved and is ['high']",
+        "reward_weights was [1.0] in the run that was saved and is [2.0]",
+        "success_reward was 1.0 in the run that was saved and is 0.5",
+    ]
+
+
+class Other(TransformersGenerator):
+    """A generator of another name."""
+
+
+def test_who_goes_on_with_another_generator_is_told(grpo, make_reasoning_env, tmp_path):
+    reason(grpo(1), make_reasoning_env(), max_steps=4, checkpoint_path=tmp_path / "run")
+    with pytest.warns(UserWarning, match="generator was TransformersGenerator in .* and is Other from here"):
+        reason(grpo(1, generator=Other()), make_reasoning_env(), max_steps=4, resume_from=tmp_path / "run" / "step_4")
 
 
 # GRPO ---------------------------------------------------------------------------------------------------------------
