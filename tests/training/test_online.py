@@ -336,6 +336,17 @@ def test_who_goes_on_with_another_generator_is_told(grpo, make_reasoning_env, tm
         reason(grpo(1, generator=Other()), make_reasoning_env(), max_steps=4, resume_from=tmp_path / "run" / "step_4")
 
 
+def test_a_prompt_without_room_is_found_before_training(learning, make_reasoning_env, make_questions):
+    make, train = learning
+    agents = make(1)
+    limit = agents[0].lm.max_positions
+    long = make_questions(3).add_item({"prompt": " ".join(["w5"] * limit), "answer": "w4"})
+    env = make_reasoning_env(final_dataset=long)
+    with pytest.raises(ValueError, match=rf"Row 3 of the final split .*max_context_length={limit - 1}"):
+        train(agents, env)
+    assert agents[0].optimizer_steps == 0
+
+
 # GRPO ---------------------------------------------------------------------------------------------------------------
 
 
