@@ -172,8 +172,8 @@ class Lineage:
         if path.exists() and path.stat().st_size:
             if not self.overwrite:
                 raise FileExistsError(
-                    f"{path} holds the lineage of an earlier run; move it away, choose another path, pass "
-                    "overwrite=True, or resume that run."
+                    f"{path} holds the lineage of an earlier run; move it away, choose another path, or resume that "
+                    "run."
                 )
             path.write_bytes(b"")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -374,7 +374,7 @@ def _bring_to(path: Path, lines: Sequence[bytes], *, overwrite: bool) -> None:
             )
             raise ValueError(
                 f"{path} belongs to another run: line {differing} differs from the state that is loaded. Move the file "
-                "away, choose another path, or pass overwrite=True."
+                "away, or choose another path."
             )
         kept = 0
     path.parent.mkdir(parents=True, exist_ok=True)

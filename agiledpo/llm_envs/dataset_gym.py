@@ -269,6 +269,10 @@ class DatasetGym(ABC, Generic[Experiences]):
         """Name of the tokenised rows of a split and of the limits: equal names mean equal rows."""
         return self._splits[split].fingerprint
 
+    def settings(self) -> dict[str, Any]:
+        """What may be changed when a run goes on, but makes it another run, by name; plain values."""
+        return {}
+
     def lengths(self, split: Split) -> NDArray[np.int32]:
         """Tokens of the prompt and of each completion of the rows of a split, (rows, 1 + completions) int32."""
         prepared = self._splits[split]

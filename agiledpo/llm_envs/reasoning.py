@@ -288,6 +288,15 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         ids = [completion.tolist() for completion in completions]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def settings(self) -> dict[str, Any]:
+        """Where answers are and how completions are judged; what a reward function does inside is not known."""
+        return {
+            "answer_column": self.answer_column,
+            "reward functions": list(self.rewards.names),
+            "reward_weights": [float(weight) for weight in self.rewards.weights],
+            "success_reward": self.success_reward,
+        }
+
     # Rows -----------------------------------------------------------------------------------------------------------
 
     def example(self, split: Split, row: int) -> Example:

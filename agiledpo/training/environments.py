@@ -38,6 +38,10 @@ class Gym(Protocol):
         """How many rows of each split were left out or cut and why; empty where all are kept whole."""
         ...
 
+    def settings(self) -> Mapping[str, Any]:
+        """What may be changed when a run goes on, but makes it another run, by name; plain values."""
+        ...
+
     def next_batch(self) -> Mapping[str, Any]:
         """The next batch of the training split."""
         ...
@@ -127,6 +131,7 @@ class Environments:
         judge = self.judge
         return {
             "data_batch_size_per_gpu": judge.data_batch_size_per_gpu,
+            **judge.settings(),
             **{f"{ROWS_OF}{split} split": judge.fingerprint(split) for split in judge.splits},
         }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,18 @@ def _one_of(metrics: Sequence[str]) -> str:
 def _check_paths(elite: Path | None, checkpoints: Path | None, files: Mapping[str, Path]) -> None:
     if checkpoints is not None and checkpoints.exists() and not checkpoints.is_dir():
         raise FileExistsError(f"checkpoint_path={checkpoints} is a file; a directory is needed.")
+    for (name, path), (other, place) in combinations(files.items(), 2):
+        if path.resolve() == place.resolve():
+            raise ValueError(f"{name} and {other} are the same file, {path}. Give each a file of its own.")
+    directories = {"checkpoint_path": checkpoints, "elite_path": elite}
+    for name, path in files.items():
+        for other, directory in directories.items():
+            if directory is not None and path.resolve() in (directory.resolve(), *directory.resolve().parents):
+                raise ValueError(f"{name}={path} is a file, and {other}={directory} needs a directory there.")
+        if checkpoints is not None and checkpoints.resolve() in path.resolve().parents:
+            first = path.resolve().relative_to(checkpoints.resolve()).parts[0]
+            if first.startswith("step_"):
+                raise ValueError(f"{name}={path} is where a checkpoint of the run goes. Choose another place.")
     if elite is None:
         return
     check_destination(elite)

@@ -1,6 +1,6 @@
 """Learning from what the current policy itself does: GRPO from rewards, DPO from comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from agiledpo.scoring import QuestionBatch, RolloutBatch
 from agiledpo.training.comparisons import compare
 from agiledpo.training.practice import FromRows, Practice
 from agiledpo.training.rollouts import Rollouts
+from agiledpo.training.room import check_room
 
 _SHOWN = {
     "reward": ("mean_reward", ".3f"),
@@ -41,6 +42,11 @@ class FromRewards(FromRows[GRPO]):
         self._rollouts = Rollouts(GRPO.roll_out if rollout is None else rollout, log)
 
     @override
+    def check(self, agent: GRPO, env: Any) -> None:
+        super().check(agent, env)
+        check_room(agent, env, agent.max_model_len)
+
+    @override
     def rows_at_once(self, agent: GRPO) -> int | None:
         return None
 
@@ -58,12 +64,20 @@ class FromRewards(FromRows[GRPO]):
         return self._rollouts.files
 
     @override
-    def settings(self) -> dict[str, Any]:
-        return {"rollout": "the agent's own" if self._own else "a function"}
+    def settings(self, agents: Sequence[GRPO]) -> dict[str, Any]:
+        generators = {type(agent.generator or TransformersGenerator()).__name__ for agent in agents}
+        return {
+            "rollout": "the agent's own" if self._own else "a function",
+            "generator": ", ".join(sorted(generators)),
+        }
 
     @override
     def state_dict(self) -> dict[str, Any]:
         return self._rollouts.state_dict()
+
+    @override
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        self._rollouts.check_state(state)
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -86,6 +100,7 @@ class FromComparisons(Practice[DPO]):
         min_reward_gap: Smallest difference of rewards in a pair.
         reference_refresh_rounds: Batches of the environment after which the actor is copied onto the reference, again
             and again; None leaves the reference alone.
+        mask_truncated_completions: Make no pairs of completions that were cut at the length limit.
         generator: Who samples; None for ``TransformersGenerator()``.
         log: Where rollouts are noted; None for nowhere.
 
@@ -110,6 +125,7 @@ class FromComparisons(Practice[DPO]):
         evaluation_group_size: int = 1,
         min_reward_gap: float = 0.0,
         reference_refresh_rounds: int | None = None,
+        mask_truncated_completions: bool = False,
         generator: Generator | None = None,
         log: RolloutLog | None = None,
     ) -> None:
@@ -128,6 +144,7 @@ class FromComparisons(Practice[DPO]):
         self.evaluation_group_size = evaluation_group_size
         self.objective = DPOObjective(min_reward_gap=min_reward_gap)
         self.reference_refresh_rounds = reference_refresh_rounds
+        self.mask_truncated_completions = mask_truncated_completions
         self.generator = TransformersGenerator() if generator is None else generator
         self._rollouts = Rollouts(self._roll_out, log)
 
@@ -151,6 +168,7 @@ class FromComparisons(Practice[DPO]):
                 "finetune_llm_preference."
             )
         agent.check_vocabulary(env.action_space)
+        check_room(agent, env, self.sampling.max_model_len)
         if agent.reference_cache not in (None, "memory"):
             raise ValueError(
                 f"Agent {agent.index} keeps log-probabilities in the directory "
@@ -177,7 +195,8 @@ class FromComparisons(Practice[DPO]):
 
     @override
     def learn(self, agent: DPO, rows: QuestionBatch, env: Any) -> dict[str, float]:
-        pairs, metrics = compare(self._rollouts(agent, rows, env), self.objective)
+        rollouts = self._rollouts(agent, rows, env)
+        pairs, metrics = compare(rollouts, self.objective, mask_truncated=self.mask_truncated_completions)
         return {**agent.learn(pairs), **metrics} if len(pairs) else metrics
 
     @override
@@ -203,7 +222,7 @@ class FromComparisons(Practice[DPO]):
         return self._rollouts.files
 
     @override
-    def settings(self) -> dict[str, Any]:
+    def settings(self, agents: Sequence[DPO]) -> dict[str, Any]:
         return {
             "group_size": self.group_size,
             **{f"sampling's {name}": value for name, value in vars(self.sampling).items()},
@@ -211,12 +230,17 @@ class FromComparisons(Practice[DPO]):
             "evaluation's group_size": self.evaluation_group_size,
             "min_reward_gap": self.objective.min_reward_gap,
             "reference_refresh_rounds": self.reference_refresh_rounds,
+            "mask_truncated_completions": self.mask_truncated_completions,
             "generator": type(self.generator).__name__,
         }
 
     @override
     def state_dict(self) -> dict[str, Any]:
         return self._rollouts.state_dict()
+
+    @override
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        self._rollouts.check_state(state)
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

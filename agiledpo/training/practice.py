@@ -108,13 +108,25 @@ class Practice(ABC, Generic[Agent]):
         """What is written while the run goes on, beside checkpoints, elite and lineage, by the name of its argument."""
         return {}
 
-    def settings(self) -> dict[str, Any]:
-        """What may be changed when a run goes on, but makes it another run, by name; plain values."""
+    def settings(self, agents: Sequence[Agent]) -> dict[str, Any]:
+        """What may be changed when a run goes on, but makes it another run, by name; plain values.
+
+        Args:
+            agents: Who learns.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What the next lessons depend on; JSON can hold it."""
         return {}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that :meth:`load_state_dict` would take a state; nothing is changed.
+
+        Raises:
+            FileExistsError: A file that is written while the run goes on holds another run's lines.
+            ValueError: It lacks lines of this one.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""

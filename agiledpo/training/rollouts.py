@@ -64,6 +64,16 @@ class Rollouts:
         """How far the log is; JSON can hold it."""
         return {} if self.log is None else {"log": self.log.state_dict()}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that :meth:`load_state_dict` would take a state; nothing is changed.
+
+        Raises:
+            FileExistsError: The file of the log holds another run's rollouts.
+            ValueError: It lacks rollouts of this one.
+        """
+        if self.log is not None:
+            self.log.check_state(state.get("log", {"bytes": 0}))
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Bring the log to where it was when :meth:`state_dict` was taken."""
         if self.log is not None and "log" in state:

@@ -109,6 +109,8 @@ class TrainingRun(Generic[Agent]):
                 self.advance()
                 if interruption is not None and interruption.requested is not None:
                     self._stop(interruption.requested)
+        if self.measured_at != self.rows_done:  # a checkpoint that is the end of this run was saved in the midst of one
+            self._evaluate()
         for agent in self.population:
             agent.flush_caches()
         self._report()
@@ -138,7 +140,7 @@ class TrainingRun(Generic[Agent]):
         self.progress.advance(rows)
         saves = self.checkpoints is not None and self.schedule.checkpoints(moment)
         if self.schedule.evaluates(moment) or (saves and self._judges):
-            self._evaluate(moment)
+            self._evaluate()
         self._ended_with_epoch = moment.ends_run and self.environments.at_epoch_end and not self._rest
         if moment.ends_epoch:
             self._end_epoch()
@@ -196,12 +198,14 @@ class TrainingRun(Generic[Agent]):
             agents: Number of agents in it.
 
         Raises:
+            FileExistsError: A file of this run holds another run's lines.
             ValueError: It cannot.
         """
         if agents != len(self.population):
             raise ValueError(f"The state is of {agents} agents; this run has {len(self.population)}.")
         if (state["evolution"] is None) is not (self.evolution is None):
             raise ValueError("The state was taken with evolution and this run has none, or the other way round.")
+        self.practice.check_state(state.get("practice", {}))
 
     def place(self, state: Mapping[str, Any]) -> None:
         """Go to the place in the data and in the evolution where a state was taken; agents stay as they are.
@@ -234,13 +238,14 @@ class TrainingRun(Generic[Agent]):
         self._rest = [self._kind(**rest) for rest in state["rest"]]
         self._ended_with_epoch = state["ended_with_epoch"]
         self.place(state)
-        self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
-        self.population.lineage.load_state_dict(state["lineage"])
         self.population.elite = next((a for a in self.population if a.index == state["elite"]), None)
         self.iteration, self.rows_done = state["iteration"], state["rows_done"]
         self.metrics, self.measured_at = dict(state["metrics"]), state["measured_at"]
         self.population.validation = dict(state.get("validation", {}))  # runs of version 0.1 had none
         set_global_random_state(state["random"])
+        # Files are cut at the very last, when nothing else can be refused.
+        self.population.lineage.load_state_dict(state["lineage"])
+        self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
         self.progress.resumed(self.rows_done)
 
     def _settings(self) -> dict[str, Any]:
@@ -250,7 +255,7 @@ class TrainingRun(Generic[Agent]):
             # With evolution a checkpoint is an evaluation more.
             **{name: value for name, value in schedule.items() if name != "checkpoint_steps" or self._judges},
             **self.environments.settings(),
-            **self.practice.settings(),
+            **self.practice.settings(list(self.population)),
             **({} if self.evolution is None else self.evolution.settings()),
             "fitness": self.fitness if isinstance(self.fitness, str) else "a function",
         }
@@ -309,10 +314,10 @@ class TrainingRun(Generic[Agent]):
                 self.progress.learned(agent.index, self.practice.learn(agent, queue.take(size), env))
             self.practice.end_batch(agent, moment.iteration)
         except NonFiniteLossError as error:
-            self._set_aside(agent, error, moment)
+            self._set_aside(agent, error, moment.rows_done)
             queue.clear()
 
-    def _evaluate(self, moment: Moment) -> None:
+    def _evaluate(self) -> None:
         for agent in self.population.well:
             try:
                 if callable(self.fitness):
@@ -320,23 +325,23 @@ class TrainingRun(Generic[Agent]):
                 else:
                     agent.record(self.practice.measure(agent, self.environments.judge, "test"), self.fitness)
             except NonFiniteLossError as error:
-                self._set_aside(agent, error, moment)
+                self._set_aside(agent, error, self.rows_done)
                 continue
             self.population.lineage.record(
                 Evaluated(
                     agent=agent.index,
                     generation=self._generation,
-                    pairs=moment.rows_done,
+                    pairs=self.rows_done,
                     fitness=agent.fitness[-1],
                     error=agent.fitness_errors[-1],
                     tie_break=agent.tie_break,
                 )
             )
         elite = self.population.elite = self._fittest()
-        validation = {} if elite is None else self._validate(elite, moment)
+        validation = {} if elite is None else self._validate(elite)
         self.population.validation = validation
         self.metrics = {} if elite is None else {**elite.held_out, "fitness": elite.fitness[-1], **validation}
-        self.measured_at = moment.rows_done
+        self.measured_at = self.rows_done
         self.progress.evaluated(self.population, self.environments.judge.validation_names)
 
     def _fittest(self) -> Agent | None:
@@ -346,7 +351,7 @@ class TrainingRun(Generic[Agent]):
         fit = [agent for agent in self.population.well if ranks[agent.index].fit]
         return max(fit, key=lambda agent: ranks[agent.index]) if fit else None
 
-    def _validate(self, elite: Agent, moment: Moment) -> dict[str, float]:
+    def _validate(self, elite: Agent) -> dict[str, float]:
         """The fittest agent's figures on the validation sets."""
         validation = validate(self.practice, elite, self.environments.judge)
         for name, reason in validation.failed.items():
@@ -356,7 +361,7 @@ class TrainingRun(Generic[Agent]):
                 Validated(
                     agent=elite.index,
                     generation=self._generation,
-                    pairs=moment.rows_done,
+                    pairs=self.rows_done,
                     metrics=validation.metrics,  # without the time, which no other run has
                 )
             )
@@ -371,13 +376,13 @@ class TrainingRun(Generic[Agent]):
             self.population.elite, self.metrics = None, {}  # it did not survive
         self.progress.evolved(evolution.generation, self.population)
 
-    def _set_aside(self, agent: Agent, error: NonFiniteLossError, moment: Moment) -> None:
+    def _set_aside(self, agent: Agent, error: NonFiniteLossError, rows_done: int) -> None:
         """An agent that diverges does not end the run of the others."""
         if len(self.population) == 1:
             raise error
         agent.diverged = str(error)
         self.population.lineage.record(
-            Diverged(agent=agent.index, generation=self._generation, pairs=moment.rows_done, reason=agent.diverged)
+            Diverged(agent=agent.index, generation=self._generation, pairs=rows_done, reason=agent.diverged)
         )
         self.progress.say(f"agent {agent.index} has diverged and is set aside: {error}")
         if not self.population.well:

@@ -268,8 +268,8 @@ def finetune_llm_reasoning(
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
-            preference pairs of it. A run that goes on from a checkpoint cuts off what came after it, so that the file
-            has each rollout once.
+            preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
+            ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
 
@@ -313,8 +313,13 @@ def finetune_llm_online_preference(
     temperature: float = 0.9,
     top_p: float = 0.95,
     top_k: int = 50,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    min_output_tokens: int = 0,
+    stop: str | Sequence[str] = (),
     max_completion_length: int = 256,
     min_reward_gap: float = 0.0,
+    mask_truncated_completions: bool = False,
     reference_refresh_rounds: int | None = None,
     eval_temperature: float = 0.0,
     eval_group_size: int = 1,
@@ -361,8 +366,13 @@ def finetune_llm_online_preference(
         temperature: What logits are divided by when completions are sampled, above 0.
         top_p: Only the most likely tokens that together have this probability are sampled.
         top_k: Only the k most likely tokens are; 0 for all.
+        min_p: Only tokens at least this many times as likely as the most likely one are.
+        repetition_penalty: What makes tokens that were there before less likely; 1 for none.
+        min_output_tokens: No end-of-sequence token before as many.
+        stop: Text, or several texts, behind which a completion ends, also of held-out prompts.
         max_completion_length: Most tokens of a completion, also of held-out prompts.
         min_reward_gap: Smallest difference of rewards in a pair; a tie never makes one.
+        mask_truncated_completions: Make no pairs of completions that were cut at ``max_completion_length``.
         reference_refresh_rounds: Rounds after which each agent's actor is copied onto its reference, again and again;
             None leaves that to the agents' ``reference_update``, which otherwise has to be ``"never"``.
         eval_temperature: The same for held-out prompts; 0 takes the most likely token each time.
@@ -385,8 +395,8 @@ def finetune_llm_online_preference(
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
-            preference pairs of it. A run that goes on from a checkpoint cuts off what came after it, so that the file
-            has each rollout once.
+            preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
+            ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
 
@@ -398,15 +408,24 @@ def finetune_llm_online_preference(
     """
     check_whole_number("max_completion_length", max_completion_length)
     check_number("eval_temperature", eval_temperature, minimum=0.0)
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
     practice = FromComparisons(
         group_size=group_size,
         sampling=SamplingSettings(
-            max_new_tokens=max_completion_length, temperature=temperature, top_p=top_p, top_k=top_k
+            max_new_tokens=max_completion_length,
+            min_new_tokens=min_output_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=stops,
         ),
-        evaluation=SamplingSettings(max_new_tokens=max_completion_length, temperature=eval_temperature),
+        evaluation=SamplingSettings(max_new_tokens=max_completion_length, temperature=eval_temperature, stop=stops),
         evaluation_group_size=eval_group_size,
         min_reward_gap=min_reward_gap,
         reference_refresh_rounds=reference_refresh_rounds,
+        mask_truncated_completions=mask_truncated_completions,
         generator=generator,
         log=None if rollouts_path is None else RolloutLog(rollouts_path),
     )

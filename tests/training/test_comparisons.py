@@ -1,6 +1,7 @@
 """Which sampled completions become a pair."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,10 +48,19 @@ def test_the_best_of_each_group_is_preferred_to_its_worst():
         "finished_rate": 1.0,
         "pair_rate": 2 / 6,
         "reward_gap": pytest.approx((1.0 + 0.25) / 2),
+        "masked_completions": 0,
     }
     wide, metrics = compare(batch, DPOObjective(min_reward_gap=0.5))
     assert wide.labels == ["train row 0"]
     assert metrics["pair_rate"] == 1 / 6
+
+
+def test_completions_that_were_cut_make_no_pair():
+    batch = rollouts([([4], 2.0), ([5], 1.0), ([6], 0.5), ([7], 0.0)], [([4], 1.0), ([5], 0.0)])
+    batch = replace(batch, finished=[[False, True, True, False], [True, False]])
+    pairs, metrics = compare(batch, DPOObjective(), mask_truncated=True)
+    assert [ids.tolist() for side in pairs.sides for ids in side] == [[5], [6]]
+    assert (metrics["masked_completions"], metrics["pair_rate"]) == (3, 0.5)
 
 
 def test_no_pair_is_no_error():

@@ -17,7 +17,7 @@ from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
 from agiledpo.algorithms.self_distillation import self_distillation
 from agiledpo.data.rollouts.making import make_pairs
-from agiledpo.generation import Completions
+from agiledpo.generation import Completions, TransformersGenerator
 from agiledpo.generation.privileged import privileged_prompts
 from agiledpo.hpo import Mutations, TournamentSelection
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Mutated, Selected
@@ -270,6 +270,81 @@ def test_max_steps_counts_prompts(learning, make_reasoning_env, tmp_path):
     make, train = learning
     train(make(1), make_reasoning_env(), max_steps=6, rollouts_path=tmp_path / "log.jsonl")
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 6 * 4
+
+
+def test_a_run_that_is_over_when_it_is_taken_up_is_measured(learning, make_reasoning_env, make_questions, tmp_path):
+    make, train = learning
+
+    def env():
+        return make_reasoning_env(final_dataset=make_questions(3, seed=2))
+
+    run = {"checkpoint_path": tmp_path / "run", "checkpoint_steps": 4, "retention": Retention(keep_last=None)}
+    train(make(2), env(), evaluation_interval=None, **run)
+    shorter, expected = train(make(2), env(), max_steps=4)
+    with pytest.warns(UserWarning, match="total_rows was 12"):
+        population, fitness = train(
+            make(2), env(), max_steps=4, checkpoint_path=tmp_path / "other", resume_from=tmp_path / "run" / "step_4"
+        )
+    assert fitness == expected
+    assert population.elite.index == shorter.elite.index
+    assert population.final == shorter.final
+    assert [record.pairs for record in population.lineage.of(Evaluated)] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"rollouts_path": "x", "lineage_path": "run/../x"}, "lineage_path and rollouts_path are the same file"),
+        ({"rollouts_path": "new", "checkpoint_path": "new"}, r"rollouts_path=.* is a file, and checkpoint_path="),
+        ({"rollouts_path": "x", "save_elite": True, "elite_path": "x/elite"}, r"is a file, and elite_path="),
+        ({"rollouts_path": "run/step_4", "checkpoint_path": "run"}, r"rollouts_path=.* is where a checkpoint"),
+    ],
+)
+def test_two_things_that_are_written_to_one_place_are_refused(learning, make_reasoning_env, tmp_path, places, message):
+    make, train = learning
+    (tmp_path / "run").mkdir()
+    arguments = {name: tmp_path / place if isinstance(place, str) else place for name, place in places.items()}
+    env = make_reasoning_env(reward=None.__eq__)  # must not be asked
+    with pytest.raises(ValueError, match=message):
+        train(make(1), env, **arguments)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
+
+
+def test_who_goes_on_with_another_judge_is_told(learning, make_reasoning_env, low_words, tmp_path):
+    make, train = learning
+    train(make(1), make_reasoning_env(), max_steps=4, checkpoint_path=tmp_path / "run")
+    env = make_reasoning_env(
+        reward={"high": low_words}, reward_weights=[2.0], success_reward=0.5, answer_column=None
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="from here on") as warned:
+        train(make(1), env, max_steps=4, resume_from=tmp_path / "run" / "step_4")
+    assert sorted(str(warning.message).partition(" from here")[0] for warning in warned) == [
+        "answer_column was answer in the run that was saved and is None",
+        "reward functions was ['share_of_low_words'] in the run that was saved and is ['high']",
+        "reward_weights was [1.0] in the run that was saved and is [2.0]",
+        "success_reward was 1.0 in the run that was saved and is 0.5",
+    ]
+
+
+class Other(TransformersGenerator):
+    """A generator of another name."""
+
+
+def test_who_goes_on_with_another_generator_is_told(grpo, make_reasoning_env, tmp_path):
+    reason(grpo(1), make_reasoning_env(), max_steps=4, checkpoint_path=tmp_path / "run")
+    with pytest.warns(UserWarning, match="generator was TransformersGenerator in .* and is Other from here"):
+        reason(grpo(1, generator=Other()), make_reasoning_env(), max_steps=4, resume_from=tmp_path / "run" / "step_4")
+
+
+def test_a_prompt_without_room_is_found_before_training(learning, make_reasoning_env, make_questions):
+    make, train = learning
+    agents = make(1)
+    limit = agents[0].lm.max_positions
+    long = make_questions(3).add_item({"prompt": " ".join(["w5"] * limit), "answer": "w4"})
+    env = make_reasoning_env(final_dataset=long)
+    with pytest.raises(ValueError, match=rf"Row 3 of the final split .*max_context_length={limit - 1}"):
+        train(agents, env)
+    assert agents[0].optimizer_steps == 0
 
 
 # GRPO ---------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """Write sampled and judged completions as rollouts in NeMo Gym's format, while a run goes on."""
 
+import glob
 import hashlib
 import json
 import math
 import os
+import shlex
+import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -15,12 +18,14 @@ from agiledpo.data.examples import Example, Message
 from agiledpo.data.messages import without_none
 from agiledpo.data.rollouts.reading import PARAMETERS
 from agiledpo.data.rollouts.writing import check_place
-from agiledpo.disk import append, flush
+from agiledpo.disk import append, complete_or_absent, flush
 
 if TYPE_CHECKING:
     from agiledpo.scoring import QuestionBatch, RolloutBatch
 
 _CHUNK = 1 << 20
+# Between the name of a log and the number of bytes before what was cut off it.
+_CUT = ".from_"
 
 
 class AskingGym(Protocol):
@@ -116,20 +121,44 @@ class RolloutLog:
             flush(self.path)
         return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that :meth:`load_state_dict` would take a state; nothing is changed.
+
+        Raises:
+            FileExistsError: Nothing had been written, and the file holds something.
+            ValueError: The file is another run's, or lacks lines that had been written.
+        """
+        size = state["bytes"]
+        if self.overwrite or not self.path.exists():
+            return
+        if not size:
+            self._check_free()
+        elif _sha256([(self.path, size)]) != state["sha256"]:
+            raise ValueError(
+                f"{self.path} does not begin with the {size} bytes that this run had written: it is another run's, or "
+                f"was changed. {self._remedy(state)}"
+            )
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state: what was written after it is cut off, for it will be written again.
+        """Go on from a saved state: what was written after it will be written again, and is moved to a file beside.
+
+        That file is named ``<name>.from_<n>``, after the bytes that came before, with another number behind if there is
+        one already.
 
         Args:
             state: What :meth:`state_dict` returned.
 
         Raises:
+            FileExistsError: Nothing had been written, and the file holds something.
+            OSError: What is cut off could not be kept; the file is as it was.
             ValueError: The file is another run's, or lacks lines that had been written; then nothing is changed. With
                 `overwrite` it is begun anew instead.
 
         Warns:
             UserWarning: The file is not there any more, and is begun anew.
         """
-        size, sha256 = state["bytes"], hashlib.sha256()
+        self.check_state(state)
+        size, digest = state["bytes"], hashlib.sha256()
         if size and not self.path.exists():
             warnings.warn(
                 f"{self.path} is not there any more: the completions before this point are not in the new file.",
@@ -138,30 +167,51 @@ class RolloutLog:
             )
             size = 0
         elif size:
-            with self.path.open("rb") as file:
-                for part in _parts(file, size):
-                    sha256.update(part)
-            if sha256.hexdigest() != state["sha256"]:
-                if not self.overwrite:
-                    raise ValueError(
-                        f"{self.path} does not begin with the {size} bytes that this run had written: it is another "
-                        "run's, or was changed. Put the run's own file there, choose another path, or pass "
-                        "overwrite=True."
-                    )
-                size, sha256 = 0, hashlib.sha256()
-            else:
-                os.truncate(self.path, size)
-        self._bytes, self._sha256 = size, sha256
+            _update(digest, self.path, size)
+            if digest.hexdigest() != state["sha256"]:
+                size, digest = 0, hashlib.sha256()
+            elif self.path.stat().st_size > size:
+                self._cut(size)
+        self._bytes, self._sha256 = size, digest
+
+    def _cut(self, size: int) -> None:
+        """Take away what follows the first bytes, and keep it beside."""
+        stem = f"{self.path.name}{_CUT}{size}"
+        aside, number = self.path.with_name(stem), 1
+        while aside.exists():
+            aside, number = self.path.with_name(f"{stem}.{number}"), number + 1
+        with complete_or_absent(aside, overwrite=False) as draft, self.path.open("rb") as file:
+            file.seek(size)
+            shutil.copyfileobj(file, draft, _CHUNK)
+        os.truncate(self.path, size)
+
+    def _remedy(self, state: Mapping[str, Any]) -> str:
+        """What to do where the file lacks what a state speaks of: perhaps an earlier run on this file cut it off."""
+        for aside in sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}{_CUT}*")):
+            begin = aside.name.removeprefix(f"{self.path.name}{_CUT}").partition(".")[0]
+            if not begin.isdecimal() or int(begin) > state["bytes"]:
+                continue
+            kept = int(begin)
+            if _sha256([(self.path, kept), (aside, state["bytes"] - kept)]) == state["sha256"]:
+                whole = f"{self.path}.whole"
+                return (
+                    f"What is missing is in {aside}, cut off when a run was taken up at an earlier point. Put it "
+                    f"together, (head -c {kept} {shlex.quote(str(self.path))}; cat {shlex.quote(str(aside))}) > "
+                    f"{shlex.quote(whole)}, and pass that file as the path."
+                )
+        return "Put the run's own file there, or choose another path."
 
     def _begin(self) -> None:
-        if self.path.exists() and self.path.stat().st_size:
-            if not self.overwrite:
-                raise FileExistsError(
-                    f"{self.path} holds the rollouts of another run; move it away, choose another path, pass "
-                    "overwrite=True, or resume that run."
-                )
+        if self.overwrite and self.path.exists():
             os.truncate(self.path, 0)
+        self._check_free()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _check_free(self) -> None:
+        if self.path.exists() and self.path.stat().st_size:
+            raise FileExistsError(
+                f"{self.path} holds the rollouts of another run; move it away, choose another path, or resume that run."
+            )
 
     def _check_size(self) -> None:
         size = self.path.stat().st_size if self.path.exists() else 0
@@ -221,8 +271,17 @@ def _request(example: Example, rendered: str) -> tuple[dict[str, Any], str]:
     return {"input": messages[:-1], **tools}, next((text for text in written if rendered.endswith(text)), content)
 
 
-def _parts(file: Any, size: int) -> Iterator[bytes]:
-    """The first bytes of a file, as far as there are any."""
-    while size and (part := file.read(min(size, _CHUNK))):
-        size -= len(part)
-        yield part
+def _update(digest: "hashlib._Hash", path: Path, size: int) -> None:
+    """Add the first bytes of a file, as far as there are any."""
+    with path.open("rb") as file:
+        while size and (part := file.read(min(size, _CHUNK))):
+            digest.update(part)
+            size -= len(part)
+
+
+def _sha256(parts: Iterable[tuple[Path, int]]) -> str:
+    """Of the first bytes of files, one after another."""
+    digest = hashlib.sha256()
+    for path, size in parts:
+        _update(digest, path, size)
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,12 @@ def test_a_resumed_run_writes_the_same_file(
     write(first, saved, killed)
     with first.path.open("ab") as file:
         file.write(data.draw(st.binary(max_size=5)))  # half a line
+    later = first.path.read_bytes()
     second = RolloutLog(directory / "log.jsonl")
     second.load_state_dict(state)
     assert second.state_dict() == state
+    kept = b"".join(path.read_bytes() for path in directory.glob(f"log.jsonl.from_{state['bytes']}"))
+    assert second.path.read_bytes() + kept == later
     write(second, saved, batches)
     assert second.path.read_bytes() == whole.path.read_bytes()
     assert second.state_dict() == whole.state_dict()
@@ -255,16 +259,47 @@ def test_a_file_of_another_run_is_left_alone(gym: ReasoningGym, tmp_path: Path) 
             resumed.load_state_dict(state)
         assert log.path.read_bytes() == other
     log.path.write_bytes(lines)
-    for fresh in (RolloutLog(log.path), RolloutLog(log.path)):
-        fresh.load_state_dict(empty)
-        with pytest.raises(FileExistsError, match=r"holds the rollouts of another run; .*pass overwrite=True"):
-            fresh.write(*done, gym, agent=0, iteration=1)
+    for refused in (
+        lambda fresh: fresh.load_state_dict(empty),
+        lambda fresh: fresh.write(*done, gym, agent=0, iteration=1),
+    ):
+        with pytest.raises(FileExistsError, match=r"holds the rollouts of another run; [^=]*, or resume that run.$"):
+            refused(RolloutLog(log.path))
     assert log.path.read_bytes() == lines
     log.path.write_bytes(b"x" * 1000)
     for replaced in (RolloutLog(log.path, overwrite=True), RolloutLog(log.path, overwrite=True)):
         replaced.load_state_dict(state if replaced.path.read_bytes().startswith(b"x") else empty)
         replaced.write(*done, gym, agent=0, iteration=1)
         assert log.path.read_bytes() == lines
+
+
+def test_what_an_earlier_point_cuts_off_can_be_put_back(gym: ReasoningGym, tmp_path: Path) -> None:
+    """By the very command that the error names; nothing that was written is ever lost."""
+    done = [rolled_out(gym, [[str(number), "é"], ["2", "3"]]) for number in range(3)]
+    log = RolloutLog(tmp_path / "the log [1].jsonl")
+    states, contents = [], []
+    for number in (0, 1):
+        log.write(*done[number], gym, agent=0, iteration=number)
+        states.append(log.state_dict())
+        contents.append(log.path.read_bytes())
+    for iteration in (2, 3):  # twice, so that a name is taken
+        branch = RolloutLog(log.path)
+        branch.load_state_dict(states[0])
+        assert branch.path.read_bytes() == contents[0]
+        branch.write(*done[2], gym, agent=0, iteration=iteration)
+    cut = log.path.with_name(f"{log.path.name}.from_{len(contents[0])}")
+    assert contents[0] + cut.read_bytes() == contents[1]
+    assert len(list(tmp_path.iterdir())) == 3
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"does not begin with the {len(contents[1])} bytes") as caught:
+        RolloutLog(log.path).load_state_dict(states[1])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    message = str(caught.value)
+    subprocess.run(message[message.index("(head") : message.index(", and pass")], shell=True, check=True)
+    whole = RolloutLog(f"{log.path}.whole")
+    whole.load_state_dict(states[1])
+    assert whole.path.read_bytes() == contents[1]
+    assert whole.state_dict() == states[1]
 
 
 def test_a_file_that_is_gone_is_begun_anew(gym: ReasoningGym, tmp_path: Path) -> None:
