@@ -89,8 +89,8 @@ class GRPO(LLMAlgorithm):
         min_p: Only tokens at least this many times as likely as the most likely one.
         calc_position_embeddings: Hand position ids to the model; see :class:`agiledpo.algorithms.DPO`.
         micro_batch_size_per_gpu: Most completions in one forward pass; None takes ``batch_size``. A group that is
-            larger is cut, and its prompt computed more than once. It changes memory and speed, and without LoRA dropout,
-            whose masks are drawn for each micro-batch, never the result.
+            larger is cut, and its prompt computed more than once. It changes memory and speed, and without LoRA
+            dropout, whose masks are drawn for each micro-batch, never the result.
         max_output_tokens: AgileRL's name of ``max_completion_length``.
         min_output_tokens: No end-of-sequence token before as many.
         max_completion_length: Most tokens of a completion, its end-of-sequence token included; None for 256.

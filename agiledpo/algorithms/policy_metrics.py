@@ -17,8 +17,8 @@ class PolicyMeter:
     The result holds ``loss`` and ``mean_loss`` (mean over completions), ``mean_token_logp`` (mean over the tokens that
     went through the model of their log-probability, nats; its negative estimates the entropy where tokens were sampled
     from the whole distribution of the policy; NaN if there were none) and, with a reference, ``kl`` (its k3 estimate,
-    mean over tokens, nats; 0 if there were none), all in the first pass; and ``clip_ratio/low`` and ``clip_ratio/high`` (shares of tokens,
-    over all passes, whose ratio a bound held: in the first step there is none).
+    mean over tokens, nats; 0 if there were none), all in the first pass; and ``clip_ratio/low`` and
+    ``clip_ratio/high`` (shares of tokens, over all passes, whose ratio a bound held: in the first step there is none).
 
     Args:
         counted: The rollouts that the loss is the mean over.
