@@ -1,5 +1,6 @@
 """Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300)."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from gymnasium import spaces
 from peft import LoraConfig, PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from agiledpo.adapters import Role
@@ -88,12 +89,13 @@ class GRPO(LLMAlgorithm):
         min_p: Only tokens at least this many times as likely as the most likely one.
         calc_position_embeddings: Hand position ids to the model; see :class:`agiledpo.algorithms.DPO`.
         micro_batch_size_per_gpu: Most completions in one forward pass; None takes ``batch_size``. A group that is
-            larger is cut, and its prompt computed more than once. It changes memory and speed, never the result.
+            larger is cut, and its prompt computed more than once. It changes memory and speed, and without LoRA
+            dropout, whose masks are drawn for each micro-batch, never the result.
         max_output_tokens: AgileRL's name of ``max_completion_length``.
         min_output_tokens: No end-of-sequence token before as many.
         max_completion_length: Most tokens of a completion, its end-of-sequence token included; None for 256.
         max_model_len: Most tokens of a prompt with its completion; None for what the model allows.
-        stop: Text, or several texts, behind which a completion ends.
+        stop: Text, or several texts, behind which a completion ends; None or () for none.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
         accelerator: Accelerate's handle, one process.
@@ -117,12 +119,15 @@ class GRPO(LLMAlgorithm):
             not been sampled: neither loss nor divergence, nor a place in the means (DAPO's dynamic sampling).
         adv_filter_eps: See there.
         mask_truncated_completions: Leave completions out that were cut at the length limit (DAPO's overlong
-            filtering); their rewards count in the advantages of the others.
+            filtering); their rewards count in the advantages of the others. It needs what :meth:`roll_out` returns.
         vllm_importance_sampling_correction: Where completions come from another engine than the model that learns,
             weigh each token by ``min(p / p_sampling, vllm_importance_sampling_cap)``, with p its probability when
-            ``learn`` was called, for which it is scored then, and p_sampling the one that the engine gave. What
-            ``TransformersGenerator`` sampled needs no correction and gets none; so do rollouts without
-            ``sampling_logps``.
+            ``learn`` was called, for which it is scored then, and p_sampling the one that the engine gave. That is:
+            with ``sampling_logps`` given to ``learn``, with groups of trajectories, and with rollouts of a
+            ``generator`` other than ``TransformersGenerator``, as far as they know their ``sampling_logps``. Rollouts
+            of the agent's own model need no correction and get none. ``VLLMGenerator`` does not know them at this
+            class's defaults: it does at ``temperature=1``, or with ``top_p=1, top_k=0`` and a server that was started
+            with ``--logprobs-mode processed_logprobs``. Without any there is no correction, and a warning.
         vllm_importance_sampling_cap: See there.
         activation_offload: Keep what backward needs in CPU memory; see :class:`agiledpo.algorithms.DPO`.
         weight_decay: AdamW's decoupled weight decay.
@@ -203,7 +208,7 @@ class GRPO(LLMAlgorithm):
         min_output_tokens: int = 0,
         max_completion_length: int | None = None,
         max_model_len: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         device: str | torch.device | None = None,
         lora_config: LoraConfig | None = None,
         accelerator: Accelerator | None = None,
@@ -247,7 +252,7 @@ class GRPO(LLMAlgorithm):
         self.min_output_tokens = min_output_tokens
         self.max_completion_length = _completion_length(max_completion_length, max_output_tokens)
         self.max_model_len = max_model_len
-        self.stop: tuple[str, ...] = (stop,) if isinstance(stop, str) else tuple(stop)
+        self.stop: tuple[str, ...] = (stop,) if isinstance(stop, str) else tuple(stop or ())
         self.adv_norm = adv_norm
         self.loss_type = loss_type
         self.loss_normalization = loss_normalization
@@ -297,6 +302,7 @@ class GRPO(LLMAlgorithm):
         if not clone:  # a copy is as its original was made or has been set since
             self.check_hyperparameters()
         self._own_generator = TransformersGenerator()
+        self._uncorrected: Generator | None = None  # what was warned of
         self.scorer()  # refuses settings that do not suit the model
 
     @property
@@ -356,15 +362,22 @@ class GRPO(LLMAlgorithm):
             generator=self._sampler,
         )
 
-    def get_action(self, obs: Mapping[str, Any] | QuestionBatch, training: bool = True) -> ActionResult:
+    def get_action(
+        self,
+        obs: Mapping[str, Any] | QuestionBatch,
+        training: bool = True,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> ActionResult:
         """Sample completions as AgileRL's loops want them, for ``env.step`` and ``learn``.
 
-        These lists do not say which completions ended themselves, so for ``learn`` all of them did; stop texts need
-        the tokenizer that only an environment has. :meth:`roll_out` knows both.
+        These lists do not say which completions ended themselves, so ``learn`` refuses them if
+        ``mask_truncated_completions`` is set. :meth:`roll_out` knows.
 
         Args:
             obs: What ``ReasoningGym.reset`` or ``step`` returns.
             training: A group for each prompt; False: one answer each at ``eval_temperature``.
+            tokenizer: Its end-of-sequence token ends completions beside the model's own; stop texts need it.
 
         Returns:
             ``completion_ids``, ``action_masks`` and ``sampling_logps``. Rows are padded with the pad token of `obs`, or
@@ -373,12 +386,16 @@ class GRPO(LLMAlgorithm):
         questions: QuestionBatch = self.as_batch(obs)
         if training:
             completions = self._sampler.generate(
-                self, questions.prompts, group_size=self.group_size, settings=self.sampling_settings
+                self,
+                questions.prompts,
+                group_size=self.group_size,
+                settings=self.sampling_settings,
+                tokenizer=tokenizer,
             )
         else:
             with fixed_draws(self):
                 completions = self._sampler.generate(
-                    self, questions.prompts, group_size=1, settings=self.evaluation_settings
+                    self, questions.prompts, group_size=1, settings=self.evaluation_settings, tokenizer=tokenizer
                 )
         # The environment skips its own pad token; the agent's may be a word to it.
         pad = self.pad_token_id if isinstance(obs, QuestionBatch) else obs.get("pad_token_id", self.pad_token_id)
@@ -410,14 +427,30 @@ class GRPO(LLMAlgorithm):
             :class:`agiledpo.algorithms.policy_metrics.PolicyMeter`, over those that count. None of them depends on
             micro-batches. When training also ``grad_norm`` (before clipping, mean over the steps of the first pass; 0
             if none was made), ``lr``, ``beta`` and ``tokens_per_second`` (prompt counted once per group).
+            ``finished_rate`` is NaN for what is not of :meth:`roll_out`, which does not say it.
 
         Raises:
             NonFiniteLossError: A loss or gradient is NaN or infinite. The rows are named; the step was not made.
             ValueError: The experiences are malformed or not for this model, or a group without advantages has fewer
                 than two completions or a reward that is not finite.
+
+        Warns:
+            UserWarning: The completions should be corrected, but nothing says how likely they were where they were
+                sampled; once.
         """
-        rollouts = self._with_advantages(_rollouts(experiences, sampling_logps, self.adv_norm))
-        return self._train(rollouts) if training else self._measure(rollouts)
+        told = isinstance(experiences, RolloutBatch)  # nothing else says which completions ended themselves
+        if self.mask_truncated_completions and not told:
+            raise ValueError(
+                "mask_truncated_completions=True leaves completions out that were cut, which these experiences do not "
+                "say. Pass what agent.roll_out(questions, env) returns, or set mask_truncated_completions=False."
+            )
+        rollouts = self._corrected(
+            _rollouts(experiences, sampling_logps, self.adv_norm),
+            foreign=sampling_logps is not None or not isinstance(experiences, (RolloutBatch, tuple, Mapping)),
+        )
+        rollouts = self._with_advantages(rollouts)
+        metrics = self._train(rollouts) if training else self._measure(rollouts)
+        return metrics if told else {**metrics, "finished_rate": math.nan}
 
     def measure(self, env: HeldOutGym, split: Split = "test") -> HeldOutRewards:
         """Let the actor answer a whole held-out split; no weight, training cursor or draw in training changes.
@@ -462,6 +495,28 @@ class GRPO(LLMAlgorithm):
         )
 
     # The steps of learn ---------------------------------------------------------------------------------------------
+
+    def _corrected(self, rollouts: RolloutBatch, *, foreign: bool) -> RolloutBatch:
+        """The rollouts with the ``sampling_logps`` that tokens are weighed by, and no others.
+
+        Args:
+            rollouts: The rollouts.
+            foreign: Whether they say themselves that they need correction; otherwise the generator says.
+        """
+        another = foreign or not isinstance(self._sampler, TransformersGenerator)
+        if not (self.vllm_importance_sampling_correction and another):
+            return replace(rollouts, sampling_logps=[None] * len(rollouts))
+        known = any(logps is not None for logps in rollouts.sampling_logps)
+        if not known and not foreign and self._uncorrected is not self._sampler:
+            self._uncorrected = self._sampler
+            warnings.warn(
+                f"vllm_importance_sampling_correction does nothing: {type(self._sampler).__name__} did not say how "
+                "likely these completions were, or learn was not told. VLLMGenerator knows at temperature=1, or with "
+                "top_p=1, top_k=0, min_p=0 and a server started with --logprobs-mode processed_logprobs; behind "
+                "get_action pass its sampling_logps to learn. Or set vllm_importance_sampling_correction=False.",
+                stacklevel=3,
+            )
+        return rollouts
 
     def _with_advantages(self, rollouts: RolloutBatch) -> RolloutBatch:
         """The rollouts with an advantage for each token: its own, or its completion's within the group."""
@@ -517,7 +572,7 @@ class GRPO(LLMAlgorithm):
         scorer = self.scorer(temperature=self.temperature)
         scorer.check(rollouts)
         counted = self._counted(rollouts)
-        meter = PolicyMeter(counted)
+        meter = PolicyMeter(counted, with_reference=self.beta > 0)
         for step in self._scored(scorer, self._steps(counted), old=False):
             with measuring(self.adapters, "actor", scorer):
                 meter.add([self._terms(scorer, step, part) for part in step.parts])
@@ -531,8 +586,9 @@ class GRPO(LLMAlgorithm):
         counted = self._counted(rollouts)
         steps = self._steps(counted)
         moves = len(steps) * self.update_epochs > 1  # away from what was sampled, before the last step
-        steps = self._scored(scorer, steps, old=moves or self._corrects)
-        meter = PolicyMeter(counted, passes=self.update_epochs)
+        corrects = any(logps is not None for logps in counted.sampling_logps)
+        steps = self._scored(scorer, steps, old=moves or corrects)
+        meter = PolicyMeter(counted, with_reference=self.beta > 0, passes=self.update_epochs)
         grad_norms: list[float] = []
         for epoch in range(self.update_epochs):
             for step in steps:
@@ -541,6 +597,7 @@ class GRPO(LLMAlgorithm):
                 if epoch == 0:
                     grad_norms.append(grad_norm)
         self.steps[-1] += len(rollouts)
+        self.follow_hyperparameters()  # no step did if there was none
         seconds = perf_counter() - started
         metrics = (
             rollout_metrics(rollouts)
@@ -577,7 +634,6 @@ class GRPO(LLMAlgorithm):
             self.objective,
             scorer.score_completions(part.rollouts),
             mean_tokens=step.mean_tokens,
-            corrected=self._corrects,
         )
         check_finite(part.per_row(terms.loss.detach()), part.rollouts.labels)
         return terms
@@ -593,11 +649,6 @@ class GRPO(LLMAlgorithm):
     def _sampler(self) -> Generator:
         """What samples completions."""
         return self._own_generator if self.generator is None else self.generator
-
-    @property
-    def _corrects(self) -> bool:
-        """Whether tokens are weighed by how much likelier they are here than in the engine that sampled them."""
-        return self.vllm_importance_sampling_correction and not isinstance(self._sampler, TransformersGenerator)
 
     def _check_settings(self, use_separate_reference_adapter: bool) -> None:
         check_whole_number("batch_size", self.batch_size)
@@ -620,6 +671,10 @@ class GRPO(LLMAlgorithm):
         check_number("vllm_importance_sampling_cap", self.vllm_importance_sampling_cap, minimum=0.0, exclusive=True)
         _ = self.objective, self.sampling_settings  # which check what they are made of
         check_name("adv_norm", self.adv_norm, ADV_NORMS)
+        for name in ("filter_zero_adv", "mask_truncated_completions", "vllm_importance_sampling_correction"):
+            value = vars(self)[name]
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} must be True or False.")
         if self.adv_clip_range is not None:
             check_number("adv_clip_range", self.adv_clip_range, minimum=0.0, exclusive=True)
         check_number("adv_filter_eps", self.adv_filter_eps, minimum=0.0)

@@ -17,18 +17,20 @@ class PolicyMeter:
     The result holds ``loss`` and ``mean_loss`` (mean over completions), ``mean_token_logp`` (mean over the tokens that
     went through the model of their log-probability, nats; its negative estimates the entropy where tokens were sampled
     from the whole distribution of the policy; NaN if there were none) and, with a reference, ``kl`` (its k3 estimate,
-    mean over tokens, nats), all in the first pass; and ``clip_ratio/low`` and ``clip_ratio/high`` (shares of tokens,
-    over all passes, whose ratio a bound held: in the first step there is none).
+    mean over tokens, nats; 0 if there were none), all in the first pass; and ``clip_ratio/low`` and
+    ``clip_ratio/high`` (shares of tokens, over all passes, whose ratio a bound held: in the first step there is none).
 
     Args:
         counted: The rollouts that the loss is the mean over.
+        with_reference: Whether there is a reference.
         passes: Number of passes.
     """
 
-    def __init__(self, counted: RolloutBatch, *, passes: int = 1) -> None:
+    def __init__(self, counted: RolloutBatch, *, with_reference: bool, passes: int = 1) -> None:
         self._completions = max(counted.completion_count, 1)
         self._tokens = max(counted.completion_tokens, 1)
         self._passes = passes
+        self._with_reference = with_reference
         self._sums: dict[str, float] = defaultdict(float)
 
     def add(self, parts: Sequence[PolicyTerms], *, first: bool = True) -> None:
@@ -55,7 +57,7 @@ class PolicyMeter:
             "loss": loss,
             "mean_loss": loss,
             "mean_token_logp": sums["logp"] / sums["tokens"] if sums["tokens"] else math.nan,
-            **({"kl": sums["kl"] / self._tokens} if "kl" in sums else {}),
+            **({"kl": sums["kl"] / self._tokens} if self._with_reference else {}),
             "clip_ratio/low": sums["clip_ratio/low"] / self._tokens / self._passes,
             "clip_ratio/high": sums["clip_ratio/high"] / self._tokens / self._passes,
         }

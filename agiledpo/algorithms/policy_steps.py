@@ -24,24 +24,23 @@ class PolicyPart:
     old: TokenLogProbs | None = None
     reference: TokenLogProbs | None = None
 
-    def terms(
-        self, objective: PolicyObjective, policy: TokenLogProbs, *, mean_tokens: float, corrected: bool
-    ) -> PolicyTerms:
-        """The objective of these completions.
+    def terms(self, objective: PolicyObjective, policy: TokenLogProbs, *, mean_tokens: float) -> PolicyTerms:
+        """The objective of these completions, corrected where they have log-probabilities of what sampled them.
 
         Args:
             objective: What is minimised.
             policy: Log-probabilities under the policy, (N, T).
             mean_tokens: Tokens per completion of the whole step.
-            corrected: Weigh tokens by how much likelier they are than where they were sampled.
         """
         device = policy.logps.device
+        sampling = self.rollouts.sampling_logps
+        known = any(logps is not None for logps in sampling)
         return objective(
             policy,
             self._padded(self.rollouts.advantages, fill=0.0).to(device),
             old=self.old,
             reference=self.reference,
-            sampling=self._padded(self.rollouts.sampling_logps, fill=torch.nan).to(device) if corrected else None,
+            sampling=self._padded(sampling, fill=torch.nan).to(device) if known else None,
             mean_tokens=mean_tokens,
         )
 

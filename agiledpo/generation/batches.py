@@ -52,7 +52,9 @@ def prompt_batches(
 
 
 def _parts(count: int, size: int) -> list[int]:
-    return [min(size, count - start) for start in range(0, count, size)]
+    """As few parts as possible, as equal as possible."""
+    parts = -(-count // size)
+    return [count // parts + (number < count % parts) for number in range(parts)]
 
 
 def left_padded(prompts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

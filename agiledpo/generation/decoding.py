@@ -29,6 +29,7 @@ from agiledpo.generation.batches import left_padded
 from agiledpo.generation.sampling import SamplingSettings
 from agiledpo.generation.watching import RawLogits, TokenWatch
 from agiledpo.layers.forwards import replaced_forwards
+from agiledpo.losses.errors import NonFiniteLossError
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def decode(
                 len(alive),
                 eos=ending.eos,
                 stop=ending.stop,
-                start=width,
+                start=width + settings.min_new_tokens,
                 temperature=settings.temperature or 1.0,
             )
             output = generate(
@@ -117,8 +118,6 @@ def decode(
             new = output.sequences[:, ids.shape[1] :].cpu()
             logps, lengths, ended = watch.logps.cpu(), watch.lengths.tolist(), watch.ended.tolist()
             if logps.isnan().any():
-                from agiledpo.algorithms.core.errors import NonFiniteLossError  # a layer above
-
                 raise NonFiniteLossError(
                     "The logits of the actor are not finite, so nothing can be sampled from it. Lower the learning "
                     "rate: its steps went astray."

@@ -20,7 +20,7 @@ class SamplingSettings:
     Attributes:
         max_new_tokens: Most tokens of a completion, its end-of-sequence token included.
         max_model_len: Most tokens of a prompt with its completion; None for what the model allows.
-        min_new_tokens: No end-of-sequence token before as many.
+        min_new_tokens: No end-of-sequence token before as many, and no stop text either.
         temperature: What logits are divided by; 0 takes the most likely token each time.
         top_p: Only the most likely tokens that together have this probability, in (0, 1].
         top_k: Only the k most likely tokens; 0 for all.

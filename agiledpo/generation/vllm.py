@@ -148,8 +148,11 @@ class VLLMGenerator:
             }
             for prompt, most, seed in zip(prompts, room, seeds, strict=True)
         ]
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
             groups = list(pool.map(self._server.complete, requests))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure nothing more is asked for
         if not settings.temperature:
             groups = [group * group_size for group in groups]
         return Completions(

@@ -27,7 +27,7 @@ class TokenWatch(StoppingCriteria):
         rows: Number of rows.
         eos: Tokens that end a completion, int64 (E,).
         stop: Also ends a completion; it sees the rows from ``start`` on. None for nothing.
-        start: Where completions begin.
+        start: Where completions begin, or the first token that such an end may lie in.
         temperature: What logits are divided by.
     """
 

@@ -10,6 +10,9 @@ from agiledpo.losses.checks import check_name, check_number
 
 ADV_NORMS = ("mean_std", "mean_only")
 
+# Spread of a group over its largest reward that is rounding: sums of the same parts in another order differ by as much.
+_NOISE = 1e-12
+
 
 def group_advantages(
     rewards: Sequence[Sequence[float]],
@@ -21,7 +24,7 @@ def group_advantages(
     """Hold each reward of a group against the mean of the group, which stands in for a value function.
 
     Formula: A_i = (r_i - mean(r)) / (std(r) + eps), with the standard deviation of a sample (over G - 1). A group whose
-    rewards are all equal has advantages of exactly 0.
+    rewards are all equal, or differ by no more than rounding (1e-12 of the largest), has advantages of exactly 0.
 
     GRPO: Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1.2. Without the division by std(r), which gives
     nearly equal rewards as much say as widely different ones, Dr. GRPO: Liu et al. 2025, "Understanding R1-Zero-Like
@@ -57,7 +60,7 @@ def _advantages(group: Sequence[float], name: str, adv_norm: str, eps: float) ->
             "Look at the reward function, or give this row advantages."
         )
     values = torch.tensor(group, dtype=torch.float64)
-    if bool((values == values[0]).all()):  # whose mean may differ from them in the last bit
+    if bool(values.max() - values.min() <= _NOISE * values.abs().max()):
         return torch.zeros(len(group))
     advantages = values - values.mean()
     return (advantages / (values.std() + eps) if adv_norm == "mean_std" else advantages).float()

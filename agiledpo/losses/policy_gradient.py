@@ -45,7 +45,8 @@ class PolicyObjective:
 
     * ``"grpo"``: just that (Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300, eq. 3 and 4).
     * ``"gspo"``: r is the same for all tokens of a completion, the geometric mean of their ratios (Zheng et al. 2025,
-      "Group Sequence Policy Optimization", arXiv:2507.18071, eq. 5 and 7).
+      "Group Sequence Policy Optimization", arXiv:2507.18071, eq. 5 and 7). Its gradient is that of GSPO-token (eq. 13
+      to 18): each token's own advantage pulls at it, which is the same where a completion has one advantage.
     * ``"cispo"``: ``-stop_gradient(clip(r)) A log pi`` instead of the minimum, so that no token loses its gradient
       (MiniMax 2025, "MiniMax-M1", arXiv:2506.13585, eq. 4 and 5).
 
@@ -163,7 +164,8 @@ class PolicyObjective:
 
         log_ratios = logps - old_logps
         if self.level == "trajectory":
-            log_ratios = (log_ratios.sum(1) / lengths.clamp(min=1))[:, None].expand_as(log_ratios)
+            means = (log_ratios.sum(1) / lengths.clamp(min=1))[:, None].detach()
+            log_ratios = means + (logps - logps.detach())  # the mean's value, with the gradient of each token's own
         ratios = log_ratios.exp()
         low, high = self.bounds
         clipped = ratios.clamp(low, high)

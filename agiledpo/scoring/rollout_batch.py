@@ -1,5 +1,6 @@
 """A batch of prompts with the completions that a policy sampled for them, and what these were worth."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -19,7 +20,7 @@ class RolloutBatch(PromptBatch):
     Attributes:
         prompts: Prompt tokens; B int64 tensors (prompt tokens,).
         completions: Sampled tokens, the end-of-sequence token included where one was sampled; int64 (tokens,) each.
-        rewards: Reward of each completion; NaN where nobody judged it and it has an advantage of its own.
+        rewards: Reward of each completion, finite; NaN where nobody judged it and it has an advantage of its own.
         advantages: Advantage of each token of each completion, float32 (tokens,), instead of those that follow from
             rewards; None for those.
         sampling_logps: Log-probability of each token where it was sampled, under the temperature and before truncation
@@ -62,6 +63,14 @@ class RolloutBatch(PromptBatch):
                         f"{label}: {name} has {lengths} values for completions of {[len(ids) for ids in group]} "
                         "tokens; one per token is needed."
                     )
+            if any(map(math.isinf, self.rewards[place])):
+                raise ValueError(
+                    f"{label}: rewards are {', '.join(f'{reward:g}' for reward in self.rewards[place])}; each must be "
+                    "a finite number, or NaN where nobody judged. Look at the reward function."
+                )
+            given = self.advantages[place]
+            if given is not None and not bool(torch.cat(list(given)).isfinite().all()):
+                raise ValueError(f"{label}: advantages are not all finite; look at where they come from.")
 
     @property
     def numbered(self) -> Sequence[tuple[int, Tensor]]:

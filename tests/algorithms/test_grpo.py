@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -174,9 +175,11 @@ def test_the_policy_left_behind_is_scored_only_for_several_steps(make_grpo, make
         ({"generator": None, "vllm_importance_sampling_correction": True, "beta": 0.0}, 1),
         ({"vllm_importance_sampling_correction": True, "beta": 0.0}, 1 + 1),  # what it is corrected to
     ):
+        rollouts = make_rollouts()
+        sampled = [[torch.full((len(ids),), -4.0) for ids in group] for group in rollouts.completions]
         agent = make_grpo(gradient_checkpointing=False, **arguments)
         tokens = passes(agent.base.model)
-        agent.learn(make_rollouts())
+        agent.learn(replace(rollouts, sampling_logps=sampled))
         assert len(tokens) == count, arguments
 
 
@@ -367,11 +370,15 @@ def test_what_another_engine_sampled_is_corrected(make_grpo, make_rollouts):
         agent = make_grpo(**settings, **{"vllm_importance_sampling_correction": True} | arguments)
         return agent.learn(replace(rollouts, sampling_logps=sampled))["grad_norm"]
 
-    plain = gradient([None] * 4)
+    with pytest.warns(UserWarning, match="correction does nothing: TokenSampler did not say"):
+        plain = gradient([None] * 4)
     assert gradient(exact) == pytest.approx(plain, rel=1e-4)
     assert gradient(shifted) != pytest.approx(plain, rel=0.05)
     assert gradient(shifted, vllm_importance_sampling_correction=False) == pytest.approx(plain, rel=1e-6)
     assert gradient(shifted, generator=None) == pytest.approx(plain, rel=1e-6)
+    explicit = make_grpo(**settings, vllm_importance_sampling_correction=True, generator=None)
+    given = explicit.learn(rollouts, sampling_logps=[logps for group in shifted for logps in group])
+    assert given["grad_norm"] == pytest.approx(gradient(shifted), rel=1e-5)
 
     # The weights, applied to the advantages by hand.
     pulls = [
@@ -464,6 +471,42 @@ def test_rolling_out_and_agilerls_loop_are_the_same(make_grpo, judge):
         twin.learn((completion_ids, action_masks, rewards), sampling_logps=logps[:2])
 
 
+def test_what_agilerls_lists_do_not_say(make_grpo, judge, tiny_tokenizer):
+    experiences = judge.experiences([0, 1])
+    agent = make_grpo(group_size=2, max_completion_length=4, generator=None, stop="###")
+    with pytest.raises(ValueError, match="tokenizer"):
+        agent.get_action(experiences)
+    for training in (True, False):
+        ids, masks, _ = agent.get_action(experiences, training, tokenizer=tiny_tokenizer)
+        assert len(ids) == 2
+    ids, masks, _ = agent.get_action(experiences, tokenizer=tiny_tokenizer)
+    lists = (ids, masks, torch.tensor([[0.0, 1.0], [0.5, 0.0]]))
+    assert math.isnan(agent.learn(lists)["finished_rate"])
+    agent.mask_truncated_completions = True
+    with pytest.raises(ValueError, match=r"Pass what agent\.roll_out"):
+        agent.learn(lists)
+
+
+def test_a_generator_that_does_not_say_how_likely_is_warned_of_once(make_grpo, make_rollouts):
+    agent = make_grpo(vllm_importance_sampling_correction=True)
+    with pytest.warns(UserWarning, match="temperature=1, or with top_p=1, top_k=0"):
+        agent.learn(make_rollouts())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.learn(make_rollouts())
+        make_grpo(vllm_importance_sampling_correction=True, generator=None).learn(make_rollouts())
+
+
+def test_metrics_without_a_step(make_grpo, make_rollouts):
+    """The divergence has its key, and the learning rate is that of the next step."""
+    rollouts = make_rollouts()
+    agent = make_grpo(filter_zero_adv=True)
+    agent.lr = 0.5
+    metrics = agent.learn(replace(rollouts, rewards=[[1.0] * len(group) for group in rollouts.rewards]))
+    assert (metrics["lr"], metrics["kl"], metrics["grad_norm"]) == (0.5, 0.0, 0.0)
+    assert agent.learn(rollouts).keys() == metrics.keys()
+
+
 def test_the_next_completions_do_not_depend_on_evaluations(make_grpo, judge):
     questions = QuestionBatch.from_experiences(judge.experiences([0, 1]))
     results = []
@@ -496,6 +539,7 @@ def test_settings_of_sampling(make_grpo):
     assert agent.evaluation_settings == replace(settings, temperature=0.0)
     assert agent.max_output_tokens == agent.max_completion_length == 12
     assert make_grpo(stop="###").stop == ("###",)
+    assert make_grpo(stop=None).stop == ()
 
 
 # Populations ----------------------------------------------------------------------------------------------------------
@@ -550,7 +594,8 @@ def test_states_of_other_objectives_are_refused(make_grpo):
     state = make_grpo(top_p=0.9).state_dict()
     with pytest.raises(ValueError, match=r"made otherwise .*top_p=0\.9 instead of 0\.95"):
         make_grpo().load_state_dict(state)
-    make_grpo(generator=None, top_p=0.9).load_state_dict(state)
+    with pytest.warns(UserWarning, match="generator=TokenSampler instead of TransformersGenerator"):
+        make_grpo(generator=None, top_p=0.9).load_state_dict(state)
 
 
 def test_hyperparameters_evolve(make_grpo, judge):
@@ -690,6 +735,9 @@ def test_experiences_that_cannot_be_learned_from(make_grpo, make_rollouts, judge
         ({"min_p": 1.5}, "min_p=1.5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
         ({"stop": [""]}, "stop="),
+        ({"filter_zero_adv": 1}, "filter_zero_adv=1 must be True or False"),
+        ({"mask_truncated_completions": "yes"}, "mask_truncated_completions='yes' must be True or False"),
+        ({"vllm_importance_sampling_correction": None}, "vllm_importance_sampling_correction=None must be"),
         ({"beta": -1.0}, "beta=-1.0"),
         ({"clip_coef": -0.2}, "clip_coef=-0.2 must be at least 0"),
         ({"clip_coef": (1.1, 1.2)}, "min <= 1 <= max"),

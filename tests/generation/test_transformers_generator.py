@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -160,6 +161,22 @@ def test_bfloat16_completions_are_as_likely_as_the_scorer_says(make_agent, tiny_
     assert float(errors.square().mean().sqrt()) < 0.1
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+     {"target_modules": ["q_proj"], "use_dora": True}],
+    ids=str,
+)  # fmt: skip
+def test_bfloat16_adapters_of_other_kinds_sample(make_agent, tiny_model, prompts, settings) -> None:
+    config = LoraConfig(r=4, task_type="CAUSAL_LM", **settings)
+    agent = make_agent(actor_network=tiny_model(dtype=torch.bfloat16), lora_config=config)
+    completions = TransformersGenerator().generate(
+        agent, prompts, group_size=2, settings=SamplingSettings(max_new_tokens=6)
+    )
+    errors = torch.cat(flat(completions.logps)) - torch.cat(scored(agent, prompts, completions, 1.0))
+    assert float(errors.square().mean().sqrt()) < 0.1
+
+
 # Distribution -----------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +296,21 @@ def test_a_stop_text_ends_a_completion_that_keeps_it(make_agent, prompts, tiny_t
         )
 
 
+def test_a_stop_text_does_not_end_a_completion_before_its_fewest_tokens(make_agent, prompts, tiny_tokenizer) -> None:
+    agent, greedy = make_agent(), SamplingSettings(max_new_tokens=12, temperature=0)
+    free = TransformersGenerator().generate(agent, prompts[:1], group_size=1, settings=greedy).tokens[0][0]
+    texts = tuple(tiny_tokenizer.decode([int(token)]).strip() for token in free)
+    for fewest in (0, 5):
+        stopped = TransformersGenerator(segment=2).generate(
+            agent,
+            prompts[:1],
+            group_size=1,
+            settings=replace(greedy, stop=texts, min_new_tokens=fewest),
+            tokenizer=tiny_tokenizer,
+        )
+        assert len(stopped.tokens[0][0]) == fewest + 1
+
+
 def test_a_stop_text_that_begins_in_the_prompt_does_not_count(make_agent, prompts, tiny_tokenizer) -> None:
     agent = make_agent()
     whole = TransformersGenerator().generate(
@@ -379,6 +411,7 @@ def test_batches_hold_every_row_once(lengths, group_size, batch_size, pads) -> N
     rooms = [min(4, 10 - length) for length in lengths]
     batches = list(prompt_batches(lengths, rooms, group_size, batch_size, pads=pads))
     counts = dict.fromkeys(range(len(lengths)), 0)
+    parts = -(-group_size // batch_size)
     for batch in batches:
         assert sum(batch.copies) <= batch_size
         assert {rooms[place] for place in batch.places} == {batch.room}
@@ -386,6 +419,7 @@ def test_batches_hold_every_row_once(lengths, group_size, batch_size, pads) -> N
         for place, count in zip(batch.places, batch.copies, strict=True):
             counts[place] += count
             assert count == group_size or group_size > batch_size
+            assert count in (group_size // parts, -(-group_size // parts))  # parts as equal as can be
     assert set(counts.values()) == {group_size}
     assert [lengths[place] for batch in batches for place in batch.places] == sorted(
         (lengths[place] for batch in batches for place in batch.places), reverse=True

@@ -49,6 +49,15 @@ def test_equal_rewards_have_no_advantage_at_all(adv_norm, reward):
     assert torch.equal(advantages, torch.zeros(3))
 
 
+@pytest.mark.parametrize("adv_norm", ["mean_std", "mean_only"])
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4, -1e9])
+def test_rounding_is_no_advantage(adv_norm, scale):
+    group = [scale * (0.1 + 0.2), scale * 0.3, scale * 0.3]
+    assert len(set(group)) == 2
+    (advantages,) = group_advantages([group], adv_norm=adv_norm)
+    assert torch.equal(advantages, torch.zeros(3))
+
+
 def test_eps_damps_what_is_only_noise():
     (advantages,) = group_advantages([[1.0, 1.0 + 1e-6]], eps=1e-4)
     assert advantages.abs().max() < 0.01

@@ -110,9 +110,14 @@ def test_values_are_those_of_a_loop_over_tokens(case, loss_type, level, normaliz
 
 @every_objective
 def test_gradients_are_finite_differences(case, loss_type, level, normalization, beta, clip_coef):
-    """CISPO's weights are constants, so its loss is differentiated with them held: the loss of a linear policy."""
+    """CISPO's weights are constants, so its loss is differentiated with them held: the loss of a linear policy.
+
+    A completion with one ratio has one advantage here; with several the gradient is none of the value's.
+    """
     objective = make(loss_type, level, normalization, beta, clip_coef)
     policy, old, reference, advantages = case
+    if objective.level == "trajectory":
+        advantages = advantages[:, :1].expand_as(advantages)
     logps = policy.logps.clone().requires_grad_()
 
     def loss(values):
@@ -173,18 +178,28 @@ def test_cispo_keeps_the_gradient_that_the_others_clip():
     assert int(terms.clipped_high) == 1
 
 
+@pytest.mark.parametrize("loss_type", ["gspo", "grpo"])
+def test_advantages_of_tokens_reach_their_tokens_through_a_ratio_of_the_completion(loss_type):
+    """Ratios e^0.3 and e^-0.1 have the geometric mean e^0.1; advantages (0, -2, 5) pull at the last two alone."""
+    old = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64)
+    logps = (old + torch.tensor([[0.3, -0.1, 0.1]])).requires_grad_()
+    mask, advantages = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[0.0, -2.0, 5.0]], dtype=torch.float64)
+    objective = PolicyObjective(loss_type=loss_type, importance_sampling_level="trajectory", beta=0.0)
+    terms = objective(TokenLogProbs(logps=logps, mask=mask), advantages, old=TokenLogProbs(logps=old, mask=mask))
+    terms.loss.sum().backward()
+    torch.testing.assert_close(logps.grad, -math.exp(0.1) * advantages / 3)
+    assert float(terms.loss) == pytest.approx(-math.exp(0.1))
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_without_an_old_policy_the_gradient_is_reinforces(case, loss_type):
-    """Ratios of exactly 1: -A grad log pi, per token, or averaged over the completion for its one ratio."""
+    """Ratios of exactly 1: -A grad log pi for each token, also where a completion has one ratio."""
     policy, _, _, advantages = case
     logps = policy.logps.clone().requires_grad_()
     objective = PolicyObjective(loss_type=loss_type, beta=0.0, loss_normalization="constant", max_completion_length=1)
     terms = objective(TokenLogProbs(logps=logps, mask=policy.mask), advantages)
     terms.loss.sum().backward()
-    expected = -advantages
-    if loss_type == "gspo":
-        expected = (expected.sum(1) / policy.lengths)[:, None].expand_as(expected).masked_fill(~policy.mask, 0.0)
-    torch.testing.assert_close(logps.grad, expected)
+    torch.testing.assert_close(logps.grad, -advantages)
     assert int(terms.clipped_low.sum() + terms.clipped_high.sum()) == 0
     if loss_type == "grpo":
         torch.testing.assert_close(terms.loss, -advantages.sum(1).detach(), rtol=0, atol=0)

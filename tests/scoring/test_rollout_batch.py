@@ -138,6 +138,9 @@ def test_agilerls_lists_are_taken_apart():
         ({"completions": [[torch.ones(3)], [torch.ones(0)]]}, "train row 1: a rollout needs"),
         ({"rewards": [[1.0], [1.0, 2.0]]}, "train row 1: rewards has 2 entries for 1 completions"),
         ({"advantages": [None, [torch.ones(3)]]}, r"train row 1: advantages has \[3\] values .* of \[2\] tokens"),
+        ({"advantages": [None, [torch.tensor([1.0, torch.nan])]]}, "train row 1: advantages are not all finite"),
+        ({"advantages": [[torch.full((3,), torch.inf)], None]}, "train row 0: advantages are not all finite"),
+        ({"rewards": [[1.0], [-torch.inf]]}, "train row 1: rewards are -inf; each must be a finite number, or NaN"),
         ({"sampling_logps": [[torch.ones(1)], None]}, r"train row 0: sampling_logps has \[1\] values .* of \[3\]"),
     ],
 )

@@ -16,7 +16,6 @@ _WITHOUT_EFFECT = frozenset(
         "activation_offload",
         "clone",
         "device",
-        "generator",
         "gradient_checkpointing",
         "hp_config",
         "index",
@@ -30,11 +29,12 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 
-# What computes the same in another order.
+# What computes, or samples, the same in another order.
 _ROUNDING = frozenset(
     {
         "calc_position_embeddings",
         "fast_layers",
+        "generator",
         "micro_batch_size_per_gpu",
         "prefix_sharing",
         "torch_compiler",
@@ -65,8 +65,12 @@ def construction(agent: "LLMAlgorithm") -> dict[str, str]:
     arguments = agent.inspect_attributes(agent, input_args_only=True)
     left_out = {*agent.HYPERPARAMETERS, *_WITHOUT_EFFECT, "lora_config"}
     lora = agent.lora_config
+    texts = {name: repr(value) for name, value in arguments.items() if name not in left_out}
+    if "generator" in arguments:  # its kind, which is what a state cannot bring along
+        sampler = arguments["generator"]
+        texts["generator"] = "TransformersGenerator" if sampler is None else type(sampler).__name__
     return {
-        **{name: repr(value) for name, value in arguments.items() if name not in left_out},
+        **texts,
         "lora_config": f"rank {lora.r}, alpha {lora.lora_alpha}",
     }
 

@@ -1,8 +1,8 @@
 """Errors of training."""
 
+from agiledpo.losses.errors import NonFiniteLossError
 
-class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient is NaN or infinite; no weight was changed by the step that found it."""
+__all__ = ["NonFiniteLossError", "PopulationDivergedError"]
 
 
 class PopulationDivergedError(ArithmeticError):
