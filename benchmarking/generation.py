@@ -185,7 +185,8 @@ def page(data: dict[str, Any]) -> str:
             table({way: [each for run in runs for each in run["rounds"].get(way, [])] for way in WAYS}),
         ]
     parts.append(
-        "Where it comes from: each prompt is computed once and not once for each completion, ended rows leave the "
+        "What ours does otherwise, not measured apart: "
+        "each prompt is computed once and not once for each completion, ended rows leave the "
         "batch, and the head gets contiguous rows (for the last positions of a batch of prompts torch copies the "
         "head's weights once per row)."
     )
