@@ -71,10 +71,9 @@ def test_no_pair_is_no_error():
     assert math.isnan(metrics["reward_gap"])
 
 
-@pytest.mark.parametrize("reward", [math.nan, math.inf])
-def test_a_reward_that_is_no_number_is_refused(reward):
-    with pytest.raises(ValueError, match=r"'train row 1', trajectory 0 has the reward (nan|inf)"):
-        compare(rollouts([([4], 1.0), ([5], 0.0)], [([4], reward), ([5], 0.0)]), DPOObjective())
+def test_a_reward_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="'train row 1', trajectory 0 has the reward nan"):
+        compare(rollouts([([4], 1.0), ([5], 0.0)], [([4], math.nan), ([5], 0.0)]), DPOObjective())
 
 
 completions = st.tuples(st.lists(st.integers(3, 5), min_size=1, max_size=2), st.sampled_from([0.0, 0.5, 1.0]))
