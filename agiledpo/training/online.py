@@ -1,7 +1,6 @@
 """Learning from what the current policy itself does: GRPO from rewards, DPO from comparisons."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -15,8 +14,8 @@ from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_whole_number
 from agiledpo.scoring import QuestionBatch, RolloutBatch
 from agiledpo.training.comparisons import compare
-from agiledpo.training.practice import FromRows, Practice
-from agiledpo.training.rollouts import Rollouts
+from agiledpo.training.practice import FromRows
+from agiledpo.training.rollouts import FromRollouts
 from agiledpo.training.room import check_room
 
 _SHOWN = {
@@ -26,7 +25,7 @@ _SHOWN = {
 }
 
 
-class FromRewards(FromRows[GRPO]):
+class FromRewards(FromRollouts[GRPO], FromRows[GRPO]):
     """Each batch of prompts is answered by the agent and judged, and the agent learns from the rewards.
 
     All prompts of a batch of the environment are answered before the agent learns from any of them.
@@ -37,9 +36,9 @@ class FromRewards(FromRows[GRPO]):
     """
 
     def __init__(self, rollout: Rollout | None = None, log: RolloutLog | None = None) -> None:
-        super().__init__(GRPO)
+        FromRows.__init__(self, GRPO)
+        FromRollouts.__init__(self, GRPO.roll_out if rollout is None else rollout, log)
         self._own = rollout is None
-        self._rollouts = Rollouts(GRPO.roll_out if rollout is None else rollout, log)
 
     @override
     def check(self, agent: GRPO, env: Any) -> None:
@@ -47,21 +46,8 @@ class FromRewards(FromRows[GRPO]):
         check_room(agent, env, agent.max_model_len)
 
     @override
-    def rows_at_once(self, agent: GRPO) -> int | None:
-        return None
-
-    @override
-    def begin_batch(self, iteration: int, rows_done: int) -> None:
-        self._rollouts.begin_batch(iteration, rows_done)
-
-    @override
     def learn(self, agent: GRPO, rows: QuestionBatch, env: Any) -> dict[str, float]:
-        return agent.learn(self._rollouts(agent, rows, env))
-
-    @property
-    @override
-    def files(self) -> Mapping[str, Path]:
-        return self._rollouts.files
+        return agent.learn(self.answered(agent, rows, env))
 
     @override
     def settings(self, agents: Sequence[GRPO]) -> dict[str, Any]:
@@ -71,20 +57,8 @@ class FromRewards(FromRows[GRPO]):
             "generator": ", ".join(sorted(generators)),
         }
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return self._rollouts.state_dict()
 
-    @override
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        self._rollouts.check_state(state)
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._rollouts.load_state_dict(state)
-
-
-class FromComparisons(Practice[DPO]):
+class FromComparisons(FromRollouts[DPO]):
     """Each batch of prompts is answered by the agent and judged, and the agent learns pairs of its own answers.
 
     The best answer to a prompt is preferred to the worst: online DPO (Guo et al. 2024,
@@ -146,7 +120,7 @@ class FromComparisons(Practice[DPO]):
         self.reference_refresh_rounds = reference_refresh_rounds
         self.mask_truncated_completions = mask_truncated_completions
         self.generator = TransformersGenerator() if generator is None else generator
-        self._rollouts = Rollouts(self._roll_out, log)
+        super().__init__(self._roll_out, log)
 
     def _roll_out(self, agent: DPO, questions: QuestionBatch, env: Any) -> RolloutBatch:
         return roll_out(
@@ -190,12 +164,8 @@ class FromComparisons(Practice[DPO]):
         return f"{agent.describe_objective()}, best against worst of {self.group_size} sampled completions"
 
     @override
-    def begin_batch(self, iteration: int, rows_done: int) -> None:
-        self._rollouts.begin_batch(iteration, rows_done)
-
-    @override
     def learn(self, agent: DPO, rows: QuestionBatch, env: Any) -> dict[str, float]:
-        rollouts = self._rollouts(agent, rows, env)
+        rollouts = self.answered(agent, rows, env)
         pairs, metrics = compare(rollouts, self.objective, mask_truncated=self.mask_truncated_completions)
         return {**agent.learn(pairs), **metrics} if len(pairs) else metrics
 
@@ -216,11 +186,6 @@ class FromComparisons(Practice[DPO]):
             group_size=self.evaluation_group_size,
         )
 
-    @property
-    @override
-    def files(self) -> Mapping[str, Path]:
-        return self._rollouts.files
-
     @override
     def settings(self, agents: Sequence[DPO]) -> dict[str, Any]:
         return {
@@ -233,15 +198,3 @@ class FromComparisons(Practice[DPO]):
             "mask_truncated_completions": self.mask_truncated_completions,
             "generator": type(self.generator).__name__,
         }
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return self._rollouts.state_dict()
-
-    @override
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        self._rollouts.check_state(state)
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._rollouts.load_state_dict(state)

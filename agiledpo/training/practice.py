@@ -7,7 +7,7 @@ from typing import Any, Generic
 
 from typing_extensions import override
 
-from agiledpo.algorithms.core.measured import Measured
+from agiledpo.algorithms.core.measured import Measured, check_fitness_name
 from agiledpo.llm_envs.types import Split
 from agiledpo.scoring import PromptBatch
 from agiledpo.training.population import Agent
@@ -48,11 +48,7 @@ class Practice(ABC, Generic[Agent]):
         Raises:
             ValueError: It is none of ``fitness``.
         """
-        if name not in self.fitness:
-            raise ValueError(
-                f"fitness={name!r}; use one of {', '.join(self.fitness)}, or a function of agent and environment that "
-                "returns a number, higher is better."
-            )
+        check_fitness_name(name, self.fitness)
 
     def check_comparable(self, agent: Agent, fitness: str) -> None:
         """Check that a fitness measures this agent and others by the same standard.

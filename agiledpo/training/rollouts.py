@@ -1,16 +1,20 @@
-"""Rollouts on their way from the current policy to what learns from them: made, checked, and logged."""
+"""What all practices share whose agents answer prompts themselves: rollouts are made, checked, and logged."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from agiledpo.data.rollouts.log import RolloutLog
 from agiledpo.generation import Rollout
 from agiledpo.scoring import QuestionBatch, RolloutBatch
+from agiledpo.training.population import Agent
+from agiledpo.training.practice import Practice
 
 
-class Rollouts:
-    """Has prompts answered and judged, and notes what came of it.
+class FromRollouts(Practice[Agent]):
+    """All prompts of a batch are answered and judged before the agent learns from any of them.
 
     Args:
         rollout: Makes the rollouts of an agent, its prompts and their environment.
@@ -23,12 +27,16 @@ class Rollouts:
         self._iteration = 0
         self._rows_done = 0
 
+    @override
+    def rows_at_once(self, agent: Agent) -> int | None:
+        return None
+
+    @override
     def begin_batch(self, iteration: int, rows_done: int) -> None:
-        """Note where the run is, for the log."""
         self._iteration, self._rows_done = iteration, rows_done
 
-    def __call__(self, agent: Any, questions: QuestionBatch, env: Any) -> RolloutBatch:
-        """Let an agent answer prompts.
+    def answered(self, agent: Agent, questions: QuestionBatch, env: Any) -> RolloutBatch:
+        """Let an agent answer prompts, and note what came of it.
 
         Args:
             agent: Whose actor answers.
@@ -56,25 +64,20 @@ class Rollouts:
         return rollouts
 
     @property
+    @override
     def files(self) -> Mapping[str, Path]:
-        """The file of the log, if there is one."""
         return {} if self.log is None else {"rollouts_path": self.log.path}
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """How far the log is; JSON can hold it."""
         return {} if self.log is None else {"log": self.log.state_dict()}
 
+    @override
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check that :meth:`load_state_dict` would take a state; nothing is changed.
-
-        Raises:
-            FileExistsError: The file of the log holds another run's rollouts.
-            ValueError: It lacks rollouts of this one.
-        """
         if self.log is not None:
             self.log.check_state(state.get("log", {"bytes": 0}))
 
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring the log to where it was when :meth:`state_dict` was taken."""
         if self.log is not None and "log" in state:
             self.log.load_state_dict(state["log"])

@@ -29,7 +29,7 @@ from agiledpo.algorithms.core.arguments import (
 )
 from agiledpo.algorithms.core.construction import compare_constructions, construction, warn_of_rounding
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
-from agiledpo.algorithms.core.measured import Measured
+from agiledpo.algorithms.core.measured import Measured, check_fitness_name
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.plain import plain
 from agiledpo.algorithms.core.randomness import TorchRandomStream
@@ -421,11 +421,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         Raises:
             ValueError: It is none of ``FITNESS``.
         """
-        if name not in cls.FITNESS:
-            raise ValueError(
-                f"fitness={name!r}; use one of {', '.join(cls.FITNESS)}, or a function of agent and environment that "
-                "returns a number, higher is better."
-            )
+        check_fitness_name(name, cls.FITNESS)
 
     def check_comparable(self, fitness: str) -> None:
         """Check that a fitness measures this agent and others by the same standard.

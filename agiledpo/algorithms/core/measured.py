@@ -1,6 +1,7 @@
 """What an evaluation finds, whatever the algorithm learns from."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,3 +50,20 @@ class Measured(Protocol):
     def __len__(self) -> int:
         """Rows of the split."""
         ...
+
+
+def check_fitness_name(name: object, known: Sequence[str]) -> None:
+    """Check the name of a fitness.
+
+    Args:
+        name: The name.
+        known: Those that there are.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if name not in known:
+        raise ValueError(
+            f"fitness={name!r}; use one of {', '.join(known)}, or a function of agent and environment that returns a "
+            "number, higher is better."
+        )
