@@ -261,7 +261,7 @@ from agiledpo.algorithms import DPO
 from agiledpo.llm_envs import PreferenceGym
 
 torch.set_num_threads(1)
-files._SHARD_BYTES = 100  # many shards
+files._SHARD_BYTES = 1  # a shard for each pass of two rows, whatever the other process has written by then
 folder, part = sys.argv[1:]
 train, test = (Dataset.from_json(f"{folder}/{part}_{split}.json") for split in ("train", "test"))
 env = PreferenceGym(train, test, PreTrainedTokenizerFast.from_pretrained(folder + "/model"))
@@ -307,7 +307,7 @@ def test_two_processes_write_one_directory_and_a_third_reads_all(
         writer.communicate(timeout=60)
         assert writer.returncode == 0
     shards = list((tmp_path / "references").rglob("*.safetensors"))
-    assert len(shards) >= 2  # each writes its own; how many depends on the time that they take
+    assert len(shards) > 20
     assert len({shard.parent for shard in shards}) == 1
     arguments = {"lora_config": lora, "batch_size": 64, "nll_alpha": 0.0, "use_separate_reference_adapter": False}
     reader = DPO(actor_network=tiny_model(), reference_cache=tmp_path / "references", **arguments)
