@@ -540,3 +540,27 @@ def test_the_policy_teaches_itself_what_it_says_with_the_solution_before_it(grpo
     reason([agent], env, num_epochs=12, evaluation_interval=None, rollout=noted)
     assert len(found) == 24
     assert 0 < sum(found[12:]) < 0.7 * sum(found[:12])
+
+
+def test_how_completions_are_sampled_reaches_the_generator(dpo, make_reasoning_env):
+    heard = []
+
+    class Listening(TransformersGenerator):
+        def generate(self, agent, prompts, *, group_size, settings, tokenizer=None):
+            heard.append((group_size, settings))
+            return super().generate(agent, prompts, group_size=group_size, settings=settings, tokenizer=tokenizer)
+
+    told = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1, "stop": ("w5 w6",)}
+    prefer(
+        dpo(1),
+        make_reasoning_env(train=4),
+        generator=Listening(),
+        min_output_tokens=2,
+        eval_temperature=0.3,
+        eval_group_size=2,
+        **told,
+    )
+    (group_size, sampled), (held_out_size, held_out) = heard
+    assert (group_size, held_out_size) == (4, 2)
+    assert vars(sampled).items() >= {**told, "min_new_tokens": 2, "max_new_tokens": 3}.items()
+    assert (held_out.temperature, held_out.max_new_tokens, held_out.stop) == (0.3, 3, ("w5 w6",))
