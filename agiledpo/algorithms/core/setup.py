@@ -4,7 +4,7 @@ import warnings
 from typing import cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,19 +13,25 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.scoring.causal_lm import embedding_rows
 
+_DISTRIBUTED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+)
+
 
 def check_accelerator(accelerator: Accelerator | None) -> None:
     """Check that the agent can train under an accelerator.
 
     Raises:
-        ValueError: It has several processes, DeepSpeed, or mixed precision.
+        ValueError: It distributes the model in another way than plain data parallelism, or has mixed precision.
     """
     if accelerator is None:
         return
-    if accelerator.num_processes > 1 or accelerator.state.deepspeed_plugin is not None:
+    if accelerator.distributed_type not in _DISTRIBUTED:
         raise ValueError(
-            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; "
-            "this version trains in one process without DeepSpeed. Use Accelerator() and a single process."
+            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}. Launch "
+            "with plain data parallelism (configs/accelerate/ddp.yaml)."
         )
     if accelerator.mixed_precision != "no":
         raise ValueError(
