@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.directory import check_destination, check_writable
 from agiledpo.distributed.team import Team
+from agiledpo.distributed.vigil import Vigil
 from agiledpo.hpo.lineage import Lineage
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
@@ -96,7 +97,13 @@ def finetune(
     )
     visible = verbose and team.leads
     shown = TrainingProgress(schedule.total_rows, unit=practice.unit, shown=practice.shown, visible=visible)
-    with nullcontext() if checkpoints is None else checkpoints.held(), shown as progress:
+
+    def last_checkpoint() -> str | None:
+        newest = None if checkpoints is None else checkpoints.newest
+        return None if newest is None else str(newest)
+
+    watched = Vigil(team.rank, team.size, same=team.same, last_checkpoint=last_checkpoint)
+    with watched, nullcontext() if checkpoints is None else checkpoints.held(), shown as progress:
         found = None
         if checkpoints is not None and resume_from is not None:
             found = checkpoints.find(resume_from)
