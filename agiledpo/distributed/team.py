@@ -1,6 +1,7 @@
 """Processes that do the same thing together, each on its share of the work."""
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -133,7 +134,9 @@ class Team:
             if error is not None:
                 raise error
             return
-        self.settle(self.gather((error, whereabouts())))
+        outcomes = self.gather((sendable(error), whereabouts()))
+        outcomes[self.rank] = (error, outcomes[self.rank][1])  # with its own traceback
+        self.settle(outcomes)
 
     def settle(self, outcomes: Sequence[tuple[Exception | None, str]]) -> None:
         """The second half of :meth:`agree`, for errors that have been gathered with something else.
@@ -166,11 +169,37 @@ class Team:
             try:
                 outcome = act(), None
             except Exception as error:  # the others would wait for ever
-                outcome = None, error
+                outcome = None, sendable(error)
         result, failure = self.same(outcome)
         if failure is not None:
             raise failure
         return result  # type: ignore[return-value]  # act returned it
+
+    def all_do(self, act: Callable[[], T]) -> list[T]:
+        """Have every process do its part and everybody know what came of it.
+
+        Args:
+            act: What each calls; it may do another thing in each, and returns plain values and tensors on the CPU.
+
+        Returns:
+            What it returned in each, by rank, in every process.
+
+        Raises:
+            Exception: What it raised in the process of the lowest rank in which it did, in every process.
+        """
+        if self.is_alone:
+            return [act()]
+        result: T | None = None
+        failure: Exception | None = None
+        try:
+            result = act()
+        except Exception as error:  # the others would wait for ever
+            failure = error
+        outcomes = self.gather((result, sendable(failure), whereabouts()))
+        failures = [(error, where) for _, error, where in outcomes]
+        failures[self.rank] = (failure, failures[self.rank][1])  # with its own traceback
+        self.settle(failures)
+        return [result for result, _, _ in outcomes]  # type: ignore[misc]  # act returned them
 
     @property
     def _message_device(self) -> torch.device:
@@ -196,6 +225,15 @@ def local_leader_first(accelerator: Accelerator | None) -> Iterator[None]:
     finally:
         if accelerator.is_local_main_process:
             accelerator.wait_for_everyone()
+
+
+def sendable(error: Exception | None) -> Exception | None:
+    """An error as another process can be told of it: as it is, or one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class raises when it is made without its arguments
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def whereabouts() -> str:
