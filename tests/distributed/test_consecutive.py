@@ -38,6 +38,8 @@ def test_completions_of_a_prompt_stay_together_where_nobody_gains_by_parting_the
     three = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert consecutive_shares([2] * 12, three, [5] * 4, 2) == [(0, 6), (6, 12)]
     assert consecutive_shares([2] * 12, three, [5] * 4, 4) == [(0, 3), (3, 6), (6, 9), (9, 12)]
-    # Three groups for two processes: a part of the second one for each, unless its prompt costs more than that spares.
+    # Three groups for two processes: a part of the second one for each.
     assert consecutive_shares([2] * 9, three[:9], [1] * 3, 2) == [(0, 5), (5, 9)]
-    assert consecutive_shares([2] * 9, three[:9], [50] * 3, 2)[0][1] in (3, 6)
+    # Two groups for three processes: whoever had a part of one would leave somebody else with all of the other.
+    assert consecutive_shares([2] * 6, three[:6], [50] * 2, 3) == [(0, 3), (3, 6), (6, 6)]
+    assert consecutive_shares([2] * 6, three[:6], [0] * 2, 3) == [(0, 2), (2, 4), (4, 6)]
