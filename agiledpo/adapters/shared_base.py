@@ -447,11 +447,6 @@ class SharedBaseModel:
         return {key: Shards.part(tensor) for key, tensor in self._base_tensors().items()}
 
     @property
-    def is_sharded(self) -> bool:
-        """Whether each process holds only a part of the base weights, so that forward passes are a joint act."""
-        return False
-
-    @property
     def weights_revision(self) -> int:
         """A number that has grown since it was last asked for if a weight of the base has changed."""
         return self._weights.revision

@@ -79,11 +79,32 @@ def trajectories() -> list[TrajectoryGroup]:
     return groups
 
 
-def curves(parallel: bool = True) -> list[Mapping[str, Any]]:
+def curves(parallel: bool = True, objectives: int = len(_OBJECTIVES)) -> list[Mapping[str, Any]]:
     """Learn from the same rollouts under several objectives; then the metrics of each call, weights, a measurement."""
-    handle = work.accelerator() if parallel else None
+    return _curves(work.accelerator() if parallel else None, objectives)
+
+
+def sharded() -> dict[str, Any]:
+    """Learning on a sharded base, and what is said where an agent would have to answer prompts on it."""
+    handle = work.accelerator()
+    env, agent, said = gym(handle), grpo(handle), []
+    pairs = work.dpo(handle, reference_cache=None)
+    few = {"max_steps": 4, "verbose": False, "accelerator": handle}
+    for act in (
+        lambda: finetune_llm_reasoning([agent], env, **few),
+        lambda: finetune_llm_online_preference([pairs], env, **_FEW_TOKENS, **few),
+        lambda: agent.roll_out(env.reset(), env),
+    ):
+        try:
+            act()
+        except ValueError as error:
+            said.append(str(error))
+    return {"said": said, "curve": _curves(handle, 1)[0]}
+
+
+def _curves(handle: Accelerator | None, objectives: int) -> list[Mapping[str, Any]]:
     found = []
-    for settings in _OBJECTIVES:
+    for settings in _OBJECTIVES[:objectives]:
         agent = grpo(handle, update_epochs=2, **settings)
         # Groups larger than a process's share, several steps in a call, and at last fewer completions than processes.
         metrics = [agent.learn(rollouts(sizes, seed)) for seed, sizes in enumerate([[3, 2, 4, 3], [7], [3, 5], [2]])]

@@ -6,11 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from agiledpo.adapters import SharedBaseModel
-from agiledpo.generation import SamplingSettings, TransformersGenerator
-from agiledpo.training.online import FromComparisons, FromRewards
-from tests.distributed import rollout_work, work
-from tests.distributed.ranks import run_ranks
+from tests.distributed import rollout_work
+from tests.distributed.ranks import run_ranks, zero_environment
 from tests.distributed.test_data_parallel import assert_ranks_agree, assert_same_training
 
 
@@ -137,17 +134,14 @@ def test_a_rollout_that_draws_in_each_process_is_refused() -> None:
         assert "leader_does" in message
 
 
-def test_a_sharded_model_does_not_sample_by_itself(monkeypatch) -> None:
-    env, agent = rollout_work.gym(None), rollout_work.grpo(None)
-    online = FromComparisons(group_size=2, sampling=SamplingSettings(max_new_tokens=2), evaluation=None)
-    FromRewards().check(agent, env)
-    monkeypatch.setattr(SharedBaseModel, "is_sharded", property(lambda base: True))
-    checks = (
-        lambda: FromRewards().check(agent, env),
-        lambda: online.check(work.dpo(reference_cache=None), env),
-        lambda: agent.roll_out(env.reset(), env),
-    )
-    for check in checks:
-        with pytest.raises(ValueError, match=r"sharded.*VLLMGenerator.*at most 2"):
-            check()
-    assert isinstance(agent.sampler, TransformersGenerator)
+def test_a_sharded_model_learns_but_does_not_sample_in_each_process() -> None:
+    (alone,) = rollout_work.curves(False, 1)
+    results = run_ranks(rollout_work.sharded, environment=zero_environment(3, SHARD_FROM="0"))
+    for result in results:
+        assert len(result["said"]) == 3
+        for said in result["said"]:
+            assert "sharded over 2 processes" in said
+            assert "VLLMGenerator" in said
+    ours = [result["curve"] for result in results]
+    assert_ranks_agree(ours)
+    assert_same_training(ours[0], alone)
