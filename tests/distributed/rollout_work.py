@@ -203,7 +203,7 @@ def answers(parallel: bool = True) -> dict[str, Any]:
     found["measured"] = measured.metrics | {"error": measured.fitness("reward").error}
     found["measuring draws"] = not agent.sampling_stream.state_dict()["states"][0].equal(before)
     agent.temperature, agent.eval_temperature = 1.0, 0.0
-    shown = env.reset()
+    shown = env.next_batch()
     acted = agent.get_action(shown, training=False)
     found["greedy"] = [ids.tolist() for ids in acted.completion_ids]
     judged.clear()

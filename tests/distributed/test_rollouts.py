@@ -28,10 +28,16 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_learning_from_the_same_rollouts_is_that_of_one_process(ranks: int) -> None:
-    results = run_ranks(rollout_work.curves, ranks=ranks)
-    for place, alone in enumerate(rollout_work.curves(parallel=False)):
+@pytest.fixture(scope="module")
+def curves_alone() -> list[Mapping[str, Any]]:
+    return rollout_work.curves(parallel=False)
+
+
+@pytest.mark.parametrize(("ranks", "objectives"), [(2, 4), (3, 1)])
+def test_learning_from_the_same_rollouts_is_that_of_one_process(curves_alone, ranks: int, objectives: int) -> None:
+    results = run_ranks(rollout_work.curves, True, objectives, ranks=ranks)
+    assert {len(result) for result in results} == {objectives}
+    for place, alone in enumerate(curves_alone[:objectives]):
         ours = [result[place] for result in results]
         assert_ranks_agree(ours)
         assert_same_training(ours[0], alone)
@@ -134,8 +140,7 @@ def test_a_rollout_that_draws_in_each_process_is_refused() -> None:
         assert "leader_does" in message
 
 
-def test_a_sharded_model_learns_but_does_not_sample_in_each_process() -> None:
-    (alone,) = rollout_work.curves(False, 1)
+def test_a_sharded_model_learns_but_does_not_sample_in_each_process(curves_alone) -> None:
     results = run_ranks(rollout_work.sharded, environment=zero_environment(3, SHARD_FROM="0"))
     for result in results:
         assert len(result["said"]) == 3
@@ -144,4 +149,4 @@ def test_a_sharded_model_learns_but_does_not_sample_in_each_process() -> None:
             assert "VLLMGenerator" in said
     ours = [result["curve"] for result in results]
     assert_ranks_agree(ours)
-    assert_same_training(ours[0], alone)
+    assert_same_training(ours[0], curves_alone[0])
