@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.self_distillation import self_distillation
 from agiledpo.data.trajectories import Step, Trajectory, TrajectoryGroup
+from agiledpo.distributed.team import Team
 from agiledpo.generation import VLLMGenerator
 from agiledpo.generation.privileged import privileged_prompts
 from agiledpo.llm_envs import ReasoningGym
@@ -269,7 +270,7 @@ def trained(parallel: bool, way: str) -> dict[str, Any]:
         way: ``"grpo"``; ``"replayed"``: GRPO from rollouts that nobody draws; ``"dpo"``: online preference learning.
     """
     handle = work.accelerator() if parallel else None
-    ranks = 1 if handle is None else handle.num_processes
+    ranks = Team.of(handle).size
     env = gym(handle, rows=12, batch=6 // ranks)
     shared = {"actor_network": work.model(), "lora_config": work.lora(), "accelerator": handle, "lr": 1e-2}
     told = {"num_epochs": 2, "evaluation_interval": 1, "verbose": False, "accelerator": handle}
