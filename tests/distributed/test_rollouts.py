@@ -33,7 +33,7 @@ def curves_alone() -> list[Mapping[str, Any]]:
     return rollout_work.curves(parallel=False)
 
 
-@pytest.mark.parametrize(("ranks", "objectives"), [(2, 4), (3, 1)])
+@pytest.mark.parametrize(("ranks", "objectives"), [(2, 3), (3, 1)])
 def test_learning_from_the_same_rollouts_is_that_of_one_process(curves_alone, ranks: int, objectives: int) -> None:
     results = run_ranks(rollout_work.curves, True, objectives, ranks=ranks)
     assert {len(result) for result in results} == {objectives}
@@ -120,18 +120,18 @@ def test_a_reward_that_fails_in_one_process_is_everybodys_failure() -> None:
         assert_equal(weights, results[0][-1])
 
 
-@pytest.mark.parametrize("way", ["grpo", "replayed", "dpo"])
-def test_a_run_ends_with_the_same_agents_everywhere(way: str) -> None:
-    first, second = run_ranks(rollout_work.trained, True, way)
+def test_a_run_ends_with_the_same_agents_everywhere() -> None:
+    first, second = run_ranks(rollout_work.trained_in_all_ways)
     assert_equal(first, second)
-    assert min(first["steps"]) >= 4
-    if way == "replayed":
-        alone = rollout_work.trained(False, way)
-        assert first["steps"] == alone["steps"]
-        assert first["fitness"] == pytest.approx(alone["fitness"], abs=1e-12)
-        for ours, theirs in zip(first["weights"], alone["weights"], strict=True):
-            for name, tensor in theirs.items():
-                assert (ours[name] - tensor).abs().max() < 1e-5
+    for way, ours in first.items():
+        assert min(ours["steps"]) >= 2, way
+    alone = rollout_work.trained(None, "replayed")
+    ours = first["replayed"]
+    assert ours["steps"] == alone["steps"]
+    assert ours["fitness"] == pytest.approx(alone["fitness"], abs=1e-12)
+    for mine, theirs in zip(ours["weights"], alone["weights"], strict=True):
+        for name, tensor in theirs.items():
+            assert (mine[name] - tensor).abs().max() < 1e-5
 
 
 def test_a_rollout_that_draws_in_each_process_is_refused() -> None:
