@@ -72,9 +72,9 @@ class Shards:
         self._hooks.get_param_coordinator().reset_step()
 
     def rest(self) -> None:
-        """Let go of what is still whole after a backward pass that ended in the midst of the model.
+        """Let go of what a backward pass left whole, as DeepSpeed's own engine does after one.
 
-        With frozen embeddings no gradient flows into the first layer, so nothing tells DeepSpeed that it has ended.
+        Nothing tells it that the backward pass of a layer has ended if no gradient flows into the layer.
         """
         self._hooks.release_backward_leftovers()
 

@@ -149,9 +149,11 @@ def sharded_population() -> Mapping[str, Any]:
     for step in range(3):
         first.learn(pairs(5, seed=step))
         second.learn(pairs(4, seed=step))
+    # What is not gathered has no elements of its own beside this process's part.
+    parameters = list(base.parameters())
+    held = sum(p.numel() + Shards.part(p).numel() for p in parameters if Shards.part(p) is not p)
     twin = first.clone(index=2)
     seen = [agent.learn(pairs(3, seed=9))["loss"] for agent in (first, twin)]
-    parameters = list(base.parameters())
     return {
         "weights": [weights(agent) for agent in (first, second, twin)],
         "losses": seen,
@@ -160,8 +162,7 @@ def sharded_population() -> Mapping[str, Any]:
         "shapes": first.base.base_shapes,
         "identity": vars(identity_of(first.base)),
         "content": first.adapters.content("reference", portable=True),
-        # What is not gathered has no elements of its own beside this process's part.
-        "held_elements": sum(p.numel() + Shards.part(p).numel() for p in parameters if Shards.part(p) is not p),
+        "held_elements": held,
     }
 
 
