@@ -99,7 +99,7 @@ class GRPO(LLMAlgorithm):
         stop: Text, or several texts, behind which a completion ends; None or () for none.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
-        accelerator: Accelerate's handle, one process.
+        accelerator: Accelerate's handle; its processes share the work of every call.
         wrap: Accepted for AgileRL's sake; one process needs no wrapping.
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation, of LoRA dropout and of sampling.
