@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, ClassVar, Literal
@@ -19,7 +20,7 @@ from agiledpo.adapters import Role
 from agiledpo.algorithms.actions import ActionResult, action_result
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
-from agiledpo.algorithms.core.steps import check_finite, gradient_step
+from agiledpo.algorithms.core.steps import check_finite, gradient_step, on_cpu
 from agiledpo.algorithms.policy_metrics import PolicyMeter, rollout_metrics
 from agiledpo.algorithms.policy_steps import PolicyPart, PolicyStep, larger_advantages, policy_steps
 from agiledpo.algorithms.precomputed import rollouts_from_groups
@@ -33,7 +34,7 @@ from agiledpo.algorithms.reward_fitness import (
 )
 from agiledpo.algorithms.role_scores import completion_scores, measuring
 from agiledpo.data.trajectories import TrajectoryGroup
-from agiledpo.generation.rollout import JudgingGym, roll_out
+from agiledpo.generation.rollout import JudgingGym, roll_out, sample
 from agiledpo.generation.sampling import Generator, SamplingSettings
 from agiledpo.generation.transformers_generator import TransformersGenerator
 from agiledpo.llm_envs.types import Split
@@ -98,7 +99,7 @@ class GRPO(LLMAlgorithm):
         stop: Text, or several texts, behind which a completion ends; None or () for none.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
-        accelerator: Accelerate's handle, one process.
+        accelerator: Accelerate's handle; its processes share the work of every call.
         wrap: Accepted for AgileRL's sake; one process needs no wrapping.
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation, of LoRA dropout and of sampling.
@@ -349,8 +350,10 @@ class GRPO(LLMAlgorithm):
     def roll_out(self, questions: Mapping[str, Any] | QuestionBatch, env: JudgingGym) -> RolloutBatch:
         """Sample a group of completions for each prompt and have them judged.
 
+        Several processes divide the prompts, and each gets what all of them sampled.
+
         Args:
-            questions: What ``ReasoningGym`` yields.
+            questions: What ``ReasoningGym`` yields; the same in every process.
             env: The environment that it is from.
         """
         return roll_out(
@@ -359,7 +362,7 @@ class GRPO(LLMAlgorithm):
             env,
             group_size=self.group_size,
             settings=self.sampling_settings,
-            generator=self._sampler,
+            generator=self.sampler,
         )
 
     def get_action(
@@ -372,7 +375,8 @@ class GRPO(LLMAlgorithm):
         """Sample completions as AgileRL's loops want them, for ``env.step`` and ``learn``.
 
         These lists do not say which completions ended themselves, so ``learn`` refuses them if
-        ``mask_truncated_completions`` is set. :meth:`roll_out` knows.
+        ``mask_truncated_completions`` is set. :meth:`roll_out` knows. Several processes divide the prompts, and each
+        gets what all of them sampled.
 
         Args:
             obs: What ``ReasoningGym.reset`` or ``step`` returns.
@@ -384,19 +388,15 @@ class GRPO(LLMAlgorithm):
             if it names none with the agent's: then pass the masks to ``env.step`` too.
         """
         questions: QuestionBatch = self.as_batch(obs)
-        if training:
-            completions = self._sampler.generate(
+        with nullcontext() if training else fixed_draws(self):
+            completions = sample(
                 self,
-                questions.prompts,
-                group_size=self.group_size,
-                settings=self.sampling_settings,
+                questions,
+                group_size=self.group_size if training else 1,
+                settings=self.sampling_settings if training else self.evaluation_settings,
+                generator=self.sampler,
                 tokenizer=tokenizer,
             )
-        else:
-            with fixed_draws(self):
-                completions = self._sampler.generate(
-                    self, questions.prompts, group_size=1, settings=self.evaluation_settings, tokenizer=tokenizer
-                )
         # The environment skips its own pad token; the agent's may be a word to it.
         pad = self.pad_token_id if isinstance(obs, QuestionBatch) else obs.get("pad_token_id", self.pad_token_id)
         return action_result(questions.prompts, completions, pad_token_id=pad)
@@ -459,7 +459,7 @@ class GRPO(LLMAlgorithm):
             env: The environment.
             split: ``"test"``, or ``"final"`` or ``"validation-<name>"`` if the environment has it.
         """
-        return measure_rewards(self, env, split, settings=self.evaluation_settings, generator=self._sampler)
+        return measure_rewards(self, env, split, settings=self.evaluation_settings, generator=self.sampler)
 
     def end_epoch(self) -> None:
         """Copy the actor onto the reference if ``reference_update="epoch"`` asks for it."""
@@ -503,14 +503,14 @@ class GRPO(LLMAlgorithm):
             rollouts: The rollouts.
             foreign: Whether they say themselves that they need correction; otherwise the generator says.
         """
-        another = foreign or not isinstance(self._sampler, TransformersGenerator)
+        another = foreign or not isinstance(self.sampler, TransformersGenerator)
         if not (self.vllm_importance_sampling_correction and another):
             return replace(rollouts, sampling_logps=[None] * len(rollouts))
         known = any(logps is not None for logps in rollouts.sampling_logps)
-        if not known and not foreign and self._uncorrected is not self._sampler:
-            self._uncorrected = self._sampler
+        if not known and not foreign and self._uncorrected is not self.sampler:
+            self._uncorrected = self.sampler
             warnings.warn(
-                f"vllm_importance_sampling_correction does nothing: {type(self._sampler).__name__} did not say how "
+                f"vllm_importance_sampling_correction does nothing: {type(self.sampler).__name__} did not say how "
                 "likely these completions were, or learn was not told. VLLMGenerator knows at temperature=1, or with "
                 "top_p=1, top_k=0, min_p=0 and a server started with --logprobs-mode processed_logprobs; behind "
                 "get_action pass its sampling_logps to learn. Or set vllm_importance_sampling_correction=False.",
@@ -541,14 +541,16 @@ class GRPO(LLMAlgorithm):
             rollouts = rollouts.where(rollouts.finished)
         return rollouts.where(larger_advantages(rollouts, self.adv_filter_eps)) if self.filter_zero_adv else rollouts
 
-    def _steps(self, counted: RolloutBatch) -> list[PolicyStep]:
-        """The rollouts cut into optimizer steps."""
+    def _steps(self, scorer: Scorer, counted: RolloutBatch) -> list[PolicyStep]:
+        """The rollouts cut into optimizer steps, with this process's part of each."""
         return list(
             policy_steps(
                 counted,
                 batch_size=self.batch_size,
                 completions_per_pass=self.micro_batch_size_per_gpu or self.batch_size,
                 pulled_by_reference=self.beta > 0,
+                team=self.team,
+                shares_prompts=scorer.shares_prompts,
             )
         )
 
@@ -573,12 +575,10 @@ class GRPO(LLMAlgorithm):
         scorer.check(rollouts)
         counted = self._counted(rollouts)
         meter = PolicyMeter(counted, with_reference=self.beta > 0)
-        for step in self._scored(scorer, self._steps(counted), old=False):
+        for step in self._scored(scorer, self._steps(scorer, counted), old=False):
             with measuring(self.adapters, "actor", scorer):
                 measured = [self._terms(scorer, step, part) for part in step.parts]
-            for part, terms in zip(step.parts, measured, strict=True):
-                check_finite(part.per_row(terms.loss), part.rollouts.labels)
-            meter.add(measured)
+            meter.add(self._whole(step, measured))
         return rollout_metrics(rollouts) | meter.result()
 
     def _train(self, rollouts: RolloutBatch) -> dict[str, float]:
@@ -587,7 +587,7 @@ class GRPO(LLMAlgorithm):
         scorer = self.scorer(temperature=self.temperature)
         scorer.check(rollouts)
         counted = self._counted(rollouts)
-        steps = self._steps(counted)
+        steps = self._steps(scorer, counted)
         moves = len(steps) * self.update_epochs > 1  # away from what was sampled, before the last step
         corrects = any(logps is not None for logps in counted.sampling_logps)
         steps = self._scored(scorer, steps, old=moves or corrects)
@@ -628,12 +628,23 @@ class GRPO(LLMAlgorithm):
         return gradient_step(
             self,
             scorer,
-            [(part, True) for part in step.parts],
+            [(part, part.counts) for part in step.parts],
             loss,
             check=check,
             labels=step.labels,
             remedy=f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these rows.",
         )
+
+    def _whole(self, step: PolicyStep, measured: Sequence[PolicyTerms]) -> list[PolicyTerms]:
+        """The terms of all processes' micro-batches that count, from those of this one, which are checked."""
+
+        def own() -> list[PolicyTerms]:
+            pairs = [(part, terms) for part, terms in zip(step.parts, measured, strict=True) if part.counts]
+            for part, terms in pairs:
+                check_finite(part.per_row(terms.loss), part.rollouts.labels)
+            return [terms if self.team.is_alone else on_cpu(terms) for _, terms in pairs]
+
+        return [terms for theirs in self.team.all_do(own) for terms in theirs]
 
     def _terms(self, scorer: Scorer, step: PolicyStep, part: PolicyPart) -> PolicyTerms:
         """The objective of a micro-batch, in the scorer's session."""
@@ -651,8 +662,8 @@ class GRPO(LLMAlgorithm):
         return iter(completion_scores(self.adapters, role, parts, scorer) if wanted else [None] * len(parts))
 
     @property
-    def _sampler(self) -> Generator:
-        """What samples completions."""
+    def sampler(self) -> Generator:
+        """What samples completions: ``generator``, or the model itself."""
         return self._own_generator if self.generator is None else self.generator
 
     def _check_settings(self, use_separate_reference_adapter: bool) -> None:

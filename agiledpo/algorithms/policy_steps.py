@@ -1,4 +1,7 @@
-"""Rollouts cut into optimizer steps, and these into micro-batches with everything that the loss reads of them."""
+"""Rollouts cut into optimizer steps, and these into micro-batches with everything that the loss reads of them.
+
+Where several processes share a step, each takes consecutive completions of it, so that those of a prompt stay together.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agiledpo.distributed.consecutive import consecutive_shares
+from agiledpo.distributed.team import Team
 from agiledpo.losses import PolicyObjective, PolicyTerms, TokenLogProbs
 from agiledpo.scoring import RolloutBatch
 
@@ -16,11 +21,13 @@ class PolicyPart:
 
     Attributes:
         rollouts: The completions, each with an advantage for every token; N in all.
+        counts: Whether what comes of them counts; see :class:`agiledpo.distributed.division.Turn`.
         old: Their log-probabilities under the policy that is left behind, (N, T); None for the one that learns.
         reference: Under the reference, (N, T); None if it has no say.
     """
 
     rollouts: RolloutBatch
+    counts: bool = True
     old: TokenLogProbs | None = None
     reference: TokenLogProbs | None = None
 
@@ -64,7 +71,7 @@ class PolicyStep:
     """Completions of one optimizer step.
 
     Attributes:
-        parts: Those that pull at the policy, micro-batch by micro-batch.
+        parts: Those that pull at the policy, micro-batch by micro-batch: this process's, equally many in every one.
         completions: Completions that the loss is the mean over: also those which do not pull.
         mean_tokens: Tokens of one of them, on average.
         labels: What the rows are called.
@@ -77,7 +84,13 @@ class PolicyStep:
 
 
 def policy_steps(
-    rollouts: RolloutBatch, *, batch_size: int, completions_per_pass: int, pulled_by_reference: bool
+    rollouts: RolloutBatch,
+    *,
+    batch_size: int,
+    completions_per_pass: int,
+    pulled_by_reference: bool,
+    team: Team,
+    shares_prompts: bool,
 ) -> Iterator[PolicyStep]:
     """Cut rollouts into optimizer steps.
 
@@ -89,17 +102,44 @@ def policy_steps(
         batch_size: Completions from which on a step takes in no further group.
         completions_per_pass: Most completions in one forward pass.
         pulled_by_reference: Whether every completion has a gradient.
+        team: The processes that share each step; each has been handed all rollouts.
+        shares_prompts: Whether completions of one prompt that go through the model together share its computation.
     """
     for span in rollouts.group_spans(batch_size):
         step = rollouts.slice(*span)
         pulling = step if pulled_by_reference else step.where(larger_advantages(step, 0.0))
         if len(pulling):
             yield PolicyStep(
-                parts=[PolicyPart(part) for part, _ in pulling.parts(completions_per_pass)],
+                parts=own_parts(pulling, completions_per_pass, team=team, shares_prompts=shares_prompts),
                 completions=step.completion_count,
                 mean_tokens=step.completion_tokens / step.completion_count,
                 labels=step.labels,
             )
+
+
+def own_parts(rollouts: RolloutBatch, size: int, *, team: Team, shares_prompts: bool) -> list[PolicyPart]:
+    """The micro-batches of a process, of completions that all processes have been handed.
+
+    Those that count, of all processes by rank, hold the completions in the order of ``rollouts.numbered``.
+
+    Args:
+        rollouts: The completions; at least one.
+        size: Most completions in a micro-batch.
+        team: The processes. All get equally many micro-batches.
+        shares_prompts: As for :func:`policy_steps`.
+    """
+    if team.is_alone:
+        return [PolicyPart(part) for part, _ in rollouts.parts(size)]
+    owners = [place for place, _ in rollouts.numbered]
+    prompts = [len(prompt) for prompt in rollouts.prompts]
+    weights = [len(ids) + (0 if shares_prompts else prompts[place]) for place, ids in rollouts.numbered]
+    shares = consecutive_shares(weights, owners, prompts if shares_prompts else [0] * len(prompts), team.size)
+    cuts = [[part for part, _ in rollouts.span(*share).parts(size)] for share in shares]
+    lightest = min(range(len(weights)), key=weights.__getitem__)
+    blanks = max(map(len, cuts)) - len(cuts[team.rank])
+    return [PolicyPart(part) for part in cuts[team.rank]] + [
+        PolicyPart(rollouts.span(lightest, lightest + 1), counts=False)
+    ] * blanks
 
 
 def larger_advantages(rollouts: RolloutBatch, threshold: float) -> list[list[bool]]:

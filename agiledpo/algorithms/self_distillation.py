@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from agiledpo.adapters import AgentAdapters, Role
+from agiledpo.algorithms.policy_steps import own_parts
 from agiledpo.algorithms.role_scores import completion_scores
+from agiledpo.distributed.team import Team
 from agiledpo.generation.privileged import Privileged
 from agiledpo.generation.rollout import Rollout
 from agiledpo.losses.distillation import DistillationObjective
@@ -30,6 +32,7 @@ class SamplingAgent(Protocol):
     temperature: float
     batch_size: int
     micro_batch_size_per_gpu: int | None
+    team: Team
 
     def scorer(self, *, temperature: float = 1.0) -> Scorer:
         """What computes log-probabilities of completions."""
@@ -83,7 +86,8 @@ class SelfDistillation:
             ValueError: The teacher's prompts are not one per question, are empty or longer than the model allows with
                 their completions; or the rollout answers other questions or brings advantages. The row is named.
         """
-        prompts = self._prompts(env, questions)
+        # By one process: a function that draws or asks a service may not say the same twice.
+        prompts = agent.team.leader_does(lambda: self._prompts(env, questions))
         rollouts = self.rollout(agent, questions, env)
         _check_rollouts(rollouts, questions)
         labels = [f"{label} with the teacher's prompt" for label in rollouts.labels]
@@ -217,8 +221,15 @@ def _check_room(scorer: Scorer, taught: RolloutBatch) -> None:
 def _logps(agent: SamplingAgent, role: Role, batch: RolloutBatch, scorer: Scorer) -> list[list[Tensor]]:
     """For each prompt, for each of its completions, the log-probabilities of its tokens, float32 on the CPU."""
     size = agent.micro_batch_size_per_gpu or agent.batch_size
-    scores = completion_scores(agent.adapters, role, (part for part, _ in batch.parts(size)), scorer)
-    found = (row for part in scores for row in part.logps[part.mask].cpu().split(part.lengths.tolist()))
+    parts = own_parts(batch, size, team=agent.team, shares_prompts=scorer.shares_prompts)
+    scores = completion_scores(agent.adapters, role, (part.rollouts for part in parts), scorer)
+    own = [
+        (values.logps[values.mask].cpu(), values.lengths.tolist())
+        for part, values in zip(parts, scores, strict=True)
+        if part.counts
+    ]
+    everybody = (rows for theirs in agent.team.gather(own) for rows in theirs)
+    found = (row for values, lengths in everybody for row in values.split(lengths))
     return [[next(found) for _ in group] for group in batch.completions]
 
 

@@ -246,6 +246,27 @@ class Team:
             error.add_note(f"This happened in rank {rank} ({where}).")
         return note_known(error)
 
+    def all_do(self, act: Callable[[], T]) -> list[T]:
+        """Have every process do its part and everybody know what came of it.
+
+        Args:
+            act: What each calls; it may do another thing in each, and returns plain values and tensors on the CPU.
+
+        Returns:
+            What it returned in each, by rank, in every process.
+
+        Raises:
+            Exception: What it raised in the process of the lowest rank in which it did, in every process.
+        """
+        if self.is_alone:
+            return [act()]
+        outcome: T | Failure
+        try:
+            outcome = act()
+        except Exception as error:  # the others would wait for ever
+            outcome = Failure(error, whereabouts())
+        return self.gather(outcome)  # type: ignore[return-value]  # which raises failures
+
     @property
     def _message_device(self) -> torch.device:
         return self.device if self.device.type == "cuda" else torch.device("cpu")

@@ -1,5 +1,6 @@
 """How completions are sampled, and what comes of it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -106,3 +107,15 @@ class Generator(Protocol):
             ValueError: A prompt leaves no room within the model's longest sequence, or stop texts lack a tokenizer.
         """
         ...
+
+
+class PreparedGenerator(ABC):
+    """A generator whose processes have to agree on something first, such as who gives a server the weights."""
+
+    @abstractmethod
+    def prepare(self, agent: "LLMAlgorithm") -> None:
+        """Called in all processes of ``agent.team`` before each of them samples its share.
+
+        Args:
+            agent: Whose actor is going to answer, as it is now.
+        """

@@ -60,6 +60,23 @@ class TransformersGenerator:
         self.segment = segment
         self._traits: WeakKeyDictionary[PreTrainedModel, CacheTraits] = WeakKeyDictionary()
 
+    def check(self, agent: "LLMAlgorithm") -> None:
+        """Check that each process can sample from an agent's actor by itself.
+
+        Args:
+            agent: The agent.
+
+        Raises:
+            ValueError: Each holds only a part of the model's weights.
+        """
+        if agent.base.is_sharded:
+            raise ValueError(
+                f"Agent {agent.index}'s base model is sharded over {agent.team.size} processes (ZeRO stage 3), and "
+                "TransformersGenerator samples in each of them by itself, for as many tokens as its own prompts take: "
+                "they would wait for each other's weights for ever. Sample with generator=VLLMGenerator(...), or train "
+                "with a ZeRO stage of at most 2, which leaves the model whole."
+            )
+
     def generate(
         self,
         agent: "LLMAlgorithm",
@@ -80,8 +97,9 @@ class TransformersGenerator:
 
         Raises:
             ValueError: A prompt is empty or leaves no room within the model's longest sequence, stop texts lack a
-                tokenizer, or ``group_size`` is below 1.
+                tokenizer, ``group_size`` is below 1, or the model is sharded.
         """
+        self.check(agent)
         with (
             agent.adapters.evaluate("actor"),
             modes(agent.base, None, training=False, checkpointing=False),

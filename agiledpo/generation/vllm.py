@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.generation.limits import eos_tokens, rooms
-from agiledpo.generation.sampling import Completions, SamplingSettings
+from agiledpo.generation.sampling import Completions, PreparedGenerator, SamplingSettings
 from agiledpo.generation.vllm_adapters import ServedAdapters
 from agiledpo.generation.vllm_server import Choice, ServedModel, VLLMError, VLLMServer
 from agiledpo.losses.checks import check_number, check_whole_number
@@ -26,7 +26,7 @@ _LOWEST_TEMPERATURE = 0.01
 _SEEDS = 2**48
 
 
-class VLLMGenerator:
+class VLLMGenerator(PreparedGenerator):
     """Samples from agents' actors on a running vLLM server.
 
     The server is of vLLM 0.10.2 or newer, and started with::
@@ -35,6 +35,9 @@ class VLLMGenerator:
 
     An actor that has changed is saved and loaded before it samples; its last version is unloaded. All agents of a
     population may share one generator. Use it as a context manager, or call :meth:`close` at the end.
+
+    Several processes make a generator each, for one server or for several. In ``roll_out`` and the training loops one
+    process for each server loads an adapter, and the others sample from it too.
 
     Log-probabilities are handed on where they are known to be those that :class:`Completions` speaks of. vLLM returns
     them without temperature and truncation (``--logprobs-mode raw_logprobs``, its default) or with both
@@ -94,6 +97,18 @@ class VLLMGenerator:
         """Unload the adapters, delete their files and close the connections."""
         self._adapters.close()
         self._server.close()
+
+    def prepare(self, agent: "LLMAlgorithm") -> None:
+        """Let one process for each server load the agent's actor as it is now.
+
+        Args:
+            agent: Whose actor is going to answer.
+
+        Raises:
+            ValueError: vLLM does not serve such adapters.
+            VLLMError: A server cannot be used.
+        """
+        self._adapters.share(agent)
 
     def generate(
         self,

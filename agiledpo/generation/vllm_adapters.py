@@ -1,6 +1,7 @@
 """The adapters of agents that a vLLM server has loaded, as files and under names of their own."""
 
 import shutil
+import socket
 import tempfile
 import uuid
 import warnings
@@ -8,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from packaging.version import Version
 from peft import LoraConfig
@@ -35,19 +37,24 @@ _REFUSED = (
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 _HEEDS_PATTERNS = "0.32"
 
+# Hosts by which every machine calls itself.
+_HERE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
 
 @dataclass(frozen=True)
 class _Loaded:
     content: str
     name: str
-    directory: Path
+    directory: Path | None  # None where another process has loaded it
 
 
 class ServedAdapters:
     """Actors of agents on one vLLM server: each is saved and loaded when it has changed, the one before unloaded.
 
     Every version has a name and a directory of its own, because vLLM keeps what it has computed of a prompt by the
-    adapter's name.
+    adapter's name. Where several processes use one server for an agent, one of them does that and the others use the
+    name: a server puts as many adapters into a batch as it was started for (``--max-loras``, 1 by default), and would
+    serve adapters of their own one process after the other.
 
     Args:
         server: The server.
@@ -78,9 +85,7 @@ class ServedAdapters:
             ValueError: vLLM has no such adapters.
             VLLMError: The server does not load it.
         """
-        # Two agents may have one index, and an agent's weights may be overwritten by another's: only content tells. The
-        # count of steps is for an optimizer whose writes neither torch counts nor the samples of the content show.
-        content = f"{agent.optimizer_steps} {agent.adapters.content('actor', portable=False)}"
+        content = _content(agent)
         held = self._loaded.get(agent.index)
         if held is None or held.content != content:
             loaded = self._load(agent, content)  # first, so that a failure leaves everything as it was
@@ -90,6 +95,26 @@ class ServedAdapters:
         while len(self._loaded) > self._most:
             self._drop(next(iter(self._loaded)))
         return self._loaded[agent.index].name
+
+    def share(self, agent: "LLMAlgorithm") -> None:
+        """Let one process for each server load an agent's actor as it is now, for all of them.
+
+        What it replaces is unloaded, so none of the processes may be sampling.
+
+        Args:
+            agent: The agent, in all processes of its team.
+
+        Raises:
+            ValueError: vLLM has no such adapters.
+            VLLMError: A server does not load it.
+        """
+        team = agent.team
+        loader = team.gather(self._place()).index(self._place())
+        names = team.all_do(lambda: self.name_of(agent) if team.rank == loader else None)
+        name = names[loader]
+        if team.rank != loader and name is not None:
+            self._drop(agent.index)
+            self._loaded[agent.index] = _Loaded(_content(agent), name, None)
 
     def close(self) -> None:
         """Unload and delete all of them."""
@@ -115,13 +140,18 @@ class ServedAdapters:
 
     def _drop(self, index: int) -> None:
         held = self._loaded.pop(index, None)
-        if held is None:
+        if held is None or held.directory is None:
             return
         try:
             self._server.unload_adapter(held.name)
         except VLLMError as error:  # the work does not depend on it, and often it is the error that ended the work
             warnings.warn(f"The adapter {held.name} may still be loaded. {error}", stacklevel=3)
         shutil.rmtree(held.directory, ignore_errors=True)
+
+    def _place(self) -> tuple[str, str]:
+        """What is the same for two processes that speak to one server."""
+        url = self._server.url
+        return url, socket.gethostname() if urlsplit(url).hostname in _HERE else ""
 
     def _check(self, config: LoraConfig) -> None:
         settings = config.to_dict()
@@ -137,3 +167,10 @@ class ServedAdapters:
                 f"The vLLM server does not serve adapters with {', '.join(refused)}{needed}. Sample with "
                 "TransformersGenerator, or make the agent with a LoraConfig without."
             )
+
+
+def _content(agent: "LLMAlgorithm") -> str:
+    """Changes whenever the agent's actor does."""
+    # Two agents may have one index, and an agent's weights may be overwritten by another's: only content tells. The
+    # count of steps is for an optimizer whose writes neither torch counts nor the samples of the content show.
+    return f"{agent.optimizer_steps} {agent.adapters.content('actor', portable=False)}"

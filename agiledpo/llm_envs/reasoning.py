@@ -27,6 +27,8 @@ from agiledpo.data.limits import Truncation
 from agiledpo.data.messages import check_prompt_messages, without_none
 from agiledpo.data.questions import check_template
 from agiledpo.data.tokenization import check_tokenizer, isolated_copy, tokenize_prompt
+from agiledpo.distributed.division import Division
+from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.batching import collate_questions
 from agiledpo.llm_envs.dataset_gym import DatasetGym, batch_spaces
 from agiledpo.llm_envs.rewards import RewardFunctions, Rewards
@@ -182,6 +184,8 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
     ) -> tuple[ReasoningExperiences, Tensor]:
         """Judge the completions of the last batch's prompts, and hand out the next batch.
 
+        The processes of the accelerator divide the judging, and all get all rewards.
+
         Args:
             completions: For each prompt of the last batch, in order, a group of the same number G of completions:
                 token ids (G, T) that begin with the tokens of the prompt, padded on the right; or texts; or what a
@@ -216,11 +220,13 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         if len(set(sizes)) > 1:
             raise ValueError(f"step() needs as many completions for every prompt, got {sizes}.")
         splits = [batch["split"]] * len(prompts)
-        rewards = self._judged(splits, batch["row"].tolist(), groups)
+        rewards = self._judged_together(splits, batch["row"].tolist(), groups)
         return self.next_batch(), torch.tensor(rewards, dtype=torch.float32)
 
     def judge(self, questions: "QuestionBatch", completions: "Completions") -> list[list[float]]:
         """The reward of each completion, prompt by prompt; nothing of the environment changes.
+
+        A process judges what it is given by itself.
 
         Args:
             questions: The prompts, whose rows say what the answers are.
@@ -231,6 +237,22 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             ValueError: There is not a group of completions for each prompt, or no such row.
         """
         return self._judged(questions.splits, questions.rows, self._texts(completions, questions.prompts))
+
+    def _judged_together(
+        self, splits: Sequence[Split], rows: Sequence[int], groups: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Rewards of groups of completions that all processes have been handed, each group judged by one of them."""
+        division = Division(Team.of(self.accelerator), [sum(map(len, group)) for group in groups])
+        own = division.own
+
+        def judge() -> list[list[float]]:
+            if not own:
+                return []
+            return self._judged([splits[i] for i in own], [rows[i] for i in own], [groups[i] for i in own])
+
+        shares = division.team.all_do(judge)
+        laid = [rewards for share in shares for rewards in share]
+        return [laid[number] for number in division.order]
 
     def _judged(
         self, splits: Sequence[Split], rows: Sequence[int], groups: Sequence[Sequence[str]]

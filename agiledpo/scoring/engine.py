@@ -117,6 +117,11 @@ class Scorer:
             f", compiled {self.lm.torch_compiler}"
         )
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt whose completions go through the model together is computed once."""
+        return self.share_prompts and self.lm.packs
+
     def check(self, batch: PromptBatch) -> None:
         """Refuse a batch the model cannot read, before anything is computed.
 

@@ -119,6 +119,17 @@ class RolloutBatch(PromptBatch):
                 yield start, place + 1
                 start, count = place + 1, 0
 
+    def span(self, start: int, stop: int) -> Self:
+        """Completions ``start`` to ``stop`` in ``numbered``, with their prompts."""
+        groups: dict[int, list[int]] = {}
+        done = 0
+        for place, group in enumerate(self.completions):
+            numbers = range(max(start - done, 0), min(stop - done, len(group)))
+            if numbers:
+                groups[place] = list(numbers)
+            done += len(group)
+        return self._cut(list(groups.items()))
+
     def where(self, keep: Sequence[Sequence[bool]]) -> Self:
         """Some of the completions; a prompt that is left without any goes too.
 

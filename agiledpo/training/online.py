@@ -6,6 +6,7 @@ from typing import Any
 from typing_extensions import override
 
 from agiledpo.algorithms import DPO, GRPO
+from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.reward_fitness import FITNESS, METRICS, HeldOutRewards, measure_rewards
 from agiledpo.data.rollouts.log import RolloutLog
 from agiledpo.data.trajectories import DPOObjective
@@ -43,6 +44,7 @@ class FromRewards(FromRollouts[GRPO], FromRows[GRPO]):
     @override
     def check(self, agent: GRPO, env: Any) -> None:
         super().check(agent, env)
+        _check_generator(agent, agent.sampler)
         check_room(agent, env, agent.max_model_len)
 
     @override
@@ -142,6 +144,7 @@ class FromComparisons(FromRollouts[DPO]):
                 "finetune_llm_preference."
             )
         agent.check_vocabulary(env.action_space)
+        _check_generator(agent, self.generator)
         check_room(agent, env, self.sampling.max_model_len)
         if agent.reference_cache not in (None, "memory"):
             raise ValueError(
@@ -198,3 +201,9 @@ class FromComparisons(FromRollouts[DPO]):
             "mask_truncated_completions": self.mask_truncated_completions,
             "generator": type(self.generator).__name__,
         }
+
+
+def _check_generator(agent: LLMAlgorithm, generator: Generator) -> None:
+    """Check before training that a generator of ours can sample from an agent; one of the user's knows itself."""
+    if isinstance(generator, TransformersGenerator):
+        generator.check(agent)

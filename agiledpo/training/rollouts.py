@@ -1,6 +1,7 @@
 """What all practices share whose agents answer prompts themselves: rollouts are made, checked, and logged."""
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class FromRollouts(Practice[Agent]):
 
         Raises:
             TypeError: ``rollout`` returned something else than a ``RolloutBatch``.
+            ValueError: It returned other rollouts in another process.
         """
         rollouts = self.rollout(agent, questions, env)
         if not isinstance(rollouts, RolloutBatch):
@@ -52,6 +54,7 @@ class FromRollouts(Practice[Agent]):
                 f"rollout={self.rollout!r} returned a {type(rollouts).__name__}; an agiledpo.scoring.RolloutBatch is "
                 "needed, as agent.roll_out(questions, env) returns it."
             )
+        self._check_alike(agent, rollouts)
         if self.log is not None:
             self.log.write(
                 questions,
@@ -62,6 +65,18 @@ class FromRollouts(Practice[Agent]):
                 rows_done=self._rows_done,
             )
         return rollouts
+
+    def _check_alike(self, agent: Agent, rollouts: RolloutBatch) -> None:
+        """Check that all processes learn from the same: a rollout of the user's may draw, or ask a service."""
+        if agent.team.is_alone:
+            return
+        digests = agent.team.gather(_digest(rollouts))
+        if len(set(digests)) > 1:
+            raise ValueError(
+                f"rollout={self.rollout!r} returned other rollouts in rank {agent.team.rank} than in another, and all "
+                "processes have to learn from the same. What agent.roll_out(questions, env) returns is; have anything "
+                "else done by one process for all, agent.team.leader_does(lambda: ...)."
+            )
 
     @property
     @override
@@ -81,3 +96,14 @@ class FromRollouts(Practice[Agent]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.log is not None and "log" in state:
             self.log.load_state_dict(state["log"])
+
+
+def _digest(rollouts: RolloutBatch) -> str:
+    """Equal for equal completions that are worth the same."""
+    told = blake2b(digest_size=16)
+    for place, ids in rollouts.numbered:
+        told.update(f"{place} {ids.tolist()}".encode())
+    told.update(repr([rollouts.rewards, rollouts.finished]).encode())
+    for group in rollouts.advantages:
+        told.update(repr(None if group is None else [values.tolist() for values in group]).encode())
+    return told.hexdigest()

@@ -258,7 +258,9 @@ class TestLearning:
         def loss(part: RolloutBatch) -> tuple[Tensor, None]:
             return -(weights * scorer.score_completions(part).logps[:, 0]).mean(), None
 
-        gradient_step(agent, scorer, [batch], loss, labels=batch.labels, remedy="")
+        gradient_step(
+            agent, scorer, [(batch, True)], loss, check=lambda part, terms: None, labels=batch.labels, remedy=""
+        )
 
     def test_the_policy_learns_the_answers_from_itself(self, tiny_model, lora):
         model = tiny_model()

@@ -7,6 +7,7 @@ stricter in one point: vLLM ignores fields that it does not know.
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.actions import action_result
 from agiledpo.generation import Completions, SamplingSettings, TransformersGenerator, VLLMError, VLLMGenerator
 from agiledpo.scoring import RolloutBatch, Scorer
+from tests.distributed import rollout_work
+from tests.distributed.ranks import run_ranks
 
 EOS = 2
 
@@ -690,3 +693,16 @@ def test_grpo_learns_from_it_whether_or_not_log_probabilities_come_along(
     result = action_result(prompts, completions, pad_token_id=0)
     assert (result.sampling_logps is None) is (temperature != 1)
     assert [len(ids) for ids in result.completion_ids] == [3] * len(prompts)
+
+
+def test_of_several_processes_one_loads_an_adapter_for_all(fake, address, files) -> None:
+    first, second = run_ranks(rollout_work.served, address, files)
+    assert first == second
+    assert [len(rollout["completions"]) for rollout in first] == [6, 6, 1]
+    assert len(fake.loads) == 3  # one for each version of the actor
+    assert len({name.rpartition("-")[0] for name in fake.loads}) == 1  # by one of the processes
+    assert not fake.loaded
+    asked = [request for request in fake.requests if request["model"] != fake.name]
+    prompts = [prompt for rollout in first for prompt in rollout["prompts"]]
+    assert Counter(tuple(request["prompt"]) for request in asked) == Counter(map(tuple, prompts))
+    assert list(files.iterdir()) == []

@@ -67,6 +67,7 @@ def place(base: SharedBaseModel, device: torch.device) -> None:
         ValueError: Other agents use it elsewhere.
     """
     here = base.device
+    # An accelerator numbers the CPU too, of which there is one.
     if here.type == device.type and (device.type == "cpu" or device.index in (None, here.index)):
         return
     if base.adapter_names:

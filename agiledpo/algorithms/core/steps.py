@@ -93,7 +93,7 @@ def gradient_step(
                     broken = broken or error  # once the others, who wait for this process's gradients, know of it
         if not team.is_alone:
             agent.random_stream.advance()
-            outcomes = team.gather(([_plain(terms) for terms in kept], broken, whereabouts()))
+            outcomes = team.gather(([on_cpu(terms) for terms in kept], broken, whereabouts()))
             team.settle([(error, where) for _, error, where in outcomes])
             kept = [terms for part_terms, _, _ in outcomes for terms in part_terms]
         grad_norm = stepper.finish(agent.max_grad_norm)
@@ -108,7 +108,7 @@ def gradient_step(
     return kept, grad_norm
 
 
-def _plain(terms: Any) -> Any:
+def on_cpu(terms: Any) -> Any:
     """Terms as they can go to other processes: on the CPU and without gradient."""
     return replace(
         terms, **{name: value.detach().cpu() for name, value in vars(terms).items() if isinstance(value, Tensor)}
