@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from agiledpo.algorithms import DPO, GRPO, SFT
 from agiledpo.data.rollouts.log import RolloutLog
+from agiledpo.distributed.parallel import Parallel
 from agiledpo.generation import Generator, Rollout, SamplingSettings
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
@@ -41,6 +42,7 @@ def finetune_llm_preference(
     lineage_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on the pairs of an environment and, if asked, let them evolve.
 
@@ -94,6 +96,8 @@ def finetune_llm_preference(
         lineage_path: File of JSON lines to write the lineage to while the run goes on.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population`, whose ``lineage`` says where they come from, and their last fitness, in its
@@ -129,6 +133,7 @@ def finetune_llm_preference(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )
 
 
@@ -153,6 +158,7 @@ def finetune_llm_sft(
     lineage_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[SFT], list[float]]:
     """Train SFT agents on the rows of an environment and, if asked, let them evolve.
 
@@ -180,6 +186,8 @@ def finetune_llm_sft(
         lineage_path: File of JSON lines to write the lineage to.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -208,6 +216,7 @@ def finetune_llm_sft(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )
 
 
@@ -234,6 +243,7 @@ def finetune_llm_reasoning(
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[GRPO], list[float]]:
     """Train GRPO agents on the rewards of what they answer and, if asked, let them evolve.
 
@@ -272,6 +282,8 @@ def finetune_llm_reasoning(
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -302,6 +314,7 @@ def finetune_llm_reasoning(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )
 
 
@@ -342,6 +355,7 @@ def finetune_llm_online_preference(
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on preferences between their own completions and, if asked, let them evolve.
 
@@ -399,6 +413,8 @@ def finetune_llm_online_preference(
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -450,4 +466,5 @@ def finetune_llm_online_preference(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )

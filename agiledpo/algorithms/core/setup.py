@@ -47,7 +47,8 @@ def place(base: SharedBaseModel, device: torch.device) -> None:
         ValueError: Other agents use it elsewhere.
     """
     here = base.device
-    if here.type == device.type and device.index in (None, here.index):
+    # There is one CPU, which several processes of an accelerator number all the same.
+    if here.type == device.type and (device.type == "cpu" or device.index in (None, here.index)):
         return
     if base.adapter_names:
         raise ValueError(f"The shared base model is on {here} and other agents use it; this agent asks for {device}.")
