@@ -38,6 +38,7 @@ from agiledpo.algorithms.core.setup import (
     can_checkpoint,
     can_offload,
     check_accelerator,
+    check_shardable,
     has_fused_adamw,
     place,
     resolve_lora,
@@ -45,6 +46,7 @@ from agiledpo.algorithms.core.setup import (
 )
 from agiledpo.algorithms.core.state_checks import check_history
 from agiledpo.algorithms.core.stepper import LocalStepper, Stepper
+from agiledpo.distributed.sharded import sharding_settings
 from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -164,7 +166,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
             accelerator=accelerator,
             seed=seed,
         )
-        place(base, self.device)
+        if (sharding := sharding_settings(accelerator)) is not None:
+            check_shardable(lora_config, activation_offload=activation_offload)
+            base.shard(sharding)
+        else:
+            place(base, self.device)
         self.base = base
         self.wrap = wrap
         self.pad_token = pad_token
@@ -186,10 +192,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
         parameters = self.adapters.parameters("actor")
-        self.optimizer: Optimizer = AdamW(
-            parameters, lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
-        )
-        self.stepper: Stepper = LocalStepper(self.optimizer, parameters, self.team)
+        optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device))
+        self.stepper: Stepper = LocalStepper(optimizer, parameters, self.team)
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()
@@ -298,7 +302,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
 
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
-        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+        # Faster forward passes read weights that DeepSpeed gathers for the layers' own.
+        fast_layers = self.fast_layers and not self.base.is_sharded
+        self._lm = CausalLM.of(self.base.model, fast_layers=fast_layers, torch_compiler=self.torch_compiler)
 
     def scorer(self, *, temperature: float = 1.0) -> Scorer:
         """What computes log-probabilities of completions with the model as the agent runs it.
@@ -331,6 +337,15 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.stepper = LocalStepper(self.optimizer, self.adapters.parameters("actor"), team)
 
     # Optimizer ------------------------------------------------------------------------------------------------------
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What steps are made with; another one over the actor's parameters may be put in its place."""
+        return self.stepper.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self.stepper.optimizer = optimizer
 
     def follow_hyperparameters(self) -> None:
         """Bring the optimizer in line with hyperparameters that changed; a schedule's own changes are left alone."""
