@@ -26,7 +26,7 @@ def homes_of_agents(parallel: Parallel, accelerator: Accelerator | None) -> Team
     if accelerator is None:
         raise ValueError(
             "parallel='population' spreads the agents over the processes of an accelerator, and there is none. Pass "
-            "accelerator=Accelerator(), also to the functions that make the environment."
+            "accelerator=Accelerator(), also to the agents and the environment."
         )
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         raise ValueError(

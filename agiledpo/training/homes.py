@@ -1,6 +1,6 @@
 """A population spread over processes: each agent is at home in one of them, where it learns and is measured."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -97,25 +97,23 @@ class Homes:
                 agent.join(Team.of(agent.accelerator, agent.device))
 
     @contextmanager
-    def united(self, population: Sequence[LLMAlgorithm], agents: Iterable[LLMAlgorithm]) -> Iterator[None]:
-        """Have the first process know agents as they are, and all processes be their team, inside: to save them.
+    def at_hand(self, population: Sequence[LLMAlgorithm], agent: LLMAlgorithm) -> Iterator[None]:
+        """Have the first process know an agent as it is inside, to save it.
 
         Args:
-            population: All agents.
-            agents: Those that are needed.
+            population: The agents.
+            agent: One of them.
         """
         if self.is_one:
             yield
             return
-        wanted = {id(agent) for agent in agents}
-        for place, agent in enumerate(population):
-            if id(agent) in wanted:
-                self._move(agent, giver=self.rank_of(place), receiver=0)
-                agent.join(self.team)
+        home = self.rank_of(population.index(agent))
+        self._move(agent, giver=home, receiver=0)
         try:
             yield
         finally:
-            self._part(population)
+            if self.team.rank != home:
+                agent.stepper.forget()
 
     def move_in(self, population: Sequence[LLMAlgorithm], parents: Mapping[int, int]) -> None:
         """Bring the children that selection has made from their parents' homes to their own.

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -54,6 +55,11 @@ def low_words(completion: str, answer: str, question: str) -> float:
     """Reward: which part of a completion is words below ``w50``."""
     words = [word for word in completion.split() if word.startswith("w")]
     return sum(int(word[1:]) < 50 for word in words) / len(words) if words else 0.0
+
+
+def per_process(handle: Accelerator | None, size: int) -> int:
+    """Rows of a batch for each process, so that it has as many whatever their number."""
+    return size // (1 if handle is None else handle.num_processes)
 
 
 def minus_loss(agent: Any, env: Any) -> float:
@@ -109,8 +115,9 @@ def preference(
             tokenizer(),
             final_dataset=rows(5, seed + 2),
             validation_datasets={"watched": rows(4, seed + 3)},
-            data_batch_size_per_gpu=4,
+            data_batch_size_per_gpu=per_process(handle, 6),
             seed=order,
+            accelerator=handle,
         )
 
     orders = iter(range(size))
@@ -135,7 +142,7 @@ def sft(parallel: str | None, selection: str = "tournament") -> dict[str, Any]:
         rows(count, seed).rename_column("chosen", "response").remove_columns("rejected")
         for count, seed in ((24, 0), (15, 1))
     ]
-    env = SFTGym(*demonstrations, tokenizer(), data_batch_size_per_gpu=4)
+    env = SFTGym(*demonstrations, tokenizer(), data_batch_size_per_gpu=per_process(handle, 6), accelerator=handle)
     return outcome(finetune_llm_sft, agents, selection, parallel, handle, env=env)
 
 
@@ -157,7 +164,9 @@ def reasoning(parallel: str | None, selection: str = "tournament") -> dict[str, 
         rows(count, seed).rename_column("chosen", "answer").remove_columns("rejected")
         for count, seed in ((12, 0), (6, 1))
     ]
-    env = ReasoningGym(*prompts, tokenizer(), low_words, data_batch_size_per_gpu=2)
+    env = ReasoningGym(
+        *prompts, tokenizer(), low_words, data_batch_size_per_gpu=per_process(handle, 2), accelerator=handle
+    )
     return outcome(finetune_llm_reasoning, agents, selection, parallel, handle, env=env, max_steps=16)
 
 
@@ -168,7 +177,7 @@ def outcome(
     strategy = SELECTIONS[selection](len(agents))
     mutation = Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=None if selection == "unseeded" else 5)
     ways: dict[str, Any] = {} if parallel is None else {"parallel": parallel, "accelerator": handle}
-    settings = {"max_steps": 32, "evo_steps": 2, "verbose": False, **arguments}
+    settings = {"max_steps": 48, "evo_steps": 2, "verbose": False, **arguments}
     with Traffic() as traffic:
         population, fitnesses = train(agents, tournament=strategy, mutation=mutation, **settings, **ways)
     states = [agent.state_dict() for agent in population]
