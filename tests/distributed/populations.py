@@ -77,6 +77,7 @@ def preference(
     seed: int = 0,
     reference_update: Any = "never",
     own_environments: bool = False,
+    sets: bool = False,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Four generations of DPO agents of which one diverges.
@@ -90,6 +91,7 @@ def preference(
         seed: Of the data.
         reference_update: As for DPO.
         own_environments: Give each agent an environment of its own.
+        sets: Have the fittest measured on a final split and a validation set too.
         **arguments: For the training function.
     """
     handle = None if parallel is None else work.accelerator()
@@ -99,7 +101,7 @@ def preference(
         lora_config=work.lora(lora_dropout=dropout),
         accelerator=handle,
         batch_size=3,
-        micro_batch_size_per_gpu=2,
+        gradient_checkpointing=False,
         lr=1e-3,
         nll_alpha=0.0,
         reference_update=reference_update,
@@ -110,11 +112,11 @@ def preference(
 
     def gym(order: int = 0) -> PreferenceGym:
         return PreferenceGym(
-            rows(24, seed),
-            rows(15, seed + 1),
+            rows(12, seed),
+            rows(11, seed + 1),
             tokenizer(),
-            final_dataset=rows(5, seed + 2),
-            validation_datasets={"watched": rows(4, seed + 3)},
+            final_dataset=rows(5, seed + 2) if sets else None,
+            validation_datasets={"watched": rows(4, seed + 3)} if sets else None,
             data_batch_size_per_gpu=per_process(handle, 6),
             seed=order,
             accelerator=handle,
@@ -134,13 +136,13 @@ def sft(parallel: str | None, selection: str = "tournament") -> dict[str, Any]:
         lora_config=work.lora(lora_dropout=0.1),
         accelerator=handle,
         batch_size=3,
-        micro_batch_size_per_gpu=2,
+        gradient_checkpointing=False,
         lr=1e-2,
         hp_config=HyperparameterConfig(**RANGES),
     )
     demonstrations = [
-        rows(count, seed).rename_column("chosen", "response").remove_columns("rejected")
-        for count, seed in ((24, 0), (15, 1))
+        rows(count, seed).rename_column("chosen", "completion").remove_columns("rejected")
+        for count, seed in ((12, 0), (11, 1))
     ]
     env = SFTGym(*demonstrations, tokenizer(), data_batch_size_per_gpu=per_process(handle, 6), accelerator=handle)
     return outcome(finetune_llm_sft, agents, selection, parallel, handle, env=env)
@@ -156,6 +158,7 @@ def reasoning(parallel: str | None, selection: str = "tournament") -> dict[str, 
         accelerator=handle,
         batch_size=4,
         group_size=2,
+        gradient_checkpointing=False,
         max_completion_length=4,
         lr=1e-2,
         hp_config=HyperparameterConfig(lr=RLParameter(1e-4, 1e-1)),
@@ -167,7 +170,24 @@ def reasoning(parallel: str | None, selection: str = "tournament") -> dict[str, 
     env = ReasoningGym(
         *prompts, tokenizer(), low_words, data_batch_size_per_gpu=per_process(handle, 2), accelerator=handle
     )
-    return outcome(finetune_llm_reasoning, agents, selection, parallel, handle, env=env, max_steps=16)
+    return outcome(finetune_llm_reasoning, agents, selection, parallel, handle, env=env, max_steps=8)
+
+
+CASES: Mapping[str, Callable[[str | None], dict[str, Any]]] = {
+    "tournament": lambda parallel: preference(parallel, sets=True),
+    "truncation, own environments": lambda parallel: preference(parallel, "truncation", ill=2, own_environments=True),
+    "subpopulations of eight": lambda parallel: preference(parallel, "subpopulations", size=8, ill=5),
+    "own references": lambda parallel: preference(
+        parallel, "no elitism", ill=None, reference_update="epoch", fitness=minus_loss
+    ),
+    "sft": lambda parallel: sft(parallel),
+    "grpo": lambda parallel: reasoning(parallel),
+}
+
+
+def several(names: Sequence[str], parallel: str | None) -> dict[str, dict[str, Any]]:
+    """Several of ``CASES``, one after the other."""
+    return {name: CASES[name](parallel) for name in names}
 
 
 def outcome(
@@ -177,7 +197,7 @@ def outcome(
     strategy = SELECTIONS[selection](len(agents))
     mutation = Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=None if selection == "unseeded" else 5)
     ways: dict[str, Any] = {} if parallel is None else {"parallel": parallel, "accelerator": handle}
-    settings = {"max_steps": 48, "evo_steps": 2, "verbose": False, **arguments}
+    settings = {"max_steps": 24, "evo_steps": 1, "verbose": False, **arguments}
     with Traffic() as traffic:
         population, fitnesses = train(agents, tournament=strategy, mutation=mutation, **settings, **ways)
     states = [agent.state_dict() for agent in population]
@@ -239,3 +259,41 @@ def size_of(state: Any) -> int:
         case list() | tuple():
             return sum(map(size_of, state))
     return 0
+
+
+def alike(parallel: str | None) -> dict[str, Any]:
+    """A run whose decisions do not hang on the last digits: without dropout, and with figures far apart."""
+    return preference(parallel, ill=None, dropout=0.0)
+
+
+def preference_to(parallel: str, directory: str, max_steps: int) -> str:
+    """A run that ends early, and saves itself and its elite."""
+    preference(
+        parallel,
+        max_steps=max_steps,
+        checkpoint_steps=12,
+        checkpoint_path=f"{directory}/checkpoints",
+        save_elite=True,
+        elite_path=f"{directory}/elite",
+    )
+    return directory
+
+
+def differing() -> None:
+    """Agents that each process makes otherwise."""
+    handle = work.accelerator()
+    base = work.model()
+    agents = [work.dpo(handle, base, index=index, lr=1e-3) for index in range(2)]
+    agents[1].lr = 1e-3 * (1 + handle.process_index)
+    env = PreferenceGym(rows(8, 0), rows(3, 1), tokenizer(), data_batch_size_per_gpu=2, accelerator=handle)
+    finetune_llm_preference(agents, env, parallel="population", accelerator=handle)
+
+
+def under_deepspeed() -> str:
+    """How a population is refused that DeepSpeed would spread otherwise."""
+    handle = work.accelerator()
+    try:
+        finetune_llm_preference([work.dpo()], parallel="population", accelerator=handle)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
