@@ -266,17 +266,17 @@ def alike(parallel: str | None) -> dict[str, Any]:
     return preference(parallel, ill=None, dropout=0.0)
 
 
-def preference_to(parallel: str, directory: str, max_steps: int) -> str:
-    """A run that ends early, and saves itself and its elite."""
-    preference(
+def saved(parallel: str | None, directory: str, **arguments: Any) -> dict[str, Any]:
+    """The first of ``CASES``, which saves itself and its elite."""
+    return preference(
         parallel,
-        max_steps=max_steps,
-        checkpoint_steps=12,
+        sets=True,
+        checkpoint_steps=6,
         checkpoint_path=f"{directory}/checkpoints",
         save_elite=True,
         elite_path=f"{directory}/elite",
+        **arguments,
     )
-    return directory
 
 
 def differing() -> None:
