@@ -1,6 +1,7 @@
 """A whole run as a directory: its agents, each a checkpoint of its own, and what the loop has to know to go on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -38,6 +39,7 @@ def save_run(
     run: str | None = None,
     created: str | None = None,
     team: Team | None = None,
+    at_hand: Callable[["LLMAlgorithm"], AbstractContextManager[None]] | None = None,
 ) -> None:
     """Save a run.
 
@@ -53,6 +55,7 @@ def save_run(
         run: Name of the run, the same in all its checkpoints.
         created: When it is written, ISO 8601, later than in the checkpoints before; None for now.
         team: The processes that call this, the leader of which writes; None for those that share the agents' work.
+        at_hand: Context inside which the leader has an agent as it is; None where it always has.
 
     Raises:
         OSError: It could not be written; what was there before is intact. In every process.
@@ -63,7 +66,8 @@ def save_run(
         linked: dict[str, Path] = {}
         for agent in agents:
             figures = {} if metrics is None else agent.held_out
-            write_agent(agent, _place(draft, agent.index), metrics=figures, linked=linked, team=team)
+            with nullcontext() if at_hand is None else at_hand(agent):
+                write_agent(agent, _place(draft, agent.index), metrics=figures, linked=linked, team=team)
 
         def write_files() -> None:
             write_state({**state, "agents": [agent.index for agent in agents]}, draft / RUN_STATE)

@@ -260,12 +260,12 @@ class Team:
         """
         if self.is_alone:
             return [act()]
-        outcome: T | Failure
+        outcome: Any
         try:
             outcome = act()
         except Exception as error:  # the others would wait for ever
             outcome = Failure(error, whereabouts())
-        return self.gather(outcome)  # type: ignore[return-value]  # which raises failures
+        return self.gather(outcome)  # which raises failures
 
     @property
     def _message_device(self) -> torch.device:

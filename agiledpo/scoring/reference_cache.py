@@ -136,8 +136,8 @@ def _exchanged(known: Mapping[bytes, Row | None], team: Team) -> dict[bytes, Row
         return {}
     keys = list(known)
     lacking = team.gather([number for number, row in enumerate(known.values()) if row is None])
-    lacks = [set(numbers) for numbers in lacking]
-    wanted = set.union(*lacks) - set.intersection(*lacks)
+    lacks: list[set[int]] = [set(numbers) for numbers in lacking]
+    wanted = {number for lack in lacks for number in lack if any(number not in other for other in lacks)}
     if not wanted:
         return {}
     # Each row once, although several may have it.

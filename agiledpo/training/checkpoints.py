@@ -215,6 +215,7 @@ class RunCheckpoints:
                 run=self._run,
                 created=self._team.leader_does(self._stamp),
                 team=self._team,
+                at_hand=lambda agent: run.homes.at_hand(run.population, agent),
             )
         except OSError as error:
             newest = self.last()

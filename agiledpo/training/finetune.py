@@ -10,15 +10,18 @@ from accelerate import Accelerator
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.directory import check_destination, check_writable
+from agiledpo.distributed.parallel import Parallel, homes_of_agents
 from agiledpo.distributed.team import Team
 from agiledpo.distributed.vigil import Vigil
 from agiledpo.hpo.lineage import Lineage
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
+from agiledpo.training.alike import check_alike, draw_alike
 from agiledpo.training.checkpoints import RunCheckpoints
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments, Gym
 from agiledpo.training.evolution import Evolution
+from agiledpo.training.homes import Homes
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
 from agiledpo.training.processes import check_agents_share, check_environments_share, team_of
@@ -51,12 +54,14 @@ def finetune(
     lineage_path: str | Path | None,
     verbose: bool,
     accelerator: Accelerator | None,
+    parallel: Parallel,
 ) -> tuple[Population[Agent], list[float]]:
     """Train agents of one algorithm: what the functions of :mod:`agiledpo.training.train_llm` do, and document."""
     agents = list(pop)
     _check_agents(agents, practice.algorithm)
     team = team_of(accelerator, agents)
     check_agents_share(team, agents)
+    homes = Homes(homes_of_agents(parallel, agents[0].accelerator if accelerator is None else accelerator))
     _check_evolution(agents, tournament, mutation, evo_steps)
     if fitness is not None and not callable(fitness):
         practice.check_fitness(fitness)
@@ -72,6 +77,11 @@ def finetune(
         for agent in agents:
             agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
     files = {**({} if lineage_file is None else {"lineage_path": lineage_file}), **practice.files}
+    if practice.files and not homes.is_one:
+        raise ValueError(
+            f"{', '.join(practice.files)} is one file, and with parallel='population' every process would write to it. "
+            "Leave it out, or pass parallel='data'."
+        )
 
     def check_files() -> None:
         _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, files)
@@ -84,6 +94,10 @@ def finetune(
     for environment in environments.all:
         for agent in agents:
             practice.check(agent, environment)
+    check_alike(team, agents, environments)
+    evolution = None if tournament is None else Evolution(tournament, mutation)
+    if evolution is not None:
+        draw_alike(team, evolution)
     validated = validation_metrics(practice, environments.judge.validation_names)
     if checkpoints is not None:
         _check_metric(practice, checkpoints.retention, fitness, validated)
@@ -115,11 +129,12 @@ def finetune(
             environments,
             schedule,
             fitness=fitness,
-            evolution=None if tournament is None else Evolution(tournament, mutation),
+            evolution=evolution,
             checkpoints=checkpoints,
             elite=elite,
             progress=progress,
             team=team,
+            homes=homes,
         )
         if found is not None and checkpoints is not None:
             checkpoints.take_up(run, *found)

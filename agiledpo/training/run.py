@@ -4,12 +4,14 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Generic
 
 from agiledpo.algorithms.core.errors import NonFiniteLossError, PopulationDivergedError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.measured import Estimate
 from agiledpo.algorithms.core.randomness import global_random_state, set_global_random_state
 from agiledpo.distributed.team import Team
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final, Validated
@@ -19,6 +21,7 @@ from agiledpo.training.checkpoints import RunCheckpoints
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import BATCH_SIZE, PROCESSES, ROWS_OF, Environments
 from agiledpo.training.evolution import Evolution
+from agiledpo.training.homes import Homes, history_of
 from agiledpo.training.interruption import Interruption, TrainingInterrupted
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
@@ -48,6 +51,7 @@ class TrainingRun(Generic[Agent]):
         elite: Where the fittest agent is saved.
         progress: Where the run shows itself.
         team: The processes that make the run together; None for one.
+        homes: Which process each agent is at home in; None where every process has all to do with each agent.
 
     Attributes:
         iteration: Batches of the environment so far.
@@ -70,6 +74,7 @@ class TrainingRun(Generic[Agent]):
         elite: EliteKeeper,
         progress: TrainingProgress,
         team: Team | None = None,
+        homes: Homes | None = None,
     ) -> None:
         self.team = Team.alone() if team is None else team
         self.practice = practice
@@ -81,6 +86,7 @@ class TrainingRun(Generic[Agent]):
         self.checkpoints = checkpoints
         self.elite = elite
         self.progress = progress
+        self.homes = Homes(Team.alone()) if homes is None else homes
         self.iteration = 0
         self.rows_done = 0
         self.metrics: dict[str, float] = {}
@@ -89,6 +95,9 @@ class TrainingRun(Generic[Agent]):
         self._queues = [RowQueue(self._kind) for _ in population]
         self._rest: list[PromptBatch] = []
         self._ended_with_epoch = False
+        # Of agents at home here, by place, since the processes last heard of each other.
+        self._lessons: dict[int, dict[str, float]] = {}
+        self._setbacks: dict[int, tuple[int, NonFiniteLossError]] = {}
 
     @property
     def done(self) -> bool:
@@ -103,6 +112,11 @@ class TrainingRun(Generic[Agent]):
             PopulationDivergedError: All agents did. What was saved before is untouched.
             TrainingInterrupted: The process was asked to stop; the run has been saved.
         """
+        with self.homes.living_apart(self.population):
+            self._go_on()
+        return self.population
+
+    def _go_on(self) -> None:
         if not self.population.lineage:
             self._introduce()
         if self.rows_done and not self.done and self._ended_with_epoch:
@@ -118,7 +132,7 @@ class TrainingRun(Generic[Agent]):
         for agent in self.population:
             agent.flush_caches()
         self._report()
-        return self.population
+        self.homes.spread(self.population)
 
     def advance(self) -> None:
         """One batch of the environments, and whatever falls due after it."""
@@ -150,8 +164,8 @@ class TrainingRun(Generic[Agent]):
             self._end_epoch()
         if self.evolution is not None and self.schedule.evolves(moment):
             self._evolve(self.evolution, moment)
-        if saves and self.checkpoints is not None:
-            self.checkpoints.save(self)
+        if saves:
+            self._save()
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -294,12 +308,17 @@ class TrainingRun(Generic[Agent]):
         return self.evolution is not None or (self.checkpoints is not None and self.checkpoints.judges)
 
     @property
+    def _workers(self) -> Team:
+        """The processes that work on an agent together."""
+        return self.team if self.homes.is_one else Team.alone()
+
+    @property
     def _generation(self) -> int:
         return 0 if self.evolution is None else self.evolution.generation
 
     def _stop(self, number: signal.Signals) -> None:
         assert self.checkpoints is not None
-        saved = self.checkpoints.save(self)
+        saved = self._save()
         how = f"Stopped by {number.name} after {self.rows_done} of {self.schedule.total_rows} {self._unit}s. "
         newest = self.checkpoints.last()
         if saved is None:
@@ -315,8 +334,13 @@ class TrainingRun(Generic[Agent]):
     def _unit(self) -> str:
         return self.practice.unit
 
+    def _save(self) -> Path | None:
+        assert self.checkpoints is not None
+        self._meet()
+        return self.checkpoints.save(self)
+
     def _end_epoch(self) -> None:
-        for agent in self.population.well:
+        for _, agent in self._learners():
             agent.end_epoch()
 
     def _introduce(self) -> None:
@@ -331,28 +355,70 @@ class TrainingRun(Generic[Agent]):
     def _learn(self, place: int, batch: Any, moment: Moment) -> None:
         """Show rows to an agent; it learns whenever enough of them are there, or from the rest when due."""
         agent, queue, env = self.population[place], self._queues[place], self.environments.of(place)
-        if agent.diverged is not None:
+        if agent.diverged is not None or place in self._setbacks:
             return
         queue.put(batch)
         size = self.practice.rows_at_once(agent) or len(queue)
         flush = self.schedule.flushes(moment)
         try:
             while len(queue) >= size or (flush and len(queue)):
-                self.progress.learned(agent.index, self.practice.learn(agent, queue.take(size), env))
-            self.practice.end_batch(agent, moment.iteration)
+                rows = queue.take(size)
+                if self.homes.has(place):
+                    self._lessons[place] = self.practice.learn(agent, rows, env)
+                    self.progress.learned(agent.index, self._lessons[place])
+            if self.homes.has(place):
+                self.practice.end_batch(agent, moment.iteration)
         except NonFiniteLossError as error:
-            self._set_aside(agent, error, moment.rows_done)
             queue.clear()
+            self._setbacks[place] = (moment.rows_done, error)
+            if self.homes.is_one:
+                self._meet()
+
+    def _learners(self) -> Iterator[tuple[int, Agent]]:
+        """Agents at home here that are well, with their places."""
+        for place, agent in enumerate(self.population):
+            if self.homes.has(place) and agent.diverged is None and place not in self._setbacks:
+                yield place, agent
+
+    def _meet(self) -> None:
+        """Hear what has become of the agents that are at home elsewhere."""
+        told = {
+            place: (history_of(agent), self._lessons.get(place), self._setbacks.get(place))
+            for place, agent in enumerate(self.population)
+            if self.homes.has(place)
+        }
+        self._lessons, self._setbacks = {}, {}
+        setbacks = []
+        for place, (history, lesson, setback) in self.homes.share(told).items():
+            agent = self.population[place]
+            if not self.homes.has(place):
+                vars(agent).update(history)
+                if lesson is not None:
+                    self.progress.learned(agent.index, lesson)
+            if setback is not None:
+                self._queues[place].clear()
+                setbacks.append((setback[0], place, setback[1]))
+        # One process would have met with them in this order.
+        for rows_done, place, error in sorted(setbacks, key=lambda entry: entry[:2]):
+            self._set_aside(self.population[place], error, rows_done)
 
     def _evaluate(self) -> None:
-        for agent in self.population.well:
+        failed: dict[int, NonFiniteLossError] = {}
+        for place, agent in self._learners():
             try:
                 if callable(self.fitness):
-                    _ask(self.fitness, agent, self.environments.judge, self.team)
+                    _ask(self.fitness, agent, self.environments.judge, self._workers)
                 else:
                     agent.record(self.practice.measure(agent, self.environments.judge, "test"), self.fitness)
             except NonFiniteLossError as error:
-                self._set_aside(agent, error, self.rows_done)
+                failed[place] = error
+        self._meet()
+        failed = self.homes.share(failed)
+        for place, agent in enumerate(self.population):
+            if agent.diverged is not None:
+                continue
+            if place in failed:
+                self._set_aside(agent, failed[place], self.rows_done)
                 continue
             self.population.lineage.record(
                 Evaluated(
@@ -380,7 +446,9 @@ class TrainingRun(Generic[Agent]):
 
     def _validate(self, elite: Agent) -> dict[str, float]:
         """The fittest agent's figures on the validation sets."""
-        validation = validate(self.practice, elite, self.environments.judge)
+        validation = self.homes.ask(
+            self.population.index(elite), lambda: validate(self.practice, elite, self.environments.judge)
+        )
         for name, reason in validation.failed.items():
             self.progress.say(f"agent {elite.index} could not be measured on the validation set {name}: {reason}")
         if validation.metrics:
@@ -397,11 +465,19 @@ class TrainingRun(Generic[Agent]):
     def _evolve(self, evolution: Evolution, moment: Moment) -> None:
         elite = self.population.elite
         index = None if elite is None else elite.index
-        self.elite.save(elite, self.environments.judge)
+        self._save_elite()
+        places = {agent.index: place for place, agent in enumerate(self.population)}
         evolution.evolve(self.population, moment.rows_done)
+        self.homes.move_in(self.population, places)
         if (elite is not None and elite.index != index) or not any(agent is elite for agent in self.population):
             self.population.elite, self.metrics = None, {}  # it did not survive
         self.progress.evolved(evolution.generation, self.population)
+
+    def _save_elite(self) -> None:
+        elite = self.population.elite
+        if elite is not None and self.elite.path is not None:
+            with self.homes.at_hand(self.population, elite):
+                self.elite.save(elite, self.environments.judge)
 
     def _set_aside(self, agent: Agent, error: NonFiniteLossError, rows_done: int) -> None:
         """An agent that diverges does not end the run of the others."""
@@ -421,23 +497,28 @@ class TrainingRun(Generic[Agent]):
     def _report(self) -> None:
         """Measure the elite on what no selection ever saw."""
         elite, judge = self.population.elite, self.environments.judge
-        self.elite.save(elite, judge)
+        self._save_elite()
         self.progress.say_validation(self.population, judge.validation_names)
         if elite is not None and "final" in judge.splits:
             name = self.practice.fitness[0]
             try:
-                held_out = self.practice.measure(elite, judge, "final")
+                final, rows = self.homes.ask(self.population.index(elite), lambda: self._final(elite))
             except NonFiniteLossError as error:  # the trained agents must not be lost to it
                 self.progress.say(f"agent {elite.index} could not be measured on the final split: {error}")
                 return
-            final = self.population.final = held_out.fitness(name)
+            self.population.final = final
             self.population.lineage.record(
                 Final(agent=elite.index, pairs=self.rows_done, split="final", fitness=final.value, error=final.error)
             )
             self.progress.say(
-                f"agent {elite.index}: {name} {final} on the {len(held_out)} rows of the final split, which no "
+                f"agent {elite.index}: {name} {final} on the {rows} rows of the final split, which no "
                 "selection ever saw"
             )
+
+    def _final(self, elite: Agent) -> tuple[Estimate, int]:
+        """The elite's figure on the final split, and the rows that it is of."""
+        measured = self.practice.measure(elite, self.environments.judge, "final")
+        return measured.fitness(self.practice.fitness[0]), len(measured)
 
 
 def _ask(

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from agiledpo.algorithms import DPO, GRPO, SFT
 from agiledpo.data.rollouts.log import RolloutLog
+from agiledpo.distributed.parallel import Parallel
 from agiledpo.generation import Generator, Rollout, SamplingSettings
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
@@ -42,6 +43,7 @@ def finetune_llm_preference(
     lineage_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on the pairs of an environment and, if asked, let them evolve.
 
@@ -95,6 +97,8 @@ def finetune_llm_preference(
         lineage_path: File of JSON lines to write the lineage to while the run goes on.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population`, whose ``lineage`` says where they come from, and their last fitness, in its
@@ -130,6 +134,7 @@ def finetune_llm_preference(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )
 
 
@@ -154,6 +159,7 @@ def finetune_llm_sft(
     lineage_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[SFT], list[float]]:
     """Train SFT agents on the rows of an environment and, if asked, let them evolve.
 
@@ -181,6 +187,8 @@ def finetune_llm_sft(
         lineage_path: File of JSON lines to write the lineage to.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -209,6 +217,7 @@ def finetune_llm_sft(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )
 
 
@@ -235,6 +244,7 @@ def finetune_llm_reasoning(
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[GRPO], list[float]]:
     """Train GRPO agents on the rewards of what they answer and, if asked, let them evolve.
 
@@ -273,6 +283,8 @@ def finetune_llm_reasoning(
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -303,6 +315,7 @@ def finetune_llm_reasoning(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )
 
 
@@ -343,6 +356,7 @@ def finetune_llm_online_preference(
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
+    parallel: Parallel = "data",
 ) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on preferences between their own completions and, if asked, let them evolve.
 
@@ -400,6 +414,8 @@ def finetune_llm_online_preference(
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
+        parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
+            agents of its own, which suits models that fit one device; see docs/distributed.md.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -451,4 +467,5 @@ def finetune_llm_online_preference(
         lineage_path=lineage_path,
         verbose=verbose,
         accelerator=accelerator,
+        parallel=parallel,
     )

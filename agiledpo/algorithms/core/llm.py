@@ -325,6 +325,17 @@ class LLMAlgorithm(EvolvableAlgorithm):
             "To generate, use agent.get_policy().generate(**tokenizer(prompts, return_tensors='pt'))."
         )
 
+    # Processes ------------------------------------------------------------------------------------------------------
+
+    def join(self, team: Team) -> None:
+        """Share the work of every call with these processes from here on; each has to hold the agent as it is.
+
+        Args:
+            team: The processes.
+        """
+        self.team = team
+        self.stepper = LocalStepper(self.optimizer, self.adapters.parameters("actor"), team)
+
     # Optimizer ------------------------------------------------------------------------------------------------------
 
     @property
@@ -522,6 +533,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
             actor_network=self.base.model, index=self.index if index is None else index, wrap=wrap, clone=True
         )
         twin = type(self)(**arguments)
+        if twin.team.size != self.team.size:  # it works with other processes than it was made for
+            twin.join(self.team)
         twin.inherit(self)
         return twin
 

@@ -18,7 +18,9 @@ def copy_optimizer_state(source: Optimizer, target: Optimizer) -> None:
         target: Of the same kind, over parameters of the same shapes in the same order.
     """
     for theirs, ours in zip(source.param_groups, target.param_groups, strict=True):
-        ours.update({name: deepcopy(value) for name, value in theirs.items() if name != "params"})
+        parameters = ours["params"]
+        ours.clear()  # a setting that only the target had, such as a schedule's first rate, is not the source's
+        ours.update({name: deepcopy(value) for name, value in theirs.items() if name != "params"}, params=parameters)
         for their_parameter, our_parameter in zip(theirs["params"], ours["params"], strict=True):
             if their_parameter not in source.state:
                 target.state.pop(our_parameter, None)

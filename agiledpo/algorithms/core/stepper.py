@@ -78,7 +78,7 @@ class Stepper(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """Free the moments; the stepper cannot be used afterwards."""
+        """Free the moments; the stepper cannot be used until others are loaded."""
 
 
 class LocalStepper(Stepper):
