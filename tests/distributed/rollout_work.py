@@ -197,6 +197,7 @@ def answers(parallel: bool = True) -> dict[str, Any]:
     agent.learn(rollouts([3, 4], seed=0)), twin.learn(rollouts([3, 4], seed=0))  # away from the base
     found: dict[str, Any] = {"first": _told(agent.roll_out(questions, env)), "judged here": len(judged)}
     found["next"] = _told(agent.roll_out(questions, env))
+    found["one prompt twice"] = _told(agent.roll_out(questions.select([0, 0]), env))["completions"]
     found["twin's first"] = _told(twin.roll_out(questions, env))
     before = agent.sampling_stream.state_dict()["states"][0]
     measured = agent.measure(env)
@@ -256,6 +257,10 @@ def broken() -> list[Any]:
         except Exception as error:
             found.append((type(error).__name__, str(error), getattr(error, "__notes__", [])))
     found.append(env.state_dict() == place)
+    try:
+        agent.team.all_do(lambda: reward("", "", ""))
+    except Exception as error:
+        found.append((type(error).__name__, str(error)))
     agent.learn(rollouts([3, 3], seed=1))  # nobody waits for anybody
     found.append(work.weights(agent))
     return found

@@ -77,7 +77,8 @@ def test_draws_follow_from_the_seed_and_the_stream_stays_the_same_everywhere(ans
     first, following = answers[0]["first"]["completions"], answers[0]["next"]["completions"]
     assert first == answers[0]["twin's first"]["completions"]
     assert first != following
-    assert first[0] != first[1]  # of two processes, whose draws are not the same
+    one, other = answers[0]["one prompt twice"]  # by two processes, whose draws are not the same
+    assert one != other
     assert answers[0]["stream"].equal(answers[1]["stream"])
     assert not any(result["measuring draws"] for result in answers)
 
@@ -110,13 +111,21 @@ def test_fewer_questions_than_processes() -> None:
 
 def test_a_reward_that_fails_in_one_process_is_everybodys_failure() -> None:
     results = run_ranks(rollout_work.broken)
-    for rank, (*errors, unmoved, weights) in enumerate(results):
+    for rank, (*errors, unmoved, told, weights) in enumerate(results):
         assert len(errors) == 3
         for kind, message, notes in errors:
             assert kind == "RewardError"
             assert "the judge's line is cut" in message
             assert [("rank 1" in note) for note in notes] == ([True] if rank == 0 else [])
         assert unmoved
+        # Rank 0 is told of an error that it cannot make again.
+        assert (
+            told
+            == [
+                ("RuntimeError", "BrokenRewardError: the judge's line is cut"),
+                ("BrokenRewardError", "the judge's line is cut"),
+            ][rank]
+        )
         assert_equal(weights, results[0][-1])
 
 
