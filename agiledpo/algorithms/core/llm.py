@@ -44,7 +44,7 @@ from agiledpo.algorithms.core.setup import (
     resolve_pad_token_id,
 )
 from agiledpo.algorithms.core.state_checks import check_history
-from agiledpo.algorithms.core.stepper import LocalStepper, Stepper
+from agiledpo.algorithms.core.stepper import Stepper, make_stepper
 from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -185,11 +185,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.sampling_stream = TorchRandomStream(seed, self.device).branch(index)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
-        parameters = self.adapters.parameters("actor")
+        parameters = base.parameters(self.adapters.owned["actor"])
         self.optimizer: Optimizer = AdamW(
-            parameters, lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
+            parameters.values(), lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
         )
-        self.stepper: Stepper = LocalStepper(self.optimizer, parameters, self.team)
+        self.stepper: Stepper = make_stepper(self.optimizer, parameters, self.team, accelerator)
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()
