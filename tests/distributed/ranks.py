@@ -1,5 +1,6 @@
 """Run a function in several real processes, as a launcher would start them, and collect what they return."""
 
+import faulthandler
 import io
 import multiprocessing
 import os
@@ -71,7 +72,7 @@ def run_ranks_that_may_fail(
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
         }
-        process = context.Process(target=_rank, args=(theirs, variables, work, arguments), daemon=True)
+        process = context.Process(target=_rank, args=(theirs, variables, work, arguments, timeout), daemon=True)
         process.start()
         theirs.close()
         processes.append(process)
@@ -119,8 +120,11 @@ def _send(end: Connection, outcome: tuple[bool, Any]) -> None:
     end.send_bytes(buffer.getvalue())
 
 
-def _rank(end: Connection, variables: dict[str, str], work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _rank(
+    end: Connection, variables: dict[str, str], work: Callable[..., Any], arguments: Sequence[Any], timeout: float
+) -> None:
     os.environ.update(variables)
+    faulthandler.dump_traceback_later(0.9 * timeout)  # a process that waits for another says where
     torch.set_num_threads(1)
     try:
         _send(end, (True, work(*arguments)))

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agiledpo.algorithms import DPO, SFT
+from agiledpo.checkpoint.identity import identity_of
+from agiledpo.distributed.sharded import Shards
 from agiledpo.scoring import CompletionBatch, PreferenceBatch
 
 VOCABULARY = 97
@@ -21,9 +23,18 @@ VOCABULARY = 97
 def accelerator() -> Accelerator:
     """Accelerate's handle on this process, as its environment says."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        import deepspeed.ops
+
+        # Collectives in shared memory need a compiler, and wait in a loop that keeps other tests from working.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         stage = int(os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"])
         dist.init_process_group("gloo")
-        return Accelerator(deepspeed_plugin=DeepSpeedPlugin(zero_stage=stage))
+        plugin = DeepSpeedPlugin(zero_stage=stage)
+        if "SHARD_FROM" in os.environ:
+            plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = int(
+                os.environ["SHARD_FROM"]
+            )
+        return Accelerator(deepspeed_plugin=plugin)
     return Accelerator(cpu=True)
 
 
@@ -125,3 +136,70 @@ def sft_curve(steps: int = 6, *, parallel: bool = True) -> Mapping[str, Any]:
         "weights": weights(agent),
         "measured": agent.learn(completions(7, seed=99), training=False),
     }
+
+
+def sharded_population() -> Mapping[str, Any]:
+    """Two agents and a clone on one sharded base; what is whole, and when."""
+    handle = accelerator()
+    base = model()
+    whole_weights = {key: tensor.clone() for key, tensor in base.state_dict().items()}
+    first = dpo(handle, base)
+    second = dpo(handle, base, index=1, lr=3e-3)
+    for step in range(3):
+        first.learn(pairs(5, seed=step))
+        second.learn(pairs(4, seed=step))
+    twin = first.clone(index=2)
+    seen = [agent.learn(pairs(3, seed=9))["loss"] for agent in (first, twin)]
+    parameters = list(base.parameters())
+    return {
+        "weights": [weights(agent) for agent in (first, second, twin)],
+        "losses": seen,
+        "state": {key: tensor for key, tensor in first.base.base_state().items()},
+        "whole_weights": whole_weights,
+        "shapes": first.base.base_shapes,
+        "identity": vars(identity_of(first.base)),
+        "content": first.adapters.content("reference", portable=True),
+        # What is not gathered has no elements of its own beside this process's part.
+        "held_elements": sum(p.numel() + Shards.part(p).numel() for p in parameters if Shards.part(p) is not p),
+    }
+
+
+def whole_population() -> Mapping[str, Any]:
+    """The same on one process's whole base."""
+    base = model()
+    first, second = dpo(None, base), dpo(None, base, index=1, lr=3e-3)
+    for step in range(3):
+        first.learn(pairs(5, seed=step))
+        second.learn(pairs(4, seed=step))
+    twin = first.clone(index=2)
+    return {
+        "losses": [agent.learn(pairs(3, seed=9))["loss"] for agent in (first, twin)],
+        "weights": [weights(agent) for agent in (first, second, twin)],
+        "identity": vars(identity_of(first.base)),
+        "content": first.adapters.content("reference", portable=True),
+    }
+
+
+def write_sharded_base() -> Tensor:
+    """The logits of a sharded model after other weights were written into it."""
+    agent = dpo(accelerator(), model(seed=0))
+    agent.base.load_base_state(model(seed=5).state_dict())
+    with torch.no_grad():
+        return agent.base.model(input_ids=torch.arange(3, 9)[None]).logits
+
+
+def refused_when_sharded() -> list[str]:
+    """What an agent says to settings that a sharded base does not go with."""
+    handle, said = accelerator(), []
+    taken = model(seed=1)
+    dpo(None, taken)
+    for settings in (
+        {"lora_config": lora(modules_to_save=["lm_head"])},
+        {"activation_offload": True},
+        {"actor_network": taken},
+    ):
+        try:
+            DPO(**{"actor_network": model(), "accelerator": handle, "lora_config": lora(), **settings})
+        except ValueError as error:
+            said.append(str(error))
+    return said

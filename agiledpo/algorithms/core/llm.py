@@ -38,13 +38,16 @@ from agiledpo.algorithms.core.setup import (
     can_checkpoint,
     can_offload,
     check_accelerator,
+    check_shardable,
     has_fused_adamw,
     place,
     resolve_lora,
     resolve_pad_token_id,
+    warn_of_ignored_precision,
 )
 from agiledpo.algorithms.core.state_checks import check_history
 from agiledpo.algorithms.core.stepper import Stepper, make_stepper
+from agiledpo.distributed.sharded import sharding_settings
 from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -164,7 +167,12 @@ class LLMAlgorithm(EvolvableAlgorithm):
             accelerator=accelerator,
             seed=seed,
         )
-        place(base, self.device)
+        if (sharding := sharding_settings(accelerator)) is not None:
+            check_shardable(lora_config, activation_offload=activation_offload)
+            base.shard(sharding)
+        else:
+            place(base, self.device)
+        warn_of_ignored_precision(accelerator, base.model.dtype)
         self.base = base
         self.wrap = wrap
         self.pad_token = pad_token
@@ -298,7 +306,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
 
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
-        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+        # Faster forward passes read weights that DeepSpeed gathers for the layers' own.
+        fast_layers = self.fast_layers and not self.base.is_sharded
+        self._lm = CausalLM.of(self.base.model, fast_layers=fast_layers, torch_compiler=self.torch_compiler)
 
     def scorer(self, *, temperature: float = 1.0) -> Scorer:
         """What computes log-probabilities of completions with the model as the agent runs it.

@@ -57,6 +57,25 @@ def warn_of_ignored_precision(accelerator: Accelerator | None, dtype: torch.dtyp
         warn_of_precision(config, dtype)
 
 
+def check_shardable(lora_config: LoraConfig | None, *, activation_offload: bool) -> None:
+    """Check what a base model of which each process holds a part (ZeRO stage 3) does not go with.
+
+    Raises:
+        ValueError: Something that is asked for reads or copies whole layers.
+    """
+    copied = None if lora_config is None else lora_config.modules_to_save
+    if copied:
+        raise ValueError(
+            f"lora_config.modules_to_save={copied} copies whole layers of the base model, which ZeRO stage 3 shards. "
+            "Leave it out, or use stage 2 (configs/accelerate/zero2.yaml)."
+        )
+    if activation_offload:
+        raise ValueError(
+            "activation_offload=True would move gathered weights of a base model that ZeRO stage 3 shards. Set one of "
+            "them back; gradient_checkpointing=True needs little memory for activations."
+        )
+
+
 def place(base: SharedBaseModel, device: torch.device) -> None:
     """Put a base model onto a device.
 

@@ -77,19 +77,20 @@ def gradient_step(
     randomness = agent.random_stream if team.is_alone else agent.random_stream.branch(team.rank)
     stepper.begin()
     try:
-        for number, (part, counts) in enumerate(parts):
-            with learning(agent, scorer, randomness):
-                share, terms = loss(part)
-                stepper.backward(share if counts else 0 * share, last=number + 1 == len(parts))
-            if not counts:
-                continue
-            kept.append(terms)
-            try:
-                check(part, terms)
-            except NonFiniteLossError as error:
-                if team.is_alone:
-                    raise
-                broken = broken or error  # once the others, who wait for this process's gradients, know of it
+        with agent.lm.whole_head():
+            for number, (part, counts) in enumerate(parts):
+                with learning(agent, scorer, randomness):
+                    share, terms = loss(part)
+                    stepper.backward(share if counts else 0 * share, last=number + 1 == len(parts))
+                if not counts:
+                    continue
+                kept.append(terms)
+                try:
+                    check(part, terms)
+                except NonFiniteLossError as error:
+                    if team.is_alone:
+                        raise
+                    broken = broken or error  # once the others, who wait for this process's gradients, know of it
         if not team.is_alone:
             agent.random_stream.advance()
             outcomes = team.gather(([_plain(terms) for terms in kept], broken, whereabouts()))
