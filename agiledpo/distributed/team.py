@@ -55,7 +55,10 @@ class Team:
         """
         if accelerator is None:
             return Team.alone(device)
-        return Team(accelerator.process_index, accelerator.num_processes, accelerator.device)
+        if not dist.is_available() or not dist.is_initialized():
+            return Team.alone(accelerator.device)
+        # Not the accelerator's own numbers: with DeepSpeed on CPUs it says that there is one process.
+        return Team(dist.get_rank(), dist.get_world_size(), accelerator.device)
 
     @property
     def is_alone(self) -> bool:
@@ -186,16 +189,15 @@ def local_leader_first(accelerator: Accelerator | None) -> Iterator[None]:
     Args:
         accelerator: Accelerate's handle; None for a process of its own.
     """
-    if accelerator is None or accelerator.num_processes == 1:
-        yield
-        return
-    if not accelerator.is_local_main_process:
-        accelerator.wait_for_everyone()
+    team = Team.of(accelerator)
+    leads = int(os.environ.get("LOCAL_RANK", team.rank)) == 0
+    if not leads:
+        team.wait()
     try:
         yield
     finally:
-        if accelerator.is_local_main_process:
-            accelerator.wait_for_everyone()
+        if leads:
+            team.wait()
 
 
 def whereabouts() -> str:

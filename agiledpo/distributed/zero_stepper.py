@@ -34,11 +34,23 @@ class ZeroStepper(Stepper):
     def __init__(
         self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], team: Team, config: Mapping[str, Any]
     ) -> None:
-        self.optimizer = optimizer
+        self._optimizer = optimizer
         self._team = team
         elements = sum(parameter.numel() for parameter in parameters.values())
         self._config = config
         self._adapter = AdapterEngine(optimizer, parameters, engine_config(config, elements))
+
+    @property  # type: ignore[override]
+    def optimizer(self) -> Optimizer:
+        """The AdamW over this process's partition."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        raise ValueError(
+            f"ZeRO stage {self.stage} shards the optimizer that the agent was made with; another one cannot be put in "
+            "its place. Use stage 0 (zero_optimization.stage), or plain data parallelism."
+        )
 
     @property
     def stage(self) -> int:

@@ -17,7 +17,7 @@ from agiledpo.data import FilterCounts, LoadedRows, PreparedRows, RowSource
 from agiledpo.data.filtering import filter_table
 from agiledpo.data.limits import Truncation
 from agiledpo.data.tokenization import vocabulary_size
-from agiledpo.distributed.team import local_leader_first
+from agiledpo.distributed.team import Team, local_leader_first
 from agiledpo.llm_envs.batching import epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -171,7 +171,7 @@ class DatasetGym(ABC, Generic[Experiences]):
     @property
     def rows_per_batch(self) -> int:
         """Rows of a batch, those of all processes together."""
-        return self.data_batch_size_per_gpu * (1 if self.accelerator is None else self.accelerator.num_processes)
+        return self.data_batch_size_per_gpu * Team.of(self.accelerator).size
 
     @property
     def num_epochs(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.algorithms import DPO
 from agiledpo.checkpoint import CheckpointError
-from agiledpo.checkpoint.identity import _kept, check_base, identity_of
+from agiledpo.checkpoint.identity import _kept_of, _packed, check_base, identity_of
 
 
 def identity(model):
@@ -119,7 +119,8 @@ def test_what_is_too_large_or_too_small_for_float16_is_no_difference(tiny_model)
 
 def test_samples_stay_small_whatever_the_number_of_tensors():
     for count in (1, 20, 1000, 4096, 5000, 20000):
-        text = _kept([torch.arange(40.0)] * count)
+        chosen, each = _kept_of([str(number) for number in range(count)])
+        text = _packed([torch.arange(float(each))] * len(chosen))
         assert len(text) <= 4 * -(-4096 * 4 // 3)
         assert len(text) >= min(count * 16, 2500) * 4  # and are not few
 

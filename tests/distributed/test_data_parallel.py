@@ -36,6 +36,7 @@ def alone() -> Mapping[str, Any]:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_twenty_steps_are_those_of_one_process(alone: Mapping[str, Any], ranks: int) -> None:
     results = run_ranks(work.curve, ranks=ranks)
+    assert results[0]["ranks"] == ranks
     assert_ranks_agree(results)
     assert_same_training(results[0], alone)
 

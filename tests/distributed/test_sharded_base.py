@@ -1,6 +1,7 @@
 """ZeRO stage 3: the frozen base in parts, and everything computed as with the whole of it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ _EVERYTHING = zero_environment(3, SHARD_FROM="0")
 def test_twenty_steps_are_those_of_one_process() -> None:
     expected = work.curve(parallel=False)
     results = run_ranks(work.curve, environment=_EVERYTHING)
+    assert results[0]["ranks"] == 2
     assert_ranks_agree(results)
     assert_same_training(results[0], expected)
 
@@ -76,3 +78,17 @@ def test_what_copies_or_moves_whole_layers_is_refused() -> None:
         assert "stage 2" in copied
         assert "activation_offload=True" in moved
         assert "before adapters are on it" in taken
+
+
+def test_a_model_that_was_loaded_in_parts_learns_the_same_and_gathers_its_head_once_a_step(tmp_path: Path) -> None:
+    work.model().save_pretrained(tmp_path)
+    expected = work.dpo()
+    losses = [expected.learn(work.pairs(5))["loss"] for _ in range(2)]
+    for actual in run_ranks(work.loaded_in_parts, str(tmp_path), environment={**_EVERYTHING, "ZERO3_INIT": "1"}):
+        assert actual["losses"] == pytest.approx(losses, rel=1e-5)
+        for name, tensor in work.weights(expected).items():
+            assert (actual["weights"][name] - tensor).abs().max() < 1e-5
+        # Once for each step, of two micro-batches, and for each of two rounds of scoring under the reference.
+        assert actual["gathered"] == 4
+        assert actual["ranks"] == 2
+        assert actual["whole"] == 0

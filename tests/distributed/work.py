@@ -29,7 +29,7 @@ def accelerator() -> Accelerator:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         stage = int(os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"])
         dist.init_process_group("gloo")
-        plugin = DeepSpeedPlugin(zero_stage=stage)
+        plugin = DeepSpeedPlugin(zero_stage=stage, zero3_init_flag="ZERO3_INIT" in os.environ)
         if "SHARD_FROM" in os.environ:
             plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = int(
                 os.environ["SHARD_FROM"]
@@ -115,6 +115,7 @@ def curve(steps: int = 20, *, parallel: bool = True, **settings: Any) -> Mapping
         "weights": weights(agent),
         "measured": agent.learn(pairs(7, seed=99), training=False),
         "optimizer": agent.stepper.state_dict()["state"],
+        "ranks": agent.team.size,
     }
 
 
@@ -203,3 +204,35 @@ def refused_when_sharded() -> list[str]:
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def loaded_in_parts(directory: str) -> Mapping[str, Any]:
+    """Learn on a model that ``from_pretrained`` loaded when DeepSpeed's stage 3 was known already."""
+    handle = accelerator()
+    agent = DPO(
+        model_name=directory,
+        lora_config=lora(),
+        accelerator=handle,
+        lr=1e-2,
+        batch_size=5,
+        micro_batch_size_per_gpu=2,
+        max_grad_norm=0.5,
+    )
+    gathered = []
+    head = agent.base.model.get_output_embeddings().weight
+    gather = head.all_gather
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        gathered.append(head in options.get("param_list", [head]))
+        return gather(*arguments, **options)
+
+    head.all_gather = counted
+    # The second pass over the same pairs needs no reference.
+    losses = [agent.learn(pairs(5))["loss"] for _ in range(2)]
+    return {
+        "losses": losses,
+        "weights": weights(agent),
+        "gathered": len(gathered),
+        "whole": head.numel(),
+        "ranks": agent.team.size,
+    }

@@ -194,10 +194,8 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
         parameters = base.parameters(self.adapters.owned["actor"])
-        self.optimizer: Optimizer = AdamW(
-            parameters.values(), lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
-        )
-        self.stepper: Stepper = make_stepper(self.optimizer, parameters, self.team, accelerator)
+        optimizer = AdamW(parameters.values(), lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device))
+        self.stepper: Stepper = make_stepper(optimizer, parameters, self.team, accelerator)
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()
@@ -330,6 +328,15 @@ class LLMAlgorithm(EvolvableAlgorithm):
         )
 
     # Optimizer ------------------------------------------------------------------------------------------------------
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What steps are made with; another one over the actor's parameters may be put in its place."""
+        return self.stepper.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self.stepper.optimizer = optimizer
 
     def follow_hyperparameters(self) -> None:
         """Bring the optimizer in line with hyperparameters that changed; a schedule's own changes are left alone."""

@@ -160,7 +160,7 @@ def make_stepper(
         accelerator: Accelerate's handle; None for a process of its own.
     """
     config = deepspeed_config(accelerator)
-    if config is None or zero_stage(config) == 0:
+    if config is None or zero_stage(config) == 0 or team.is_alone:  # alone there is nobody to share with
         return LocalStepper(optimizer, list(parameters.values()), team)
     from agiledpo.distributed.zero_stepper import ZeroStepper  # it needs DeepSpeed, which is an extra
 
