@@ -64,7 +64,7 @@ class ReferencePolicy:
         # Pass by pass, so that what is scored is kept even if the whole split is never finished.
         return PairScores.concat(
             [
-                cache.scores(batch.slice(*span), name, compute, self.adapters.base.device)
+                cache.scores(batch.slice(*span), name, compute, self.adapters.base.device, team)
                 for span in batch.spans(pairs_per_pass * team.size)
             ]
         )

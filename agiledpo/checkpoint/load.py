@@ -18,6 +18,9 @@ from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
 from agiledpo.checkpoint.saved_agent import SavedAgent, base_weights, read_agent, unfit
 
+# Actor, and reference if there is one, of what another library wrote.
+Foreign = tuple[SavedAdapter, SavedAdapter | None]
+
 
 def load_into(
     agent: LLMAlgorithm,
@@ -46,14 +49,36 @@ def load_into(
         load_hyperparameters: Also take over the hyperparameters that both algorithms have.
 
     Raises:
-        CheckpointError: The checkpoint is damaged, or belongs to another base model.
+        CheckpointError: The checkpoint is damaged, or belongs to another base model; in every process.
         ValueError: It does not suit the agent.
     """
-    saved = read_agent(path)
-    if saved is None:
-        actor, stored = _read_foreign(path, agent)
+    with agent.team.speaking_once():
+        _load_into(
+            agent,
+            path,
+            agent.team.leader_does(lambda: read_agent(path) or _read_foreign(path, agent)),
+            load_optimizer=load_optimizer,
+            overwrite_reference_adapter=overwrite_reference_adapter,
+            merge_lora_configs=merge_lora_configs,
+            load_hyperparameters=load_hyperparameters,
+        )
+
+
+def _load_into(
+    agent: LLMAlgorithm,
+    path: Path,
+    found: SavedAgent | Foreign,
+    *,
+    load_optimizer: bool,
+    overwrite_reference_adapter: bool | None,
+    merge_lora_configs: bool,
+    load_hyperparameters: bool,
+) -> None:
+    if isinstance(found, tuple):
+        saved, (actor, stored) = None, found
         algorithm, weights, moments, hyperparameters = None, None, None, {}
     else:
+        saved = found
         actor, stored = saved.adapters["actor"], saved.adapters.get("reference")
         algorithm = saved.manifest.algorithm
         weights = base_weights(agent, saved)
@@ -91,7 +116,7 @@ def load_into(
         agent.reinit_optimizers()
 
 
-def _read_foreign(path: Path, agent: LLMAlgorithm) -> tuple[SavedAdapter, SavedAdapter | None]:
+def _read_foreign(path: Path, agent: LLMAlgorithm) -> Foreign:
     """Actor, and reference if there is one, of what another library wrote."""
     actor = read_adapter(find_actor(path))
     name, live = actor.config.base_model_name_or_path, agent.base.model.name_or_path
@@ -145,7 +170,7 @@ def _check_optimizer(agent: LLMAlgorithm, path: Path, prospect: Prospect, moment
     """Refuse to load what the optimizer cannot follow."""
     try:
         if prospect.grows:
-            check_scalable(agent.optimizer.state.values())
+            check_scalable(agent.stepper.state_dict()["state"].values())
         if prospect.rescales and moments is not None:
             check_scalable(moments.values())
     except ValueError as error:
@@ -207,4 +232,4 @@ def _put_moments(agent: LLMAlgorithm, path: Path, moments: Moments | None, facto
             stacklevel=4,
         )
     parameters = agent.base.parameters(agent.adapters.owned["actor"])
-    load_moments(agent.optimizer, parameters, moments or {}, factors)
+    load_moments(agent.stepper, parameters, moments or {}, factors)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from agiledpo.algorithms.core.optimizers import moved_state
+from agiledpo.algorithms.core.stepper import Stepper
 
 Moments = dict[str, dict[str, Any]]
 
@@ -86,14 +87,17 @@ def _is_like(value: object, like: object) -> bool:
 
 
 def load_moments(
-    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], moments: Moments, factors: Mapping[str, float]
+    optimizer: Optimizer | Stepper,
+    parameters: Mapping[str, nn.Parameter],
+    moments: Moments,
+    factors: Mapping[str, float],
 ) -> None:
     """Give an optimizer moments from elsewhere; its settings stay.
 
     A parameter that has grown gets zeros where it is new, and one that the moments do not know starts afresh.
 
     Args:
-        optimizer: Over the parameters, in their order.
+        optimizer: Over the parameters, in their order; a stepper where processes share its state.
         parameters: By name.
         moments: By name, of at most the shapes of the parameters.
         factors: How many times what the moments were taken of a parameter is, by name, where that is not 1.

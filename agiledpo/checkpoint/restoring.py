@@ -30,6 +30,7 @@ from agiledpo.checkpoint.identity import check_base, identity_of
 from agiledpo.checkpoint.moments import check_groups, check_moments, moments_by_name
 from agiledpo.checkpoint.saved_agent import SavedAgent, base_weights, required_agent, unfit
 from agiledpo.checkpoint.stored_base import holds_base, loadable, make_base
+from agiledpo.distributed.team import Team
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
 
@@ -48,7 +49,11 @@ def restore(agent: LLMAlgorithm, path: Path) -> None:
     Warns:
         UserWarning: The agent rounds otherwise than the saved one did.
     """
-    saved = check_whole(required_agent(path, type(agent)))
+    with agent.team.speaking_once():
+        _restore(agent, path, agent.team.leader_does(lambda: check_whole(required_agent(path, type(agent)))))
+
+
+def _restore(agent: LLMAlgorithm, path: Path, saved: SavedAgent) -> None:
     differences = differences_to(agent, saved)
     if differences.objective:
         raise CheckpointError(
@@ -130,11 +135,19 @@ def load_agent(
         CheckpointError: The checkpoint is damaged, of another class, or its base model is another one or cannot be
             found.
     """
-    saved = required_agent(path, cls)
-    for adapter in saved.adapters.values():
-        check_finite(adapter)
-    base = _base(saved, actor_network, model_config)
-    check_base(saved.base, identity_of(base), str(path / MANIFEST))
+    team = Team.of(accelerator)
+
+    def read() -> SavedAgent:
+        saved = required_agent(path, cls)
+        for adapter in saved.adapters.values():
+            check_finite(adapter)
+        return saved
+
+    saved = team.leader_does(read)
+    with team.speaking_once():
+        # Each process finds the base model for itself, or not.
+        base = team.everyone_does(lambda: _base(saved, actor_network, model_config))
+        check_base(saved.base, identity_of(base), str(path / MANIFEST))
     base.check_ranks(saved.adapters["actor"])
     config = saved.adapters["actor"].config
     config.inference_mode = False

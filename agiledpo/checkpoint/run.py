@@ -1,6 +1,7 @@
 """A whole run as a directory: its agents, each a checkpoint of its own, and what the loop has to know to go on."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -10,7 +11,7 @@ from agiledpo.algorithms.core.arguments import plain_ranges
 from agiledpo.algorithms.core.construction import ConstructionDifferences, warn_of_rounding
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.checkpoint.attributes import read_attributes
-from agiledpo.checkpoint.directory import RUN_STATE, written_atomically
+from agiledpo.checkpoint.directory import RUN_STATE
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import Manifest, now
@@ -18,6 +19,8 @@ from agiledpo.checkpoint.matching import match
 from agiledpo.checkpoint.restoring import check_restorable, check_whole, differences_to
 from agiledpo.checkpoint.save import write_agent, write_state, write_tokenizer
 from agiledpo.checkpoint.saved_agent import SavedAgent, check_class, open_agent
+from agiledpo.checkpoint.shared_draft import drafted
+from agiledpo.distributed.team import Team
 
 if TYPE_CHECKING:
     from agiledpo.algorithms.core.llm import LLMAlgorithm
@@ -34,6 +37,7 @@ def save_run(
     tokenizer: PreTrainedTokenizerBase,
     run: str | None = None,
     created: str | None = None,
+    team: Team | None = None,
 ) -> None:
     """Save a run.
 
@@ -48,26 +52,32 @@ def save_run(
         tokenizer: The tokenizer that the agents' rows were made with.
         run: Name of the run, the same in all its checkpoints.
         created: When it is written, ISO 8601, later than in the checkpoints before; None for now.
+        team: The processes that call this, the leader of which writes; None for those that share the agents' work.
 
     Raises:
-        OSError: It could not be written; what was there before is intact.
+        OSError: It could not be written; what was there before is intact. In every process.
     """
-    with written_atomically(path, "run") as draft:
+    team = agents[0].team if team is None else team
+    base = identity_of(agents[0].base)
+    with drafted(team, path, "run") as draft:
         linked: dict[str, Path] = {}
         for agent in agents:
-            place = _place(draft, agent.index)
-            place.mkdir(parents=True)
-            write_agent(agent, place, metrics={} if metrics is None else agent.held_out, linked=linked)
-        write_state({**state, "agents": [agent.index for agent in agents]}, draft / RUN_STATE)
-        Manifest(
-            kind="run",
-            algorithm=type(agents[0]).__name__,
-            base_model=identity_of(agents[0].base),
-            tokenizer=write_tokenizer(tokenizer, draft),
-            metrics=metrics or {},
-            run=run,
-            created=now() if created is None else created,
-        ).write(draft)
+            figures = {} if metrics is None else agent.held_out
+            write_agent(agent, _place(draft, agent.index), metrics=figures, linked=linked, team=team)
+
+        def write_files() -> None:
+            write_state({**state, "agents": [agent.index for agent in agents]}, draft / RUN_STATE)
+            Manifest(
+                kind="run",
+                algorithm=type(agents[0]).__name__,
+                base_model=base,
+                tokenizer=write_tokenizer(tokenizer, draft),
+                metrics=metrics or {},
+                run=run,
+                created=now() if created is None else created,
+            ).write(draft)
+
+        team.leader_does(write_files)
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def read_run(path: Path) -> dict[str, Any]:
     return read_attributes(path / RUN_STATE)
 
 
-def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> None:
+def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent], team: Team | None = None) -> None:
     """Bring agents to the state in which a run saved them, bit for bit.
 
     Selection moves ways of being built from place to place: for each saved agent there has to be one that is built as
@@ -98,6 +108,7 @@ def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> N
         path: The run's directory, whose files :func:`read_run` has checked.
         indices: The saved agents, in the run's order.
         agents: As many, made as those were that the run began with; changed in place once everything has been found.
+        team: The processes that call this; the leader reads. None for those that share the agents' work.
 
     Raises:
         CheckpointError: No agent is built as a saved one was, or they are on another base model; nothing has changed.
@@ -105,7 +116,9 @@ def restore_agents(path: Path, indices: Sequence[int], agents: list[Agent]) -> N
     Warns:
         UserWarning: An agent rounds otherwise than the saved one did.
     """
-    saved = [_verified(_place(path, index), type(agents[0])) for index in indices]
+    team, cls = agents[0].team if team is None else team, type(agents[0])
+    # One by one, as each has to be sent.
+    saved = [team.leader_does(partial(_verified, _place(path, index), cls)) for index in indices]
     differences = [[differences_to(agent, one) for agent in agents] for one in saved]
     places = [
         _closest_is_too_far(one, row, agents) if place is None else place

@@ -13,14 +13,16 @@ from agiledpo.adapters.files import WEIGHTS, SavedAdapter, write_adapter, write_
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.plain import plain
 from agiledpo.checkpoint.card import write_card
-from agiledpo.checkpoint.directory import ATTRIBUTES, TOKENIZER, written_atomically
+from agiledpo.checkpoint.directory import ATTRIBUTES, TOKENIZER
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from agiledpo.checkpoint.packing import packed
+from agiledpo.checkpoint.shared_draft import drafted
 from agiledpo.checkpoint.stored_base import describe_base
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
+from agiledpo.distributed.team import Team
 
 
 def save_agent(
@@ -31,13 +33,15 @@ def save_agent(
     save_optimizer: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
     metrics: Mapping[str, float] | None = None,
+    team: Team | None = None,
 ) -> None:
     """Save an agent.
 
     The directory holds ``actor/`` (and ``reference/`` if the agent has such an adapter), each an adapter that
     ``PeftModel.from_pretrained(base, path / "actor")`` loads; ``attributes.pt``, which holds hyperparameters and state
     and loads with ``torch.load(..., weights_only=True)``; and ``manifest.json`` with the identity of the base model and
-    the checksum of every file. It is complete or absent.
+    the checksum of every file. It is complete or absent. Many processes call this together and one of them writes;
+    what is written does not depend on their number.
 
     Args:
         agent: What to save.
@@ -46,11 +50,14 @@ def save_agent(
         save_optimizer: Also save the optimizer's state.
         tokenizer: Saved to ``tokenizer/``; None saves none.
         metrics: Figures for the manifest and the model card, by name; None takes the last fitness.
+        team: The processes that call this; None for those that share the agent's work.
 
     Raises:
-        FileExistsError: ``path`` exists and is not a checkpoint.
+        FileExistsError: ``path`` exists and is not a checkpoint; in every process.
+        OSError: It cannot be written; in every process.
     """
-    with written_atomically(Path(path)) as draft:
+    team = agent.team if team is None else team
+    with drafted(team, Path(path)) as draft:
         write_agent(
             agent,
             draft,
@@ -58,6 +65,7 @@ def save_agent(
             save_optimizer=save_optimizer,
             tokenizer=tokenizer,
             metrics=metrics,
+            team=team,
         )
 
 
@@ -70,6 +78,7 @@ def write_agent(
     tokenizer: PreTrainedTokenizerBase | None = None,
     metrics: Mapping[str, float] | None = None,
     linked: dict[str, Path] | None = None,
+    team: Team | None = None,
 ) -> Manifest:
     """Write an agent into a directory that somebody else makes complete or absent; see :func:`save_agent`.
 
@@ -83,34 +92,43 @@ def write_agent(
         linked: Files of adapters that have been written for the same run checkpoint, by physical name of the adapter.
             Agents share equal references: such a file is linked, or copied where links cannot be made. What is written
             here is added.
+        team: The processes that call this; None for those that share the agent's work. The leader writes.
 
     Returns:
         The manifest that was written.
     """
+    team = agent.team if team is None else team
     figures = _figures(agent) if metrics is None else dict(metrics)
+    # What it takes all processes to know comes before what one of them writes.
     base = identity_of(agent.base)
-    manifest = Manifest(
-        kind="agent",
-        algorithm=type(agent).__name__,
-        base_model=base,
-        tokenizer=None if tokenizer is None else write_tokenizer(tokenizer, draft),
-        metrics=figures,
-    )
-    attributes = _attributes(agent, lora_only, save_optimizer)
-    for role, name in agent.adapters.owned.items():
-        _save_adapter(agent, name, draft / role, {} if linked is None else linked)
-    write_card(
-        draft / "actor",
-        base=base,
-        algorithm=type(agent).__name__,
-        hyperparameters=attributes["hyperparameters"],
-        metrics=figures,
-        optimizer_steps=agent.optimizer_steps,
-        rows=agent.steps[-1],
-        versions=manifest.versions,
-    )
-    write_state(attributes, draft / ATTRIBUTES)
-    return manifest.write(draft)
+    attributes = _attributes(agent, lora_only)
+
+    def write_files() -> Manifest:
+        manifest = Manifest(
+            kind="agent",
+            algorithm=type(agent).__name__,
+            base_model=base,
+            tokenizer=None if tokenizer is None else write_tokenizer(tokenizer, draft),
+            metrics=figures,
+        )
+        draft.mkdir(parents=True, exist_ok=True)
+        for role, name in agent.adapters.owned.items():
+            _save_adapter(agent, name, draft / role, {} if linked is None else linked)
+        write_card(
+            draft / "actor",
+            base=base,
+            algorithm=type(agent).__name__,
+            hyperparameters=attributes["hyperparameters"],
+            metrics=figures,
+            optimizer_steps=agent.optimizer_steps,
+            rows=agent.steps[-1],
+            versions=manifest.versions,
+        )
+        write_state(_stored(attributes, save_optimizer), draft / ATTRIBUTES)
+        return manifest
+
+    manifest = team.leader_does(write_files)
+    return team.leader_does(lambda: manifest.write(draft))  # with the checksum of every file, whoever wrote it
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, draft: Path) -> str:
@@ -166,7 +184,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _attributes(agent: LLMAlgorithm, lora_only: bool, save_optimizer: bool) -> dict[str, Any]:
+def _attributes(agent: LLMAlgorithm, lora_only: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "algorithm": type(agent).__name__,
@@ -177,9 +195,13 @@ def _attributes(agent: LLMAlgorithm, lora_only: bool, save_optimizer: bool) -> d
         **agent.state_dict(),
     }
     del attributes["adapters"]  # they have directories of their own
-    optimizer = attributes.pop("optimizer")
-    if save_optimizer:
-        attributes["optimizer"] = packed(optimizer)
     if not lora_only:
         attributes.update(describe_base(agent.base))
     return attributes
+
+
+def _stored(attributes: Mapping[str, Any], save_optimizer: bool) -> dict[str, Any]:
+    """Attributes as their file has them."""
+    stored = dict(attributes)
+    optimizer = stored.pop("optimizer")
+    return {**stored, "optimizer": packed(optimizer)} if save_optimizer else stored

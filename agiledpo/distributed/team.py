@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
+
+from agiledpo.distributed.messages import Failure, is_known, note_known, packed, unpacked
 
 T = TypeVar("T")
 
@@ -90,25 +93,55 @@ class Team:
 
         Args:
             value: Of plain values and tensors on the CPU.
+
+        Raises:
+            Exception: Instead of giving a value a process had an error that it told the others by :meth:`agree`.
         """
         if self.is_alone:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
+        for rank, found in enumerate(values):
+            if isinstance(found, Failure):
+                own = value if rank == self.rank and isinstance(value, Failure) else found
+                raise self._told(own.error, rank, own.where)
         return values
 
     def same(self, value: T, *, of: int = 0) -> T:
         """The value that one process has.
 
         Args:
-            value: Of plain values and tensors on the CPU; only that process's counts.
+            value: Of plain values, dataclasses and tensors on the CPU; only that process's counts. Large tensors go one
+                by one.
             of: Its rank.
+
+        Raises:
+            Exception: The value cannot be sent.
         """
-        if self.is_alone:
-            return value
-        box = [value if self.rank == of else None]
+        return value if self.is_alone else self._sent(value, of)
+
+    def _sent(self, value: Any, of: int) -> Any:
+        """The value, or failure, that one process has."""
+        box: list[bytes | None] = [None]
+        tensors: list[Tensor] = []
+        if self.rank == of:
+            try:
+                box[0], tensors = packed(value)
+            except Exception as error:  # the others are waiting
+                value = Failure(error, whereabouts())
+                box[0], tensors = packed(value)
         dist.broadcast_object_list(box, src=of, device=self._message_device)
-        return box[0]  # type: ignore[return-value]  # by now it is what that process put in
+        if self.rank != of:
+            assert box[0] is not None
+            value, tensors = unpacked(box[0])
+        for tensor in tensors:
+            message = tensor.to(self._message_device)
+            dist.broadcast(message, src=of)
+            if self.rank != of:
+                tensor.copy_(message)
+        if isinstance(value, Failure):
+            raise self._told(value.error, of, value.where)
+        return value
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in some process."""
@@ -126,6 +159,8 @@ class Team:
     def agree(self, error: Exception | None) -> None:
         """Go on if nobody has an error; otherwise everybody has the same one.
 
+        Also those have it who are in the midst of :meth:`gather` meanwhile.
+
         Args:
             error: This process's.
 
@@ -136,7 +171,7 @@ class Team:
             if error is not None:
                 raise error
             return
-        self.settle(self.gather((error, whereabouts())))
+        self.gather(None if error is None else Failure(error, whereabouts()))
 
     def settle(self, outcomes: Sequence[tuple[Exception | None, str]]) -> None:
         """The second half of :meth:`agree`, for errors that have been gathered with something else.
@@ -146,9 +181,32 @@ class Team:
         """
         for rank, (error, where) in enumerate(outcomes):
             if error is not None:
-                if rank != self.rank:
-                    error.add_note(f"This happened in rank {rank} ({where}).")
-                raise error
+                raise self._told(error, rank, where)
+
+    def everyone_does(self, act: Callable[[], T]) -> T:
+        """Do something in every process that may fail in some of them only.
+
+        Args:
+            act: What to do; it may talk to the others.
+
+        Returns:
+            What it returned in this process.
+
+        Raises:
+            Exception: What it raised in the lowest rank in which it did, in every process.
+        """
+        if self.is_alone:
+            return act()
+        try:
+            result = act()
+        except Exception as error:
+            if is_known(error):  # the others come by here with it too
+                raise
+            self.agree(error)
+        else:
+            self.agree(None)
+            return result
+        raise AssertionError("an error was not raised")
 
     def leader_does(self, act: Callable[[], T]) -> T:
         """Have the leader do something and everybody know how it went.
@@ -164,16 +222,29 @@ class Team:
         """
         if self.is_alone:
             return act()
-        outcome: tuple[T | None, Exception | None] = (None, None)
+        outcome: T | Failure | None = None
         if self.leads:
             try:
-                outcome = act(), None
+                outcome = act()
             except Exception as error:  # the others would wait for ever
-                outcome = None, error
-        result, failure = self.same(outcome)
-        if failure is not None:
-            raise failure
-        return result  # type: ignore[return-value]  # act returned it
+                outcome = Failure(error, whereabouts())
+        return self._sent(outcome, 0)
+
+    @contextmanager
+    def speaking_once(self) -> Iterator[None]:
+        """Inside, warnings are the leader's only: the other processes would say the same."""
+        if self.leads:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+
+    def _told(self, error: Exception, rank: int, where: str) -> Exception:
+        """An error of some process, as all of them raise it."""
+        if rank != self.rank:
+            error.add_note(f"This happened in rank {rank} ({where}).")
+        return note_known(error)
 
     @property
     def _message_device(self) -> torch.device:

@@ -5,10 +5,12 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agiledpo.disk import append
+from agiledpo.distributed.team import Team
 from agiledpo.hpo.records import (
     Born,
     Diverged,
@@ -107,15 +109,16 @@ class Lineage:
     in one piece, so a run that is killed leaves whole lines. Two runs of one seed write the same file, byte for byte.
 
     Args:
-        path: File to append to; None keeps the records in memory only. In a distributed run only one process should
-            pass it. Nothing is written before the first record.
+        path: File to append to; None keeps the records in memory only. Nothing is written before the first record.
         overwrite: Replace what an earlier run left in the file; otherwise the first record is refused where there is
             something.
+        team: Processes that all record the same, with the same arguments; the leader writes. None for one.
     """
 
-    def __init__(self, path: str | Path | None = None, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path | None = None, *, overwrite: bool = False, team: Team | None = None) -> None:
         self.path = None if path is None else Path(path).absolute()
         self.overwrite = overwrite
+        self._team = Team.alone() if team is None else team
         self._records: list[Record] = []
         self._indices: set[int] = set()
 
@@ -139,10 +142,13 @@ class Lineage:
         """
         self._check(event)
         if self.path is not None:
-            if not self._records:
-                self._begin(self.path)
-            append(self.path, event.line())
+            self._team.leader_does(partial(self._write, self.path, event))
         self._add(event)
+
+    def _write(self, path: Path, event: Record) -> None:
+        if not self._records:
+            self._begin(path)
+        append(path, event.line())
 
     def _add(self, event: Record) -> None:
         self._records.append(event)
@@ -317,7 +323,8 @@ class Lineage:
             except ValueError as error:
                 raise ValueError(f"Record {number} of the lineage's state: {error}") from None
         if self.path is not None:
-            _bring_to(self.path, [event.line() for event in restored], overwrite=self.overwrite)
+            lines = [event.line() for event in restored]
+            self._team.leader_does(partial(_bring_to, self.path, lines, overwrite=self.overwrite))
         self._records, self._indices = restored._records, restored._indices
 
     @classmethod

@@ -1,13 +1,14 @@
 """The reference does not move, so each pair is scored under it once, for all agents that have the same reference."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
+from agiledpo.distributed.team import Team
 from agiledpo.scoring.batch import PreferenceBatch
 from agiledpo.scoring.engine import PairScores
 from agiledpo.scoring.reference_files import FORMAT, ReferenceFiles
@@ -70,14 +71,20 @@ class ReferenceCache:
         reference: str,
         score: Callable[[PreferenceBatch], PairScores],
         device: torch.device,
+        team: Team | None = None,
     ) -> PairScores:
         """Scores of a batch under a reference.
+
+        Processes that share the work may know different rows: each may have a memory, and a disk, of its own. Rows that
+        some of them lack go from those that have them, and ``score`` is called with those that nobody has.
 
         Args:
             batch: B pairs.
             reference: Says all that the scores depend on beside the tokens.
             score: Scores pairs under that reference; called at most once, with the pairs that are not known yet.
             device: Where the scores are to be.
+            team: The processes that call this with the same batch and share the work of ``score``; the leader writes
+                to the directory. None for one.
 
         Returns:
             What ``score`` gave for each pair, to the bit, without collision terms.
@@ -89,13 +96,16 @@ class ReferenceCache:
         fresh: dict[bytes, Row] = {}
         if files is not None:
             fresh |= files.get([key for key in dict.fromkeys(keys) if key not in rows])
+        team = Team.alone() if team is None else team
+        known = {key: rows.get(key, fresh.get(key)) for key in keys}
+        told = _exchanged(known, team)
         # By key, so that a pair that is in the batch twice is scored once.
-        missing = {key: place for place, key in enumerate(keys) if key not in rows and key not in fresh}
+        missing = {key: place for place, key in enumerate(keys) if known[key] is None and key not in told}
         if missing:
-            scored = dict(zip(missing, split_rows(score(batch.select(list(missing.values())))), strict=True))
-            if files is not None:
-                files.put(scored)
-            fresh |= scored
+            told |= zip(missing, split_rows(score(batch.select(list(missing.values())))), strict=True)
+        if told and files is not None and team.leads:
+            files.put(told)
+        fresh |= told
         self._memory.put({name.digest() + key: row for key, row in fresh.items()})
         rows |= fresh
         return join_rows([rows[key] for key in keys], batch, device)
@@ -113,6 +123,31 @@ class ReferenceCache:
         if directory.name not in self._files:
             self._files[directory.name] = ReferenceFiles(directory)
         return self._files[directory.name]
+
+
+def _exchanged(known: Mapping[bytes, Row | None], team: Team) -> dict[bytes, Row]:
+    """The rows that this process lacks and another has, from the lowest rank that has them.
+
+    Args:
+        known: For each row of the batch what this process knows; None where it lacks it.
+        team: The processes.
+    """
+    if team.is_alone:
+        return {}
+    keys = list(known)
+    lacking = team.gather([number for number, row in enumerate(known.values()) if row is None])
+    lacks = [set(numbers) for numbers in lacking]
+    wanted = set.union(*lacks) - set.intersection(*lacks)
+    if not wanted:
+        return {}
+    # Each row once, although several may have it.
+    mine = {number: known[keys[number]] for number in wanted if _first_without(number, lacks) == team.rank}
+    rows = {number: row for given in team.gather(mine) for number, row in given.items()}
+    return {keys[number]: row for number, row in rows.items() if row is not None and number in lacks[team.rank]}
+
+
+def _first_without(number: int, sets: Sequence[set[int]]) -> int:
+    return next(place for place, members in enumerate(sets) if number not in members)
 
 
 def memory_needed(pairs: int, tokens: int) -> int:

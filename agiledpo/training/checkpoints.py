@@ -6,9 +6,9 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +16,7 @@ from agiledpo.checkpoint.directory import MANIFEST, check_writable, settle
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.manifest import Manifest, later, now
 from agiledpo.checkpoint.run import read_run, restore_agents, save_run
+from agiledpo.distributed.team import Team
 from agiledpo.training.retention import Retention, Saved
 
 if TYPE_CHECKING:
@@ -28,18 +29,23 @@ _LEFT = re.compile(r"\.(step_\d+)\.")
 class RunCheckpoints:
     """Saves a run every now and then, keeps what is worth keeping, and finds what a later process goes on from.
 
+    All processes of a run call the same methods. The leader alone looks at the directory and writes; the others learn
+    what came of it, and need not see the directory.
+
     Args:
         directory: Holds one directory ``step_<rows>`` for each checkpoint.
         retention: Which of them are kept.
+        team: The processes of the run; None for one.
 
     Attributes:
         directory: As given, as an absolute path.
         retention: As given.
     """
 
-    def __init__(self, directory: Path, retention: Retention) -> None:
+    def __init__(self, directory: Path, retention: Retention, team: Team | None = None) -> None:
         self.directory = directory.absolute()  # whatever changes the working directory later
         self.retention = retention
+        self._team = Team.alone() if team is None else team
         self._run = uuid.uuid4().hex
         self._protected: Path | None = None
         self._current: Path | None = None
@@ -56,8 +62,12 @@ class RunCheckpoints:
 
     @property
     def newest(self) -> Path | None:
-        """The newest of them; None if there is none."""
+        """The newest of them; None if there is none, or this process does not see the directory."""
         return next(reversed(self.present), None)
+
+    def last(self) -> Path | None:
+        """The newest as the leader sees it; all processes ask together."""
+        return self._team.leader_does(lambda: self.newest)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -66,6 +76,11 @@ class RunCheckpoints:
         Raises:
             RuntimeError: Another process has it.
         """
+        with ExitStack() as holding:  # nothing, but in the leader
+            self._team.leader_does(lambda: self._hold(holding))
+            yield
+
+    def _hold(self, holding: ExitStack) -> None:
         check_writable(self.directory)
         lock = FileLock(self.directory / ".lock")
         try:
@@ -75,10 +90,7 @@ class RunCheckpoints:
                 f"Another process writes checkpoints to {self.directory}. Wait for it or stop it, or choose another "
                 "checkpoint_path."
             ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        holding.callback(lock.release)
 
     def begin(self) -> None:
         """Check that a new run may be saved here, before anything is computed.
@@ -87,7 +99,7 @@ class RunCheckpoints:
             FileExistsError: An earlier run is here.
             OSError: Nothing can be written.
         """
-        if (newest := self.newest) is not None:
+        if (newest := self.last()) is not None:
             raise FileExistsError(
                 f"{self.directory} holds checkpoints of an earlier run, {newest.name} the newest. Pass "
                 "resume_from='latest' to go on with that run, or another checkpoint_path for a new one."
@@ -109,6 +121,14 @@ class RunCheckpoints:
             CheckpointError: The checkpoint is damaged or none; with ``"latest"``: all are.
             FileExistsError: The checkpoint is of another run than those in the directory.
         """
+        taken = self._team.leader_does(lambda: self._found(resume_from))
+        if taken is None:
+            return None
+        self._run, self._current = taken.run or self._run, taken.path if taken.is_here else None
+        self._protected = taken.path.resolve()
+        return taken.path, taken.state
+
+    def _found(self, resume_from: str | Path) -> "_Taken | None":
         self._settle()
         if resume_from != "latest":
             path = Path(resume_from).resolve()
@@ -133,7 +153,7 @@ class RunCheckpoints:
             )
         return None
 
-    def _taken(self, path: Path, state: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    def _taken(self, path: Path, state: dict[str, Any]) -> "_Taken":
         """Go on with the run of a checkpoint."""
         run = Manifest.read(path).run
         others = [other.name for other, manifest in self._entries() if manifest is not None and manifest.run != run]
@@ -142,10 +162,7 @@ class RunCheckpoints:
                 f"{self.directory} holds checkpoints of another run than {path}, {others[-1]} the newest. Pass "
                 "another checkpoint_path."
             )
-        self._run = run or self._run
-        self._protected = path.resolve()
-        self._current = path if path.parent == self.directory.resolve() else None
-        return path, state
+        return _Taken(path, state, run, is_here=path.parent.resolve() == self.directory.resolve())
 
     def _check_is_step(self, path: Path) -> None:
         if path.is_dir() and not (path / MANIFEST).exists() and any(path.glob("step_*")):
@@ -165,10 +182,11 @@ class RunCheckpoints:
         Raises:
             ValueError: The run was made with other agents, environments or strategies.
         """
-        run.check_state(state, agents=len(state["agents"]))
-        run.place(state)  # what may be refused comes before the agents change
-        restore_agents(path, state["agents"], run.population)
-        run.load_loop_state_dict(state)
+        with self._team.speaking_once():
+            run.check_state(state, agents=len(state["agents"]))
+            run.place(state)  # what may be refused comes before the agents change
+            restore_agents(path, state["agents"], run.population, self._team)
+            run.load_loop_state_dict(state)
 
     def save(self, run: "TrainingRun[Any]") -> Path | None:
         """Save a run as it is between two batches, and remove what is not to be kept.
@@ -177,14 +195,14 @@ class RunCheckpoints:
             run: The run.
 
         Returns:
-            The checkpoint's directory; None if it could not be written, because the disk is full for one. What was
-            saved before is intact then, and the run can go on.
+            The checkpoint's directory, as the leader names it; None if it could not be written, because the disk is
+            full for one. What was saved before is intact then, and the run can go on.
 
         Warns:
             UserWarning: It could not be written.
         """
-        path = self.directory / f"step_{run.rows_done}"
-        if self._current is not None and path.resolve() == self._current.resolve():  # nothing has been learned since
+        path, is_current = self._team.leader_does(lambda: self._place(run.rows_done))
+        if is_current:  # nothing has been learned since
             return path
         metrics = run.metrics if run.measured_at == run.rows_done else None
         try:
@@ -195,16 +213,23 @@ class RunCheckpoints:
                 metrics=metrics,
                 tokenizer=run.environments.judge.tokenizer,
                 run=self._run,
-                created=self._stamp(),
+                created=self._team.leader_does(self._stamp),
+                team=self._team,
             )
         except OSError as error:
-            newest = self.newest
+            newest = self.last()
             before = "Nothing had been saved before" if newest is None else f"{newest} is intact"
-            warnings.warn(f"{path} could not be written: {error}. {before}; the run goes on.", stacklevel=2)
+            if self._team.leads:
+                warnings.warn(f"{path} could not be written: {error}. {before}; the run goes on.", stacklevel=2)
             return None
         self._current = path
-        self._prune()
+        self._team.leader_does(self._prune)
         return path
+
+    def _place(self, rows: int) -> tuple[Path, bool]:
+        """Where a run is saved, and whether that is what it was taken up from, or saved last."""
+        path = self.directory / f"step_{rows}"
+        return path, self._current is not None and path.resolve() == self._current.resolve()
 
     def _stamp(self) -> str:
         """The time, but later than all checkpoints', whatever the clocks of the machines that wrote them say."""
@@ -253,6 +278,22 @@ class RunCheckpoints:
         return sorted(
             entries, key=lambda entry: (entry[1] is None, "" if entry[1] is None else entry[1].created, _rows(entry[0]))
         )
+
+
+class _Taken(NamedTuple):
+    """A checkpoint that a run goes on from.
+
+    Attributes:
+        path: Its directory.
+        state: The run's state there.
+        run: Name of its run.
+        is_here: Whether it lies among those that the run will write.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    run: str | None
+    is_here: bool
 
 
 def _rows(path: Path) -> int:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.checkpoint.save import save_agent
+from agiledpo.distributed.team import Team
 from agiledpo.training.environments import Gym
 
 
@@ -14,12 +16,14 @@ class EliteKeeper:
 
     Args:
         path: Its directory; None saves nothing.
+        team: The processes of the run, all of which save together.
 
     Attributes:
         saved: The same, once something has been saved there.
     """
 
     path: Path | None = None  # absolute, as the working directory may change
+    team: Team = field(default_factory=Team.alone)
     saved: Path | None = field(default=None, init=False)
 
     def save(self, elite: LLMAlgorithm | None, env: Gym) -> None:
@@ -35,8 +39,9 @@ class EliteKeeper:
         if self.path is None or elite is None:
             return
         try:
-            elite.save_checkpoint(self.path, tokenizer=env.tokenizer)
+            save_agent(elite, self.path, tokenizer=env.tokenizer, team=self.team)
         except OSError as error:
-            warnings.warn(f"The elite could not be written to {self.path}: {error}. The run goes on.", stacklevel=2)
+            if self.team.leads:
+                warnings.warn(f"The elite could not be written to {self.path}: {error}. The run goes on.", stacklevel=2)
         else:
             self.saved = self.path

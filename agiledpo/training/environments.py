@@ -10,6 +10,9 @@ from agiledpo.llm_envs.types import Split
 # What the settings of a run call the rows of a split begins with it.
 ROWS_OF = "rows of the "
 
+# The settings that make a batch.
+BATCH_SIZE, PROCESSES = "data_batch_size_per_gpu", "processes"
+
 
 class Gym(Protocol):
     """What a training loop asks of an environment: batches of rows, and its place among them."""
@@ -17,6 +20,11 @@ class Gym(Protocol):
     tokenizer: PreTrainedTokenizerBase
     data_batch_size_per_gpu: int
     validation_names: tuple[str, ...]
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a batch, ``data_batch_size_per_gpu`` for each process."""
+        ...
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -130,7 +138,8 @@ class Environments:
         """What makes another run of it, where the places among the rows are the same."""
         judge = self.judge
         return {
-            "data_batch_size_per_gpu": judge.data_batch_size_per_gpu,
+            BATCH_SIZE: judge.data_batch_size_per_gpu,
+            PROCESSES: judge.rows_per_batch // judge.data_batch_size_per_gpu,
             **judge.settings(),
             **{f"{ROWS_OF}{split} split": judge.fingerprint(split) for split in judge.splits},
         }

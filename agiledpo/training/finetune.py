@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.checkpoint.directory import check_destination, check_writable
+from agiledpo.distributed.team import Team
 from agiledpo.hpo.lineage import Lineage
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
@@ -19,6 +20,7 @@ from agiledpo.training.environments import Environments, Gym
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
+from agiledpo.training.processes import check_agents_share, check_environments_share, team_of
 from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness, TrainingRun
@@ -52,6 +54,8 @@ def finetune(
     """Train agents of one algorithm: what the functions of :mod:`agiledpo.training.train_llm` do, and document."""
     agents = list(pop)
     _check_agents(agents, practice.algorithm)
+    team = team_of(accelerator, agents)
+    check_agents_share(team, agents)
     _check_evolution(agents, tournament, mutation, evo_steps)
     if fitness is not None and not callable(fitness):
         practice.check_fitness(fitness)
@@ -60,17 +64,22 @@ def finetune(
             practice.check_comparable(agent, practice.fitness[0] if fitness is None else fitness)
     if save_elite and elite_path is None:
         raise ValueError("save_elite=True needs elite_path, the directory to save to.")
-    elite = EliteKeeper(Path(elite_path).absolute() if save_elite and elite_path is not None else None)
+    elite = EliteKeeper(Path(elite_path).absolute() if save_elite and elite_path is not None else None, team)
     lineage_file = None if lineage_path is None else Path(lineage_path)
-    checkpoints = _checkpoints(checkpoint_steps, checkpoint_path, resume_from, retention)
+    checkpoints = _checkpoints(checkpoint_steps, checkpoint_path, resume_from, retention, team)
     if checkpoints is not None:
         for agent in agents:
             agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
     files = {**({} if lineage_file is None else {"lineage_path": lineage_file}), **practice.files}
-    _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, files)
-    if resume_from is None:
-        _check_absent(practice.files)
+
+    def check_files() -> None:
+        _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, files)
+        if resume_from is None:
+            _check_absent(practice.files)
+
+    team.leader_does(check_files)
     environments = Environments.make(env, env_fn, len(agents))
+    check_environments_share(team, environments)
     for environment in environments.all:
         for agent in agents:
             practice.check(agent, environment)
@@ -85,7 +94,7 @@ def finetune(
         checkpoint_steps=checkpoint_steps,
         evo_steps=evo_steps,
     )
-    visible = verbose and (accelerator is None or accelerator.is_main_process)
+    visible = verbose and team.leads
     shown = TrainingProgress(schedule.total_rows, unit=practice.unit, shown=practice.shown, visible=visible)
     with nullcontext() if checkpoints is None else checkpoints.held(), shown as progress:
         found = None
@@ -95,7 +104,7 @@ def finetune(
             checkpoints.begin()
         run = TrainingRun(
             practice,
-            Population(agents, Lineage(lineage_file)),
+            Population(agents, Lineage(lineage_file, team=team)),
             environments,
             schedule,
             fitness=fitness,
@@ -103,20 +112,25 @@ def finetune(
             checkpoints=checkpoints,
             elite=elite,
             progress=progress,
+            team=team,
         )
         if found is not None and checkpoints is not None:
             checkpoints.take_up(run, *found)
             progress.say(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
         elif resume_from is not None:
             progress.say("Nothing has been saved yet, so the run begins at its beginning.")
-            for file in files.values():
-                _move_aside(file, progress)
+            for line in team.leader_does(lambda: [_moved_aside(file) for file in files.values() if file.exists()]):
+                progress.say(line)
         population = run.run()
     return population, [float("nan") if agent.diverged else agent.fitness[-1] for agent in population]
 
 
 def _checkpoints(
-    steps: int | None, path: str | Path | None, resume_from: str | Path | None, retention: Retention | None
+    steps: int | None,
+    path: str | Path | None,
+    resume_from: str | Path | None,
+    retention: Retention | None,
+    team: Team,
 ) -> RunCheckpoints | None:
     if steps is None and path is None and resume_from is None:
         if retention is not None:
@@ -124,7 +138,7 @@ def _checkpoints(
         return None
     if path is None and resume_from is not None and resume_from != "latest":
         path = Path(resume_from).resolve().parent  # go on where that run was saved
-    return RunCheckpoints(Path("saved_checkpoints" if path is None else path), retention or Retention())
+    return RunCheckpoints(Path("saved_checkpoints" if path is None else path), retention or Retention(), team)
 
 
 def _check_metric(
@@ -187,15 +201,13 @@ def _check_absent(files: Mapping[str, Path]) -> None:
             )
 
 
-def _move_aside(file: Path, progress: TrainingProgress) -> None:
-    """The file of a run that ended before its first checkpoint makes room, and is not lost."""
-    if not file.exists():
-        return
+def _moved_aside(file: Path) -> str:
+    """The file of a run that ended before its first checkpoint makes room, and is not lost; says where it is."""
     number = 1
     while (aside := file.with_name(f"{file.name}.{number}")).exists():
         number += 1
     file.rename(aside)
-    progress.say(f"{file} is of the attempt before and is {aside} now.")
+    return f"{file} is of the attempt before and is {aside} now."
 
 
 def _check_agents(agents: Sequence[LLMAlgorithm], algorithm: type[LLMAlgorithm]) -> None:

@@ -11,12 +11,13 @@ from typing import Any, Generic
 from agiledpo.algorithms.core.errors import NonFiniteLossError, PopulationDivergedError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.randomness import global_random_state, set_global_random_state
+from agiledpo.distributed.team import Team
 from agiledpo.hpo.records import Born, Diverged, Evaluated, Final, Validated
 from agiledpo.hpo.selection import rank
 from agiledpo.scoring.prompt_batch import PromptBatch
 from agiledpo.training.checkpoints import RunCheckpoints
 from agiledpo.training.elite import EliteKeeper
-from agiledpo.training.environments import ROWS_OF, Environments
+from agiledpo.training.environments import BATCH_SIZE, PROCESSES, ROWS_OF, Environments
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.interruption import Interruption, TrainingInterrupted
 from agiledpo.training.population import Agent, Population
@@ -46,6 +47,7 @@ class TrainingRun(Generic[Agent]):
         checkpoints: Where the run is saved; None for nowhere.
         elite: Where the fittest agent is saved.
         progress: Where the run shows itself.
+        team: The processes that make the run together; None for one.
 
     Attributes:
         iteration: Batches of the environment so far.
@@ -67,7 +69,9 @@ class TrainingRun(Generic[Agent]):
         checkpoints: RunCheckpoints | None = None,
         elite: EliteKeeper,
         progress: TrainingProgress,
+        team: Team | None = None,
     ) -> None:
+        self.team = Team.alone() if team is None else team
         self.practice = practice
         self.population = population
         self.environments = environments
@@ -104,11 +108,11 @@ class TrainingRun(Generic[Agent]):
         if self.rows_done and not self.done and self._ended_with_epoch:
             self._end_epoch()  # which the end of a shorter run had no use for
         # Without a place to save to, a signal does what it always does.
-        with nullcontext() if self.checkpoints is None else Interruption() as interruption:
+        with nullcontext() if self.checkpoints is None else Interruption(self.team) as interruption:
             while not self.done:
                 self.advance()
-                if interruption is not None and interruption.requested is not None:
-                    self._stop(interruption.requested)
+                if interruption is not None and (requested := interruption.agreed()) is not None:
+                    self._stop(requested)
         if self.measured_at != self.rows_done:  # a checkpoint that is the end of this run was saved in the midst of one
             self._evaluate()
         for agent in self.population:
@@ -223,12 +227,13 @@ class TrainingRun(Generic[Agent]):
         Warns:
             UserWarning: The run's length or rhythm was another one.
         """
-        saved, settings = state["settings"], self._settings()
+        saved, settings = {PROCESSES: 1, **state["settings"]}, self._settings()
+        self._warn_of_batches(saved, settings)
         for name in {**settings, **{name: None for name in saved if name.startswith(ROWS_OF)}}:
             if name.startswith(ROWS_OF) and (name in saved) is not (name in settings):
                 has, had = ("has", "had not") if name in settings else ("has not", "had")
                 what = f"This run {has} the {name.removeprefix(ROWS_OF)}, which the run that was saved {had}."
-            elif saved.get(name) != settings[name]:
+            elif saved.get(name) != settings[name] and name not in (BATCH_SIZE, PROCESSES):
                 what = f"{name} was {saved.get(name)} in the run that was saved and is {settings[name]} from here on."
             else:
                 continue
@@ -247,6 +252,27 @@ class TrainingRun(Generic[Agent]):
         self.population.lineage.load_state_dict(state["lineage"])
         self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
         self.progress.resumed(self.rows_done)
+
+    @staticmethod
+    def _warn_of_batches(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Say that batches have other sizes, whatever it comes of."""
+        was, now = (made[BATCH_SIZE] * made[PROCESSES] for made in (saved, settings))
+        if was == now:
+            return
+        if saved[PROCESSES] == settings[PROCESSES]:
+            what = (
+                f"{BATCH_SIZE} was {saved[BATCH_SIZE]} in the run that was saved and is {settings[BATCH_SIZE]} from "
+                "here on."
+            )
+        else:
+            size, rest = divmod(was, settings[PROCESSES])
+            what = (
+                f"The run that was saved had {saved[PROCESSES]} process(es) and batches of {was} rows; from here on it "
+                f"has {settings[PROCESSES]} and batches of {now}. Rows are neither lost nor repeated, but what goes by "
+                "batches (evaluation_interval, evo_steps) comes after other rows than before."
+                + ("" if rest else f" With {BATCH_SIZE}={size} it would not.")
+            )
+        warnings.warn(what, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:
         """What may be changed when a run goes on, but makes it another run."""
@@ -275,13 +301,14 @@ class TrainingRun(Generic[Agent]):
         assert self.checkpoints is not None
         saved = self.checkpoints.save(self)
         how = f"Stopped by {number.name} after {self.rows_done} of {self.schedule.total_rows} {self._unit}s. "
+        newest = self.checkpoints.last()
         if saved is None:
-            newest = self.checkpoints.newest
             how += "It could not be saved. " if newest is None else f"Only {newest} could be saved. "
-        if self.checkpoints.newest is not None:
-            how += f"To go on, make the same call with resume_from='latest', or '{self.checkpoints.newest}'."
+        if newest is not None:
+            how += f"To go on, make the same call with resume_from='latest', or '{newest}'."
         # Not only above the bar: whoever runs with verbose=False has to know as well.
-        print(how, file=sys.stderr, flush=True)
+        if self.team.leads:
+            print(how, file=sys.stderr, flush=True)
         raise TrainingInterrupted(how, number)
 
     @property
@@ -321,7 +348,7 @@ class TrainingRun(Generic[Agent]):
         for agent in self.population.well:
             try:
                 if callable(self.fitness):
-                    _ask(self.fitness, agent, self.environments.judge)
+                    _ask(self.fitness, agent, self.environments.judge, self.team)
                 else:
                     agent.record(self.practice.measure(agent, self.environments.judge, "test"), self.fitness)
             except NonFiniteLossError as error:
@@ -387,7 +414,7 @@ class TrainingRun(Generic[Agent]):
         self.progress.say(f"agent {agent.index} has diverged and is set aside: {error}")
         if not self.population.well:
             reasons = "; ".join(f"agent {agent.index}: {agent.diverged}" for agent in self.population)
-            saved = (None if self.checkpoints is None else self.checkpoints.newest) or self.elite.saved
+            saved = (None if self.checkpoints is None else self.checkpoints.last()) or self.elite.saved
             where = "Nothing had been saved." if saved is None else f"The last good state is in {saved}."
             raise PopulationDivergedError(f"All agents have diverged. {reasons} {where}") from error
 
@@ -413,10 +440,15 @@ class TrainingRun(Generic[Agent]):
             )
 
 
-def _ask(fitness: Callable[[Any, Any], float | tuple[float, float]], agent: LLMAlgorithm, judge: Any) -> None:
-    """Record what a user's function says of an agent, and nothing that ``agent.test`` in it may have recorded."""
+def _ask(
+    fitness: Callable[[Any, Any], float | tuple[float, float]], agent: LLMAlgorithm, judge: Any, team: Team
+) -> None:
+    """Record what a user's function says of an agent, and nothing that ``agent.test`` in it may have recorded.
+
+    Every process asks, because ``agent.measure`` in it takes them all; the leader's answer counts.
+    """
     values, errors = list(agent.fitness), list(agent.fitness_errors)
-    answer = fitness(agent, judge)
+    answer = team.same(team.everyone_does(lambda: fitness(agent, judge)))
     value, error = answer if isinstance(answer, (tuple, list)) and len(answer) == 2 else (answer, None)
     agent.fitness, agent.fitness_errors = values, errors
     try:

@@ -16,6 +16,7 @@ from agiledpo.training.finetune import finetune
 from agiledpo.training.online import FromComparisons, FromRewards
 from agiledpo.training.population import Population
 from agiledpo.training.practice import FromRows
+from agiledpo.training.processes import team_of
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness
 
@@ -280,7 +281,7 @@ def finetune_llm_reasoning(
         TypeError: ``rollout`` returned something else.
         ValueError: As :func:`finetune_llm_preference`, and the other errors that it names.
     """
-    log = None if rollouts_path is None else RolloutLog(rollouts_path)
+    log = None if rollouts_path is None else RolloutLog(rollouts_path, team=team_of(accelerator, pop))
     return finetune(
         FromRewards(rollout, log),
         pop,
@@ -427,7 +428,7 @@ def finetune_llm_online_preference(
         reference_refresh_rounds=reference_refresh_rounds,
         mask_truncated_completions=mask_truncated_completions,
         generator=generator,
-        log=None if rollouts_path is None else RolloutLog(rollouts_path),
+        log=None if rollouts_path is None else RolloutLog(rollouts_path, team=team_of(accelerator, pop)),
     )
     return finetune(
         practice,

@@ -19,6 +19,7 @@ from agiledpo.data.messages import without_none
 from agiledpo.data.rollouts.reading import PARAMETERS
 from agiledpo.data.rollouts.writing import check_place
 from agiledpo.disk import append, complete_or_absent, flush
+from agiledpo.distributed.team import Team
 
 if TYPE_CHECKING:
     from agiledpo.scoring import QuestionBatch, RolloutBatch
@@ -54,6 +55,8 @@ class RolloutLog:
         path: The file, plain JSON lines. Nothing is written before the first completion.
         overwrite: Replace what another run left in the file; otherwise the first completion is refused where there is
             something.
+        team: Processes that all call the same methods with the same arguments; the leader looks at the file and writes.
+            None for one.
 
     Raises:
         FileExistsError: The path is no regular file.
@@ -61,14 +64,13 @@ class RolloutLog:
         ValueError: The name says that the file is compressed.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, *, overwrite: bool = False, team: Team | None = None) -> None:
         self.path = Path(path).absolute()
         self.overwrite = overwrite
+        self._team = Team.alone() if team is None else team
         if self.path.suffix in (".gz", ".zst", ".xz", ".bz2"):
             raise ValueError(f"path ({path}) is written as plain text; leave {self.path.suffix} away.")
-        check_place(self.path, "path", overwrite=True)
-        if self.path.exists() and not os.access(self.path, os.W_OK):
-            raise PermissionError(f"path ({path}) cannot be written: no permission; choose another place.")
+        self._team.leader_does(self._check_place)
         self._bytes = 0
         self._sha256 = hashlib.sha256()
 
@@ -99,6 +101,17 @@ class RolloutLog:
         """
         if len(rollouts) != len(questions):
             raise ValueError(f"The rollouts are of {len(rollouts)} prompts, and the questions are {len(questions)}.")
+        self._team.leader_does(lambda: self._write(questions, rollouts, env, agent, iteration, rows_done))
+
+    def _write(
+        self,
+        questions: "QuestionBatch",
+        rollouts: "RolloutBatch",
+        env: AskingGym,
+        agent: int,
+        iteration: int,
+        rows_done: int | None,
+    ) -> None:
         about = {"agent": agent, "iteration": iteration, "rows_done": rows_done}
         lines = "".join(
             json.dumps({**line, **about, **rest}, ensure_ascii=False, allow_nan=False) + "\n"
@@ -117,6 +130,9 @@ class RolloutLog:
 
         What it holds is on the disk then, so that it is there when the state is.
         """
+        return self._team.leader_does(self._state)
+
+    def _state(self) -> dict[str, Any]:
         if self._bytes:
             flush(self.path)
         return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
@@ -128,6 +144,9 @@ class RolloutLog:
             FileExistsError: Nothing had been written, and the file holds something.
             ValueError: The file is another run's, or lacks lines that had been written.
         """
+        self._team.leader_does(lambda: self._check_state(state))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
         size = state["bytes"]
         if self.overwrite or not self.path.exists():
             return
@@ -157,7 +176,10 @@ class RolloutLog:
         Warns:
             UserWarning: The file is not there any more, and is begun anew.
         """
-        self.check_state(state)
+        self._team.leader_does(lambda: self._go_on(state))
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        self._check_state(state)
         size, digest = state["bytes"], hashlib.sha256()
         if size and not self.path.exists():
             warnings.warn(
@@ -200,6 +222,11 @@ class RolloutLog:
                     f"{shlex.quote(whole)}, and pass that file as the path."
                 )
         return "Put the run's own file there, or choose another path."
+
+    def _check_place(self) -> None:
+        check_place(self.path, "path", overwrite=True)
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise PermissionError(f"path ({self.path}) cannot be written: no permission; choose another place.")
 
     def _begin(self) -> None:
         if self.overwrite and self.path.exists():
