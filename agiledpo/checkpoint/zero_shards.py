@@ -16,7 +16,6 @@ from torch import Tensor
 
 from agiledpo.algorithms.core.stepper import Stepper
 from agiledpo.checkpoint.errors import CheckpointError
-from agiledpo.checkpoint.moments import Moments
 from agiledpo.disk import disk_errors
 from agiledpo.distributed.zero_stepper import ZeroStepper
 
@@ -110,7 +109,7 @@ def read_shards(path: Path) -> tuple[dict[str, Any], list[str]]:
     """
     directory = path / SHARDS / _TAG
     if not directory.is_dir():
-        raise CheckpointError(f"{path / SHARDS} cannot be read. {_FOREIGN}")
+        raise foreign(path)
     try:
         shapes = _shapes(_load(directory / _MODEL), directory / _MODEL)
         partitions = _partitions(directory)
@@ -121,6 +120,15 @@ def read_shards(path: Path) -> tuple[dict[str, Any], list[str]]:
     state = {number: entry for number, entry in enumerate(moments.values()) if entry}
     group["params"] = list(range(len(shapes)))
     return {"state": state, "param_groups": [group]}, list(shapes)
+
+
+def foreign(path: Path) -> CheckpointError:
+    """The error that says that another library wrote what is where shards are.
+
+    Args:
+        path: The checkpoint's directory.
+    """
+    return CheckpointError(f"The optimizer's state cannot be read from {path / SHARDS}. {_FOREIGN}")
 
 
 @dataclass(frozen=True)
