@@ -42,8 +42,8 @@ def save_agent(
     ``PeftModel.from_pretrained(base, path / "actor")`` loads; ``attributes.pt``, which holds hyperparameters and state
     and loads with ``torch.load(..., weights_only=True)``; and ``manifest.json`` with the identity of the base model and
     the checksum of every file. Under ZeRO stages 2 and 3 the optimizer is in ``save_checkpoint/``, each process's share
-    in a file of its own (see :mod:`agiledpo.checkpoint.zero_shards`). It is complete or absent. Many processes call this
-    together and one of them writes the rest; what can be read does not depend on their number.
+    in a file of its own (see :mod:`agiledpo.checkpoint.zero_shards`). It is complete or absent. Many processes call
+    this together and one of them writes the rest; what can be read does not depend on their number.
 
     Args:
         agent: What to save.

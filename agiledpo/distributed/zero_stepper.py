@@ -40,7 +40,7 @@ class ZeroStepper(Stepper):
         self._config = config
         self._adapter = AdapterEngine(optimizer, parameters, engine_config(config, elements))
 
-    @property  # type: ignore[override]
+    @property
     def optimizer(self) -> Optimizer:
         """The AdamW over this process's partition."""
         return self._optimizer

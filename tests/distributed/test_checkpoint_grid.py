@@ -145,7 +145,7 @@ def test_another_librarys_engine_is_refused_and_its_adapters_are_not(copied: Pat
         (copied / name).unlink()
     (copied / "attributes.pt").write_bytes(pickle.dumps({"lr": 1e-5}))
     agent = work.dpo(None)
-    with pytest.raises(CheckpointError, match="zero_to_fp32.py"):
+    with pytest.raises(CheckpointError, match=r"zero_to_fp32\.py"):
         agent.load_checkpoint(copied, load_optimizer=True)
     agent.load_checkpoint(copied, overwrite_reference_adapter=True)
     written = load_file(copied / "actor" / "adapter_model.safetensors")

@@ -65,6 +65,13 @@ def test_a_state_is_gone_on_from(alone: Found, results: list[Found]) -> None:
         assert_same(result["restored"]["back"], alone["restored"]["back"])
 
 
+def test_moments_in_cpu_memory_and_a_configuration_with_bf16_change_nothing() -> None:
+    offloaded = {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    results = run_ranks(work.curve, 5, environment=zero_environment(2, **offloaded))
+    assert_ranks_agree(results)
+    assert_same_training(results[0], work.curve(5, parallel=False))
+
+
 def test_what_is_not_finite_in_one_rank_stops_the_step_in_all(alone: Found, results: list[Found]) -> None:
     for result in results:
         loss, gradient = result["undisturbed"]["said"]

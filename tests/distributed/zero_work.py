@@ -152,7 +152,8 @@ def save_grid(directory: Path) -> Mapping[str, Any]:
     saved = found(agent)
     for cell in CELLS:
         agent.save_checkpoint(directory / name_of(cell), *cell)
-    after = [found_after(work.dpo(handle, base, index=1, lr=3e-3), directory / name_of(cell), cell) for cell in CELLS]
+    others = [work.dpo(handle, base, index=1 + number, weight_decay=0.05) for number in range(len(CELLS))]
+    after = [found_after(other, directory / name_of(cell), cell) for other, cell in zip(others, CELLS, strict=True)]
     taught(agent, range(4, 6))
     return {"saved": saved, "went_on": found(agent), "after": after}
 
@@ -166,7 +167,6 @@ def load_grid(directory: Path, parallel: bool = True) -> list[Mapping[str, Any]]
 def found_after(agent: DPO, path: Path, cell: tuple[bool, bool]) -> Mapping[str, Any]:
     agent.load_checkpoint(path, load_optimizer=cell[1])
     loaded = found(agent)
-    agent.lr, agent.weight_decay = 1e-2, 0.05
     taught(agent, range(4, 6))
     return {"loaded": loaded, "went_on": found(agent)}
 
