@@ -17,6 +17,7 @@ from agiledpo.algorithms.core.optimizers import check_scalable
 from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.moments import Moments, check_moments, load_moments, moments_by_name
 from agiledpo.checkpoint.saved_agent import SavedAgent, base_weights, read_agent, unfit
+from agiledpo.checkpoint.zero_shards import foreign, has_shards
 
 # Actor, and reference if there is one, of what another library wrote.
 Foreign = tuple[SavedAdapter, SavedAdapter | None]
@@ -56,7 +57,7 @@ def load_into(
         _load_into(
             agent,
             path,
-            agent.team.leader_does(lambda: read_agent(path) or _read_foreign(path, agent)),
+            agent.team.leader_does(lambda: read_agent(path) or _read_foreign(path, agent, load_optimizer)),
             load_optimizer=load_optimizer,
             overwrite_reference_adapter=overwrite_reference_adapter,
             merge_lora_configs=merge_lora_configs,
@@ -116,8 +117,10 @@ def _load_into(
         agent.reinit_optimizers()
 
 
-def _read_foreign(path: Path, agent: LLMAlgorithm) -> Foreign:
+def _read_foreign(path: Path, agent: LLMAlgorithm, load_optimizer: bool) -> Foreign:
     """Actor, and reference if there is one, of what another library wrote."""
+    if load_optimizer and has_shards(path):
+        raise foreign(path)
     actor = read_adapter(find_actor(path))
     name, live = actor.config.base_model_name_or_path, agent.base.model.name_or_path
     if name and live and name != live:

@@ -17,8 +17,9 @@ from agiledpo.checkpoint.directory import ATTRIBUTES, TOKENIZER
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.checkpoint.manifest import FORMAT_VERSION, Manifest
 from agiledpo.checkpoint.packing import packed
-from agiledpo.checkpoint.shared_draft import drafted
+from agiledpo.checkpoint.shared_draft import check_shared, drafted
 from agiledpo.checkpoint.stored_base import describe_base
+from agiledpo.checkpoint.zero_shards import write_shards, writes_shards
 from agiledpo.data.fingerprint import tokenizer_sha256
 from agiledpo.data.tokenization import isolated_copy
 from agiledpo.disk import disk_errors
@@ -40,8 +41,9 @@ def save_agent(
     The directory holds ``actor/`` (and ``reference/`` if the agent has such an adapter), each an adapter that
     ``PeftModel.from_pretrained(base, path / "actor")`` loads; ``attributes.pt``, which holds hyperparameters and state
     and loads with ``torch.load(..., weights_only=True)``; and ``manifest.json`` with the identity of the base model and
-    the checksum of every file. It is complete or absent. Many processes call this together and one of them writes;
-    what is written does not depend on their number.
+    the checksum of every file. Under ZeRO stages 2 and 3 the optimizer is in ``save_checkpoint/``, each process's share
+    in a file of its own (see :mod:`agiledpo.checkpoint.zero_shards`). It is complete or absent. Many processes call
+    this together and one of them writes the rest; what can be read does not depend on their number.
 
     Args:
         agent: What to save.
@@ -124,10 +126,14 @@ def write_agent(
             rows=agent.steps[-1],
             versions=manifest.versions,
         )
-        write_state(_stored(attributes, save_optimizer), draft / ATTRIBUTES)
+        write_state(_stored(attributes, save_optimizer and not sharded), draft / ATTRIBUTES)
         return manifest
 
+    sharded = writes_shards(agent.stepper)
     manifest = team.leader_does(write_files)
+    if save_optimizer and sharded:
+        check_shared(team, draft)
+        write_shards(agent.stepper, draft)
     return team.leader_does(lambda: manifest.write(draft))  # with the checksum of every file, whoever wrote it
 
 

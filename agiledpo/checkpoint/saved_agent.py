@@ -17,6 +17,7 @@ from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.identity import BaseModelIdentity, check_base, identity_of
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.packing import unpacked
+from agiledpo.checkpoint.zero_shards import SHARDS, has_shards, read_shards
 
 # What ``attributes.pt`` holds at least.
 _REQUIRED = (
@@ -91,6 +92,13 @@ def open_agent(path: Path, manifest: Manifest) -> SavedAgent:
                 f"{path / ATTRIBUTES}: the optimizer's state is not as agiledpo writes it: {error}. Take another "
                 "checkpoint."
             ) from error
+    elif has_shards(path):
+        attributes["optimizer"], names = read_shards(path)
+        if names != attributes["optimizer_parameters"]:
+            raise CheckpointError(
+                f"{path / SHARDS} holds the state of other parameters than {path / ATTRIBUTES} names. Take another "
+                "checkpoint."
+            )
     listed = [PurePosixPath(name) for name in manifest.files]
     roles = [file.parent.name for file in listed if len(file.parts) == 2 and file.name == CONFIG]
     if "actor" not in roles:

@@ -43,9 +43,10 @@ from agiledpo.algorithms.core.setup import (
     place,
     resolve_lora,
     resolve_pad_token_id,
+    warn_of_ignored_precision,
 )
 from agiledpo.algorithms.core.state_checks import check_history
-from agiledpo.algorithms.core.stepper import LocalStepper, Stepper
+from agiledpo.algorithms.core.stepper import Stepper, make_stepper
 from agiledpo.distributed.sharded import sharding_settings
 from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.spaces import TokenSpace
@@ -171,6 +172,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             base.shard(sharding)
         else:
             place(base, self.device)
+        warn_of_ignored_precision(accelerator, base.model.dtype)
         self.base = base
         self.wrap = wrap
         self.pad_token = pad_token
@@ -191,9 +193,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.sampling_stream = TorchRandomStream(seed, self.device).branch(index)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
-        parameters = self.adapters.parameters("actor")
-        optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device))
-        self.stepper: Stepper = LocalStepper(optimizer, parameters, self.team)
+        parameters = base.parameters(self.adapters.owned["actor"])
+        optimizer = AdamW(parameters.values(), lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device))
+        self.stepper: Stepper = make_stepper(optimizer, parameters, self.team, accelerator)
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agiledpo.adapters import SharedBaseModel
+from agiledpo.distributed.zero_config import check_config, deepspeed_config, warn_of_precision
 from agiledpo.scoring.causal_lm import embedding_rows
 
 _DISTRIBUTED = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
-    DistributedType.DEEPSPEED,
 )
 
 
@@ -25,20 +25,36 @@ def check_accelerator(accelerator: Accelerator | None) -> None:
     """Check that the agent can train under an accelerator.
 
     Raises:
-        ValueError: It distributes the model in another way than plain data parallelism, or has mixed precision.
+        ValueError: It distributes the model in another way than plain data parallelism or ZeRO, or has mixed precision.
     """
     if accelerator is None:
+        return
+    config = deepspeed_config(accelerator)
+    if config is not None:
+        check_config(config)
         return
     if accelerator.distributed_type not in _DISTRIBUTED:
         raise ValueError(
             f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}. Launch "
-            "with plain data parallelism (configs/accelerate/ddp.yaml)."
+            "with plain data parallelism (configs/accelerate/ddp.yaml) or DeepSpeed (configs/accelerate/zero2.yaml)."
         )
     if accelerator.mixed_precision != "no":
         raise ValueError(
             f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
             "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
         )
+
+
+def warn_of_ignored_precision(accelerator: Accelerator | None, dtype: torch.dtype) -> None:
+    """Warn if a DeepSpeed configuration asks for another precision than the base model has.
+
+    Args:
+        accelerator: Accelerate's handle.
+        dtype: Of the base model's weights.
+    """
+    config = deepspeed_config(accelerator)
+    if config is not None and accelerator is not None and accelerator.is_main_process:
+        warn_of_precision(config, dtype)
 
 
 def check_shardable(lora_config: LoraConfig | None, *, activation_offload: bool) -> None:

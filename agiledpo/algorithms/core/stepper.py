@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any, Self
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.distributed.team import Team
+from agiledpo.distributed.zero_config import deepspeed_config, zero_stage
 
 
 class Stepper(ABC):
@@ -144,3 +146,22 @@ class LocalStepper(Stepper):
     @override
     def forget(self) -> None:
         self.optimizer.state.clear()
+
+
+def make_stepper(
+    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], team: Team, accelerator: Accelerator | None
+) -> Stepper:
+    """What moves parameters as an accelerator would have it.
+
+    Args:
+        optimizer: Over the parameters.
+        parameters: By name.
+        team: The processes.
+        accelerator: Accelerate's handle; None for a process of its own.
+    """
+    config = deepspeed_config(accelerator)
+    if config is None or zero_stage(config) == 0 or team.is_alone:  # alone there is nobody to share with
+        return LocalStepper(optimizer, list(parameters.values()), team)
+    from agiledpo.distributed.zero_stepper import ZeroStepper  # it needs DeepSpeed, which is an extra
+
+    return ZeroStepper(optimizer, parameters, team, config)
