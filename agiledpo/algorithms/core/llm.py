@@ -46,7 +46,7 @@ from agiledpo.algorithms.core.setup import (
     warn_of_ignored_precision,
 )
 from agiledpo.algorithms.core.state_checks import check_history
-from agiledpo.algorithms.core.stepper import Stepper, make_stepper
+from agiledpo.algorithms.core.stepper import LocalStepper, Stepper, make_stepper
 from agiledpo.distributed.sharded import sharding_settings
 from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.spaces import TokenSpace
