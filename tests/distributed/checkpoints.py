@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from agiledpo.algorithms import DPO
+from agiledpo.algorithms.role_scores import measuring
 from agiledpo.checkpoint.shared_draft import check_shared, drafted
 from agiledpo.scoring import ReferenceCache
 from tests.distributed import work
@@ -93,7 +94,7 @@ def _reference(agent: DPO, directory: Path) -> Mapping[str, Any]:
     asked: list[int] = []
 
     def score(pairs: Any) -> Any:
-        with torch.no_grad():
+        with measuring(agent.adapters, "reference", scorer):
             return scorer.score(pairs)
 
     def shared(pairs: Any) -> Any:

@@ -70,7 +70,7 @@ def test_an_error_is_the_same_in_both(both: list[Mapping[str, Any]], name: str) 
     expected = {
         "nothing there": ("CheckpointError", "missing is not a directory"),
         "not a checkpoint": ("FileExistsError", "exists and is not a checkpoint"),
-        "cannot be made": ("NotADirectoryError", "Not a directory"),
+        "cannot be made": ("FileExistsError", "File exists"),
         "not shared": ("CheckpointError", "must be on a file system that all processes share"),
         "shard": ("OSError", "No space left on device"),
     }[name]

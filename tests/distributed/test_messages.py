@@ -28,7 +28,6 @@ from agiledpo.training.interruption import TrainingInterrupted
         NonFiniteLossError,
         PopulationDivergedError,
         RewardError,
-        UnusableRolloutError,
         VLLMError,
         OSError,
         KeyError,
@@ -49,6 +48,8 @@ def test_errors_with_parts_arrive_with_them():
     arrived = pickle.loads(pickle.dumps(Failure(bad, ""))).error
     assert type(arrived) is DatasetError
     assert (str(arrived), arrived.row, arrived.remedy) == (str(bad), 3, "Fill it.")
+    line = UnusableRolloutError("a.jsonl", 3, "reward", "it is missing")
+    assert str(line) in str(pickle.loads(pickle.dumps(Failure(line, ""))).error)
 
 
 def test_an_error_that_cannot_travel_is_quoted():
