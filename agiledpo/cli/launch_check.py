@@ -143,7 +143,7 @@ def _print(report: "LaunchReport", model: str) -> None:
     stage = f", ZeRO stage {report.zero_stage}" if report.zero_stage else ""
     backend = "" if report.backend is None else f", {report.backend}"
     count = len(report.ranks)
-    console.print(Text(f"{count} process{'es' * (count > 1)}: {report.distributed_type}{stage}{backend}"))
+    console.print(Text(f"{count} process{'es' * (count > 1)}: {_kind(report)}{stage}{backend}"))
     console.print(_ranks(report))
     versions = ", ".join(f"{name} {version}" for name, version in report.ranks[0].versions.items())
     console.print(Text(f"Versions: {versions}"))
@@ -160,6 +160,10 @@ def _print(report: "LaunchReport", model: str) -> None:
         console.print(Text(_verdict(report)))
     for problem in report.problems:
         print(f"Error: {problem}", file=sys.stderr)
+
+
+def _kind(report: "LaunchReport") -> str:
+    return "not distributed" if report.distributed_type == "NO" else report.distributed_type
 
 
 def _ranks(report: "LaunchReport") -> Table:

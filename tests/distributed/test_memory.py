@@ -30,7 +30,7 @@ CONFIGS = {
         vocab_size=512,
         hidden_size=128,
         intermediate_size=320,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
     ),
@@ -39,14 +39,14 @@ CONFIGS = {
         vocab_size=512,
         hidden_size=128,
         intermediate_size=320,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
         head_dim=16,
         tie_word_embeddings=True,
     ),
     "gpt2": AutoConfig.for_model(
-        "gpt2", vocab_size=512, n_embd=128, n_layer=6, n_head=8, bos_token_id=1, eos_token_id=2, pad_token_id=0
+        "gpt2", vocab_size=512, n_embd=128, n_layer=4, n_head=8, bos_token_id=1, eos_token_id=2, pad_token_id=0
     ),
 }
 SEVEN_BILLION = AutoConfig.for_model("llama", vocab_size=32000)
@@ -77,11 +77,13 @@ def test_weights_adapters_and_moments_are_exact(architecture):
     config, dtype = CONFIGS[architecture], torch.bfloat16
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     base_bytes = nbytes(model.parameters()) + nbytes(model.buffers())
-    agents = DPO.population(3, actor_network=model, lora_config=lora(), batch_size=2)
+    # Said beforehand, as PEFT corrects it in the first adapter only, whose reference the others then do not share.
+    config_of_lora = lora(fan_in_fan_out=architecture == "gpt2")
+    agents = DPO.population(3, actor_network=model, lora_config=config_of_lora, batch_size=2)
     for agent in agents:
         agent.learn(pairs(2, 3, 4))
 
-    found = estimate(count(config, lora(), dtype), Workload(2, 7, device="cpu"), Processes(agents=3))
+    found = estimate(count(config, config_of_lora, dtype), Workload(2, 7, device="cpu"), Processes(agents=3))
 
     adapters = [p for name, p in model.named_parameters() if "lora_" in name]
     moments = [
@@ -141,9 +143,16 @@ class PeakOfTensors(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "dropout"),
+    [
+        ("llama", torch.float32, 0.0),
+        ("llama", torch.bfloat16, 0.0),
+        ("llama", torch.bfloat16, 0.1),
+        ("qwen3", torch.bfloat16, 0.0),
+        ("gpt2", torch.float32, 0.1),
+    ],
+)
 def test_activations_are_near_what_autograd_saves_and_the_peak_near_that_of_all_tensors(
     architecture, dtype, dropout, checkpointing
 ):
@@ -172,7 +181,7 @@ def test_layers_that_read_one_tensor_keep_it_once():
     layer = [(adapted.inputs, adapted.shares_input) for adapted in sizes.adapted[:7]]
     # q, k, v; o; gate, up; down
     assert layer == [(128, False), (128, True), (128, True), (128, False), (128, False), (128, True), (320, False)]
-    assert len(sizes.adapted) == 6 * 7
+    assert len(sizes.adapted) == 4 * 7
 
 
 def test_sizes_of_a_model_that_is_never_made():
