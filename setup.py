@@ -53,7 +53,6 @@ setup(
         "filelock>=3.12",
         "numpy>=1.26",
         "psutil>=5.9",
-        "psutil>=5.9",
         "tqdm>=4.66",
         "typing-extensions>=4.5",
         "typer>=0.20",

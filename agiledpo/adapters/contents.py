@@ -80,15 +80,15 @@ class WatchedTensors:
         return self._described[1]
 
 
-def describe_model(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> str:
+def describe_model(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> str:
     """Name what a model computes: class, configuration and weights.
 
     Args:
         model: The model.
-        weights: Its own weights by name, without any adapter's.
+        weights: Its own weights with their names, sorted, without any adapter's.
     """
     settings = _without(model.config.to_dict(), _MODEL_LABELS)
-    return f"{type(model).__qualname__} {json.dumps(settings, default=_plain)} {content_digest(weights)}"
+    return f"{type(model).__qualname__} {json.dumps(settings, default=_plain)} {_digest(weights)}"
 
 
 def describe_adapter(config: LoraConfig, weights: Mapping[str, Tensor]) -> str:
@@ -115,8 +115,12 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    return _digest(sorted(tensors.items()))
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors:
         values = tensor.detach().cpu().contiguous()
         digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)

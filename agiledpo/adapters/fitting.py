@@ -12,7 +12,7 @@ _PREFIX = "base_model.model."
 _FIRST_FACTORS = ("lora_A.weight", "lora_embedding_A")
 
 
-def check_ranks(saved: SavedAdapter, modules: Iterable[str], base_weights: Mapping[str, Tensor]) -> None:
+def check_ranks(saved: SavedAdapter, modules: Iterable[str], base_shapes: Mapping[str, torch.Size]) -> None:
     """Check that a saved adapter's factors have the ranks of its configuration.
 
     PEFT takes memory for the configuration's ranks before any weight is read, however large they are.
@@ -20,7 +20,7 @@ def check_ranks(saved: SavedAdapter, modules: Iterable[str], base_weights: Mappi
     Args:
         saved: The saved adapter.
         modules: Names of the base model's modules.
-        base_weights: The base model's weights by their own names.
+        base_shapes: Shapes of the base model's weights by their own names.
 
     Raises:
         AdapterFileError: A rank is not that of the weights.
@@ -29,21 +29,21 @@ def check_ranks(saved: SavedAdapter, modules: Iterable[str], base_weights: Mappi
     shown = max((t.shape[0] for key, t in saved.tensors.items() if key.endswith(_FIRST_FACTORS) and t.dim()), default=0)
     everywhere = config.target_modules in (None, "all-linear")  # PEFT finds out where; no file that it writes says so
     for name in modules:
-        weight = base_weights.get(f"{name}.weight")
+        weight = base_shapes.get(f"{name}.weight")
         if weight is None if everywhere else not targets(config, name):
             continue
         rank = by_pattern(config.rank_pattern, name, config.r)
         keys = [key for factor in _FIRST_FACTORS if (key := f"{_PREFIX}{name}.{factor}") in saved.tensors]
         shape = saved.tensors[keys[0]].shape if keys else None
         # A first factor has the size of one side of its weight, but for two kinds that cut it into pieces.
-        narrow = None if weight is None or config.use_bdlora or config.use_qalora else min(weight.shape, default=0)
+        narrow = None if weight is None or config.use_bdlora or config.use_qalora else min(weight, default=0)
         if shape is None and rank > shown:
             raise AdapterFileError(f"{saved.config_file} has rank {rank} for {name}; {_ranks_shown(saved, shown)}")
         if shape is not None and (not shape or shape[0] != rank or shape.numel() < rank * (narrow or 0)):
             raise AdapterFileError(
                 f"{saved.weights_file} has {keys[0]} of shape {tuple(shape)}; its configuration and this base model "
                 f"call for rank {rank}"
-                + ("" if weight is None else f" and a weight of shape {tuple(weight.shape)}")
+                + ("" if weight is None else f" and a weight of shape {tuple(weight)}")
                 + f". The files are not of one adapter, or {_other_model(saved)}"
             )
     if config.target_parameters:

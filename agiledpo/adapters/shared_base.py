@@ -29,6 +29,7 @@ from agiledpo.adapters.files import AdapterFileError, SavedAdapter
 from agiledpo.adapters.fitting import check_ranks, fill
 from agiledpo.adapters.layout import AdapterLayout, base_key, layout_of, targets
 from agiledpo.adapters.transplant import check_transplantable, transplant
+from agiledpo.distributed.sharded import Shards, shape_of, whole
 
 _ADAPTER_NUMBERS = itertools.count()
 
@@ -59,7 +60,8 @@ class SharedBaseModel:
         self._trainable: dict[str, bool] = {}
         self._holders: dict[str, int] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
-        self._weights = WatchedTensors(_base_tensors(self.model, self.peft_model), partial(describe_model, self.model))
+        self._base_tensors = _base_tensors(self.model, self.peft_model)
+        self._weights = WatchedTensors(self._base_parts, lambda _: describe_model(self.model, self.base_weights()))
         self._adapter_weights: dict[str, WatchedTensors] = {}
         self._orphans: list[str] = []
         self._file_keys: dict[tuple[str, ...], dict[str, str]] = {}
@@ -229,7 +231,7 @@ class SharedBaseModel:
         Raises:
             AdapterFileError: A rank of its configuration is not that of its weights.
         """
-        check_ranks(saved, self.module_names, self._weights.tensors)
+        check_ranks(saved, self.module_names, self.base_shapes)
 
     def transplant(self, source: str, target: str) -> dict[str, float]:
         """Make an adapter that adds nothing compute what another does; see :mod:`agiledpo.adapters.transplant`."""
@@ -363,6 +365,29 @@ class SharedBaseModel:
         return tuple(self._trainable)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether every process holds but a part of the base weights."""
+        return Shards.of(self.model) is not None
+
+    def shard(self, settings: Mapping[str, Any]) -> None:
+        """Leave every process but a part of the base weights; see :class:`agiledpo.distributed.sharded.Shards`.
+
+        Args:
+            settings: ``zero_optimization`` of a DeepSpeed configuration with stage 3.
+
+        Raises:
+            ValueError: There are adapters on the model already, which would be sharded with it.
+        """
+        if self.is_sharded:
+            return
+        if self.peft_model is not None:
+            raise ValueError(
+                "ZeRO stage 3 shards the base model before adapters are on it, and this one has some. Pass the base "
+                "model as actor_network, give all agents the accelerator, and load adapters with load_checkpoint."
+            )
+        Shards.make(self.model, settings)
+
+    @property
     def device(self) -> torch.device:
         """Device of the base weights."""
         return self.model.device
@@ -399,9 +424,27 @@ class SharedBaseModel:
             config.target_modules = sorted(config.target_modules)
         return config
 
+    def base_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights of the base model under their own names, in order, without any adapter.
+
+        Tensors are the live ones. Those of a sharded model are whole only until the next one is asked for.
+        """
+        for key, tensor in sorted(self._base_tensors().items()):
+            with whole(self.model, [tensor] if isinstance(tensor, nn.Parameter) else []):
+                yield key, tensor.detach()
+
     def base_state(self) -> dict[str, Tensor]:
-        """Weights of the base model under their own names, without any adapter; tensors are the live ones."""
-        return {key: tensor.detach() for key, tensor in self._weights.tensors.items()}
+        """The same at once; of a sharded model copies on the CPU, which take the whole model's memory."""
+        return {key: tensor.cpu().clone() if self.is_sharded else tensor for key, tensor in self.base_weights()}
+
+    @property
+    def base_shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the base model's weights by their own names."""
+        return {key: shape_of(tensor) for key, tensor in self._base_tensors().items()}
+
+    def _base_parts(self) -> dict[str, Tensor]:
+        """What this process holds of the base weights, to be watched."""
+        return {key: Shards.part(tensor) for key, tensor in self._base_tensors().items()}
 
     @property
     def weights_revision(self) -> int:
@@ -418,19 +461,23 @@ class SharedBaseModel:
         Raises:
             ValueError: Names or shapes are not those of the base model; nothing has been written.
         """
-        live = self.base_state()
+        live = self.base_shapes
         differing = sorted(
             key
             for key in live.keys() | state.keys()
-            if key not in live or key not in state or live[key].shape != state[key].shape
+            if key not in live or key not in state or live[key] != state[key].shape
         )
         if differing:
             raise ValueError(
                 f"The weights are of another model: {', '.join(differing[:3])} "
                 f"{'is' if len(differing) == 1 else 'are'} missing, unexpected or of another shape."
             )
-        for key, tensor in live.items():
-            tensor.copy_(state[key])
+        shards = Shards.of(self.model)
+        for key, tensor in self._base_tensors().items():
+            if shards is not None and isinstance(tensor, nn.Parameter):
+                shards.write(tensor, state[key])
+            else:
+                tensor.copy_(state[key])
 
     def file_keys(self, name: str) -> dict[str, str]:
         """Name of the parameter that each key of PEFT's file of an adapter holds."""

@@ -19,7 +19,8 @@ from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.fitness import FITNESS, HeldOut
 from agiledpo.algorithms.metrics import METRICS, PreferenceMeter
 from agiledpo.algorithms.reference import ReferencePolicy, ReferenceUpdate, check_reference
-from agiledpo.algorithms.role_scores import role_scores
+from agiledpo.algorithms.role_scores import role_scores, scores_with_own_gradient
+from agiledpo.distributed.division import Division
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses import ObjectiveTerms, PreferenceObjective
@@ -64,7 +65,7 @@ class DPO(LLMAlgorithm):
             ``batch_size``. It changes memory and speed, never the result.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
-        accelerator: Accelerate's handle, one process.
+        accelerator: Accelerate's handle; its processes share the work of every call.
         wrap: Accepted for AgileRL's sake; one process needs no wrapping.
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation and of LoRA dropout.
@@ -331,7 +332,7 @@ class DPO(LLMAlgorithm):
         """
         self.check_environment(env)
         scorer = self._scorer(collision=False)
-        self._reference.precompute(env, scorer, pairs_per_pass=self._pairs_per_pass, verbose=verbose)
+        self._reference.precompute(env, scorer, pairs_per_pass=self._pairs_per_pass, team=self.team, verbose=verbose)
 
     def flush_caches(self) -> None:
         """Write reference log-probabilities that are not in the directory yet; the training loop does it at its end."""
@@ -443,9 +444,23 @@ class DPO(LLMAlgorithm):
     ) -> tuple[list[ObjectiveTerms], float]:
         """One optimizer step on ``batch``; returns the terms of its micro-batches and the gradient norm."""
         mean_chosen_tokens = batch.chosen_tokens / len(batch)
+        division = Division(self.team, batch.row_tokens)
 
-        def loss(span: tuple[int, int]) -> tuple[Tensor, ObjectiveTerms]:
-            part, baseline = batch.slice(*span), reference.slice(*span)
+        def coupled_loss(places: Sequence[int]) -> tuple[Tensor, ObjectiveTerms]:
+            own = scorer.score(batch.select(places))
+            policy = scores_with_own_gradient(own, division)
+            terms = objective(
+                policy.chosen,
+                policy.rejected,
+                reference.chosen,
+                reference.rejected,
+                mean_chosen_tokens=mean_chosen_tokens,
+            )
+            # Every process has the terms of all pairs; those of one are enough.
+            return terms.loss.sum() / len(batch), terms if self.team.leads else terms.slice(0, 0)
+
+        def loss(places: Sequence[int]) -> tuple[Tensor, ObjectiveTerms]:
+            part, baseline = batch.select(places), reference.select(places)
             if self.use_liger_loss:
                 terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
             else:
@@ -457,14 +472,20 @@ class DPO(LLMAlgorithm):
                     baseline.rejected,
                     mean_chosen_tokens=mean_chosen_tokens,
                 )
-            check_finite(terms.loss, part.labels)
             return terms.loss.sum() / len(batch), terms
 
+        def check(places: Sequence[int], terms: ObjectiveTerms) -> None:
+            labels = batch.labels if joint else batch.select(places).labels
+            check_finite(terms.loss, labels[: len(terms.loss)])
+
+        joint = objective.batch_coupled and not self.team.is_alone
+        turns = division.turns(len(batch) if objective.batch_coupled else self._pairs_per_pass)
         return gradient_step(
             self,
             scorer,
-            batch.spans(len(batch) if objective.batch_coupled else self._pairs_per_pass),
-            loss,
+            [(turn.places, turn.counts) for turn in turns],
+            coupled_loss if joint else loss,
+            check=check,
             labels=batch.labels,
             remedy=f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these pairs.",
         )
@@ -472,11 +493,11 @@ class DPO(LLMAlgorithm):
     def _reference_scores(self, batch: PreferenceBatch) -> PairScores:
         """Log-probabilities of the batch under the reference."""
         scorer = self._scorer(collision=False)  # WPO weighs by the policy
-        return self._reference.scores(batch, scorer, pairs_per_pass=self._pairs_per_pass)
+        return self._reference.scores(batch, scorer, pairs_per_pass=self._pairs_per_pass, team=self.team)
 
     def _scores(self, scorer: Scorer, batch: PreferenceBatch, role: Role) -> PairScores:
         """Log-probabilities of the batch under the actor or the reference, without gradient or dropout."""
-        return role_scores(self.adapters, role, batch, scorer, pairs_per_pass=self._pairs_per_pass)
+        return role_scores(self.adapters, role, batch, scorer, pairs_per_pass=self._pairs_per_pass, team=self.team)
 
     @property
     def _pairs_per_pass(self) -> int:

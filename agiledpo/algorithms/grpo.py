@@ -575,7 +575,10 @@ class GRPO(LLMAlgorithm):
         meter = PolicyMeter(counted, with_reference=self.beta > 0)
         for step in self._scored(scorer, self._steps(counted), old=False):
             with measuring(self.adapters, "actor", scorer):
-                meter.add([self._terms(scorer, step, part) for part in step.parts])
+                measured = [self._terms(scorer, step, part) for part in step.parts]
+            for part, terms in zip(step.parts, measured, strict=True):
+                check_finite(part.per_row(terms.loss), part.rollouts.labels)
+            meter.add(measured)
         return rollout_metrics(rollouts) | meter.result()
 
     def _train(self, rollouts: RolloutBatch) -> dict[str, float]:
@@ -619,24 +622,26 @@ class GRPO(LLMAlgorithm):
             terms = self._terms(scorer, step, part)
             return terms.loss.sum() / step.completions, terms
 
+        def check(part: PolicyPart, terms: PolicyTerms) -> None:
+            check_finite(part.per_row(terms.loss.detach()), part.rollouts.labels)
+
         return gradient_step(
             self,
             scorer,
-            step.parts,
+            [(part, True) for part in step.parts],
             loss,
+            check=check,
             labels=step.labels,
             remedy=f"Lower lr ({self.lr}) or beta ({self.beta}), or look at these rows.",
         )
 
     def _terms(self, scorer: Scorer, step: PolicyStep, part: PolicyPart) -> PolicyTerms:
         """The objective of a micro-batch, in the scorer's session."""
-        terms = part.terms(
+        return part.terms(
             self.objective,
             scorer.score_completions(part.rollouts),
             mean_tokens=step.mean_tokens,
         )
-        check_finite(part.per_row(terms.loss.detach()), part.rollouts.labels)
-        return terms
 
     def _scores(
         self, scorer: Scorer, role: Role, steps: Sequence[PolicyStep], *, wanted: bool

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from agiledpo.adapters import AgentAdapters
 from agiledpo.algorithms.role_scores import role_scores
+from agiledpo.distributed.team import Team
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.losses.checks import check_number, check_whole_number
 from agiledpo.scoring import PairScores, PreferenceBatch, ReferenceCache, Scorer
@@ -39,20 +40,21 @@ class ReferencePolicy:
             directory = None if cache == "memory" else Path(cache)
             self.cache = ReferenceCache.shared(adapters.base, memory_bytes=cache_bytes, directory=directory)
 
-    def scores(self, batch: PreferenceBatch, scorer: Scorer, *, pairs_per_pass: int) -> PairScores:
+    def scores(self, batch: PreferenceBatch, scorer: Scorer, *, pairs_per_pass: int, team: Team) -> PairScores:
         """Log-probabilities of a batch, computed for the pairs that the cache lacks.
 
         Args:
             batch: B pairs.
             scorer: Scores what has to be computed.
             pairs_per_pass: Most pairs in one forward pass.
+            team: The processes that share the work; each has been handed the whole batch.
 
         Returns:
             Per-token log-probabilities, float32 (B, T) for each side.
         """
 
         def compute(pairs: PreferenceBatch) -> PairScores:
-            return role_scores(self.adapters, "reference", pairs, scorer, pairs_per_pass=pairs_per_pass)
+            return role_scores(self.adapters, "reference", pairs, scorer, pairs_per_pass=pairs_per_pass, team=team)
 
         cache = self.cache
         if cache is None:
@@ -63,17 +65,18 @@ class ReferencePolicy:
         return PairScores.concat(
             [
                 cache.scores(batch.slice(*span), name, compute, self.adapters.base.device)
-                for span in batch.spans(pairs_per_pass)
+                for span in batch.spans(pairs_per_pass * team.size)
             ]
         )
 
-    def precompute(self, env: PreferenceGym, scorer: Scorer, *, pairs_per_pass: int, verbose: bool) -> None:
+    def precompute(self, env: PreferenceGym, scorer: Scorer, *, pairs_per_pass: int, team: Team, verbose: bool) -> None:
         """Score all training and held-out pairs that the cache lacks, pairs of like length together.
 
         Args:
             env: The environment; its place in the training split stays.
             scorer: Scores what has to be computed.
             pairs_per_pass: Pairs in one forward pass.
+            team: The processes that share the work.
             verbose: Show a progress bar.
 
         Raises:
@@ -81,12 +84,13 @@ class ReferencePolicy:
         """
         lengths = np.concatenate([env.lengths(split) for split in env.splits])
         cache = self._cache_for(pairs=len(lengths), tokens=int(lengths[:, 1:].sum()))
-        with tqdm(total=len(lengths), desc="reference", unit="pair", disable=not verbose, dynamic_ncols=True) as bar:
+        shown = verbose and team.leads
+        with tqdm(total=len(lengths), desc="reference", unit="pair", disable=not shown, dynamic_ncols=True) as bar:
             for split in env.splits:
-                for experiences in env.longest_first(split, pairs_per_pass):
+                for experiences in env.longest_first(split, pairs_per_pass * team.size):
                     batch = PreferenceBatch.from_experiences(experiences)
                     scorer.check(batch)
-                    self.scores(batch, scorer, pairs_per_pass=pairs_per_pass)
+                    self.scores(batch, scorer, pairs_per_pass=pairs_per_pass, team=team)
                     bar.update(len(batch))
         cache.flush()
 

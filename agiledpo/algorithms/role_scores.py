@@ -1,12 +1,14 @@
 """What an agent's actor or reference makes of a batch, for measuring rather than for learning."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from agiledpo.adapters import AgentAdapters, Role
 from agiledpo.adapters.modes import modes
+from agiledpo.distributed.division import Division
+from agiledpo.distributed.team import Team
 from agiledpo.losses import TokenLogProbs
 from agiledpo.scoring import PairScores, PreferenceBatch, PromptBatch, Scorer
 
@@ -30,7 +32,7 @@ def measuring(adapters: AgentAdapters, role: Role, scorer: Scorer) -> Iterator[N
 
 
 def role_scores(
-    adapters: AgentAdapters, role: Role, batch: PreferenceBatch, scorer: Scorer, *, pairs_per_pass: int
+    adapters: AgentAdapters, role: Role, batch: PreferenceBatch, scorer: Scorer, *, pairs_per_pass: int, team: Team
 ) -> PairScores:
     """Log-probabilities of a batch of pairs under one role, without gradient or dropout.
 
@@ -40,12 +42,49 @@ def role_scores(
         batch: B pairs.
         scorer: Scores them with the active adapter.
         pairs_per_pass: Most pairs in one forward pass; memory and speed, never the result.
+        team: The processes that share the work; each has been handed the whole batch.
 
     Returns:
-        Per-token log-probabilities, float32 (B, T) for each side.
+        Per-token log-probabilities, float32 (B, T) for each side; those of all pairs in every process.
     """
+    division = Division(team, batch.row_tokens)
     with measuring(adapters, role, scorer):
-        return PairScores.concat([scorer.score(batch.slice(*span)) for span in batch.spans(pairs_per_pass)])
+        parts = [(scorer.score(batch.select(turn.places)), turn.counts) for turn in division.turns(pairs_per_pass)]
+    return whole_scores([scores for scores, counts in parts if counts], division, adapters.base.device)
+
+
+def whole_scores(own: Sequence[PairScores], division: Division, device: torch.device) -> PairScores:
+    """The scores of all pairs of a batch, from those that each process has computed.
+
+    Args:
+        own: This process's, one after the other.
+        division: Who did which pairs.
+        device: Where the result is to be.
+    """
+    if division.team.is_alone:
+        return PairScores.concat(own)
+    everybody = division.team.gather([scores.to("cpu") for scores in own])
+    laid = PairScores.concat([scores for theirs in everybody for scores in theirs])
+    return laid.select(division.order).to(device)
+
+
+def scores_with_own_gradient(own: PairScores, division: Division) -> PairScores:
+    """The scores of all pairs of a batch, with a gradient for this process's own.
+
+    The gradient of a loss of all pairs, by what a process computed, is then that process's share of the whole gradient.
+
+    Args:
+        own: Of this process's pairs; of some other pair where it has none.
+        division: Who did which pairs.
+    """
+    team = division.team
+    counts = len(division.own) > 0
+    shares = team.gather([own.detach().to("cpu")] if counts else [])
+    device = own.chosen.logps.device
+    laid = [
+        [own] if counts and rank == team.rank else [s.to(device) for s in share] for rank, share in enumerate(shares)
+    ]
+    return PairScores.concat([scores for share in laid for scores in share]).select(division.order)
 
 
 def completion_scores(

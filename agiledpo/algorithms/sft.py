@@ -1,7 +1,7 @@
 """Supervised fine-tuning on prompts with the completion to be learned."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.registry import HyperparameterConfig
 from agiledpo.algorithms.core.steps import check_finite, gradient_step
 from agiledpo.algorithms.role_scores import measuring
+from agiledpo.distributed.division import Division
 from agiledpo.llm_envs import SFTGym
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses import CompletionTerms
@@ -55,7 +56,7 @@ class SFT(LLMAlgorithm):
             ``batch_size``. It changes memory and speed, never the result.
         device: Where to compute; None leaves the model where it is.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
-        accelerator: Accelerate's handle, one process.
+        accelerator: Accelerate's handle; its processes share the work of every call.
         wrap: Accepted for AgileRL's sake; one process needs no wrapping.
         clone: The agent is being made as a copy.
         seed: Seed of the LoRA initialisation and of LoRA dropout.
@@ -222,9 +223,17 @@ class SFT(LLMAlgorithm):
         """What the agent as it is makes of the batch; nothing changes."""
         scorer = self._scorer()
         scorer.check(batch)
+        division = Division(self.team, batch.row_tokens)
         with measuring(self.adapters, "actor", scorer):
-            parts = [self._terms(scorer, batch.slice(*span)) for span in batch.spans(self._rows_per_pass)]
-        return HeldOutCompletions(CompletionTerms.concat(parts))
+            parts = [
+                (self._terms(scorer, batch.select(turn.places)), turn.counts)
+                for turn in division.turns(self._rows_per_pass)
+            ]
+        own = [CompletionTerms.concat([terms]) for terms, counts in parts if counts]
+        everybody = [terms for theirs in self.team.gather(own) for terms in theirs]
+        terms = CompletionTerms.concat(everybody).select(division.order)
+        check_finite(terms.nll, batch.labels)
+        return HeldOutCompletions(terms)
 
     def _train(self, batch: CompletionBatch) -> dict[str, float]:
         """``update_epochs`` passes of optimizer steps over the batch; metrics of the first."""
@@ -252,15 +261,20 @@ class SFT(LLMAlgorithm):
     def _step(self, scorer: Scorer, batch: CompletionBatch) -> tuple[list[CompletionTerms], float]:
         """One optimizer step on ``batch``; returns the terms of its micro-batches and the gradient norm."""
 
-        def loss(span: tuple[int, int]) -> tuple[Tensor, CompletionTerms]:
-            terms = self._terms(scorer, batch.slice(*span))
+        def loss(places: Sequence[int]) -> tuple[Tensor, CompletionTerms]:
+            terms = self._terms(scorer, batch.select(places))
             return terms.nll.sum() / batch.completion_tokens, terms
 
+        def check(places: Sequence[int], terms: CompletionTerms) -> None:
+            check_finite(terms.nll, batch.select(places).labels)
+
+        turns = Division(self.team, batch.row_tokens).turns(self._rows_per_pass)
         return gradient_step(
             self,
             scorer,
-            batch.spans(self._rows_per_pass),
+            [(turn.places, turn.counts) for turn in turns],
             loss,
+            check=check,
             labels=batch.labels,
             remedy=f"Lower lr ({self.lr}), or look at these rows.",
         )
@@ -268,9 +282,7 @@ class SFT(LLMAlgorithm):
     def _terms(self, scorer: Scorer, batch: CompletionBatch) -> CompletionTerms:
         """Sums over the tokens of each completion, in the scorer's session."""
         (tokens,) = scorer.score_sides(batch)
-        terms = CompletionTerms.of(tokens)
-        check_finite(terms.nll, batch.labels)
-        return terms
+        return CompletionTerms.of(tokens)
 
     @property
     def _rows_per_pass(self) -> int:

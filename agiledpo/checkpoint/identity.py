@@ -154,15 +154,21 @@ def check_base(saved: BaseModelIdentity, live: BaseModelIdentity, source: str) -
         )
 
 
+@torch.no_grad()
 def _identity(base: SharedBaseModel) -> BaseModelIdentity:
-    tensors = dict(sorted(base.base_state().items()))
-    layout = json.dumps([[name, list(tensor.shape)] for name, tensor in tensors.items()])
+    shapes = dict(sorted(base.base_shapes.items()))
+    layout = json.dumps([[name, list(shape)] for name, shape in shapes.items()])
     weights = hashlib.sha256(layout.encode())
-    for sample in _samples(tensors):
-        weights.update(sample.numpy().tobytes())
+    spread, each = _kept_of(list(shapes))
+    kept: list[Tensor] = []
     sizes = Counter[str]()
-    for tensor in tensors.values():
+    for name, tensor in base.base_weights():
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+        if not _is_there(tensor):
+            continue
+        weights.update(_bits(_spread(tensor, _SAMPLES)).cpu().numpy().tobytes())
+        if name in spread:
+            kept.append(_real(_spread(tensor, each)).float().cpu())
     return BaseModelIdentity(
         name=base.model.name_or_path or "",
         model_class=type(base.model).__name__,
@@ -171,23 +177,18 @@ def _identity(base: SharedBaseModel) -> BaseModelIdentity:
         config_sha256=_sha256(json.dumps(_function(base.model.config.to_dict()), sort_keys=True, default=str)),
         layout_sha256=_sha256(layout),
         weights_sha256=weights.hexdigest(),
-        samples=_kept(list(tensors.values())),
+        samples=_packed(kept),
     )
 
 
-@torch.no_grad()
-def _samples(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Evenly spaced elements of each tensor on the CPU, as whole numbers that name their bits."""
-    return [_bits(_spread(tensor, _SAMPLES)).cpu() for tensor in tensors.values() if _is_there(tensor)]
+def _kept_of(names: Sequence[str]) -> tuple[set[str], int]:
+    """The tensors of which a few elements are kept, evenly spaced where there are very many, and how many of each."""
+    chosen = names[:: -(-len(names) // _KEPT) or 1]
+    return set(chosen), min(_KEPT_OF_TENSOR, _KEPT // max(1, len(chosen)))
 
 
-@torch.no_grad()
-def _kept(tensors: Sequence[Tensor]) -> str:
-    """A few evenly spaced elements of each tensor, or of evenly spaced tensors where there are very many."""
-    chosen = tensors[:: -(-len(tensors) // _KEPT) or 1]
-    each = min(_KEPT_OF_TENSOR, _KEPT // max(1, len(chosen)))
-    values = [_real(_spread(tensor, each)).float().cpu() for tensor in chosen if _is_there(tensor)]
-    joined = torch.cat(values) if values else torch.zeros(0)
+def _packed(samples: Sequence[Tensor]) -> str:
+    joined = torch.cat(list(samples)) if samples else torch.zeros(0)
     return base64.b64encode(joined.numpy().astype("<f4").tobytes()).decode("ascii")
 
 

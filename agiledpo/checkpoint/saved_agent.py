@@ -163,10 +163,12 @@ def base_weights(agent: LLMAlgorithm, saved: SavedAgent) -> Mapping[str, Tensor]
 
 
 def _same_weights(base: SharedBaseModel, weights: Mapping[str, Tensor]) -> bool:
-    live = base.base_state()
-    return live.keys() == weights.keys() and all(
-        tensor.shape == weights[key].shape and torch.equal(tensor, weights[key].to(tensor))
-        for key, tensor in live.items()
+    # All weights are looked at, whatever the first ones say: processes gather them together.
+    return base.base_shapes.keys() == weights.keys() and all(
+        [
+            tensor.shape == weights[key].shape and torch.equal(tensor, weights[key].to(tensor))
+            for key, tensor in base.base_weights()
+        ]
     )
 
 

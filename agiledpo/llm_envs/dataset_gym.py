@@ -17,6 +17,7 @@ from agiledpo.data import FilterCounts, LoadedRows, PreparedRows, RowSource
 from agiledpo.data.filtering import filter_table
 from agiledpo.data.limits import Truncation
 from agiledpo.data.tokenization import vocabulary_size
+from agiledpo.distributed.team import local_leader_first
 from agiledpo.llm_envs.batching import epoch_permutation, length_grouped_order
 from agiledpo.llm_envs.spaces import ChoiceSpace, CountSpace, TextListSpace, TokenSpace
 from agiledpo.llm_envs.types import Split
@@ -61,8 +62,9 @@ class DatasetGym(ABC, Generic[Experiences]):
         final_dataset: Rows for the figures of the finished run; None for none.
         validation_datasets: Rows to watch the run by, by name; None for none.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
-        data_batch_size_per_gpu: Rows per batch.
-        accelerator: Kept as an attribute; more than one process is not supported yet.
+        data_batch_size_per_gpu: Rows per batch and process.
+        accelerator: Accelerate's handle. Every process is handed the same batches, of ``data_batch_size_per_gpu`` rows
+            for each; agents divide them. The order of the rows does not depend on the number of processes.
         max_context_length: Most tokens of a row; None keeps all.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
         truncation: What becomes of rows of more tokens, see `agiledpo.data.limits.LengthLimits`.
@@ -75,8 +77,8 @@ class DatasetGym(ABC, Generic[Experiences]):
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
-            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or a validation set's name
+            has other characters than ASCII letters, digits, "_", "-" and ".".
 
     Warns:
         UserWarning: Rows were left out, or completions were cut.
@@ -105,11 +107,6 @@ class DatasetGym(ABC, Generic[Experiences]):
         _check_integer("seed", seed, lowest=0)
         if not isinstance(group_by_length, bool):
             raise TypeError(f"group_by_length must be True or False, got {group_by_length!r}.")
-        if accelerator is not None and accelerator.num_processes > 1:
-            raise ValueError(
-                f"{type(self).__name__} does not support several processes yet, and the accelerator has "
-                f"{accelerator.num_processes}. Start one process."
-            )
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}.")
         if tokenizer.pad_token_id is None:
@@ -132,22 +129,23 @@ class DatasetGym(ABC, Generic[Experiences]):
         self.seed = seed
         self.group_by_length = group_by_length
 
-        self._splits: dict[Split, PreparedRows] = {
-            name: rows.prepare(
-                tokenizer,
-                max_context_length=max_context_length,
-                min_completion_length=min_completion_length,
-                truncation=truncation,
-                chat_template_kwargs=chat_template_kwargs,
-                num_proc=num_proc,
-            )
-            for name, rows in self._loaded.items()
-        }
+        with local_leader_first(accelerator):  # the others find what it has tokenised in the cache
+            self._splits: dict[Split, PreparedRows] = {
+                name: rows.prepare(
+                    tokenizer,
+                    max_context_length=max_context_length,
+                    min_completion_length=min_completion_length,
+                    truncation=truncation,
+                    chat_template_kwargs=chat_template_kwargs,
+                    num_proc=num_proc,
+                )
+                for name, rows in self._loaded.items()
+            }
         self.name: str = self._loaded["train"].title or default_name
         self.filter_counts: dict[Split, FilterCounts] = {
             split: prepared.filter_counts for split, prepared in self._splits.items()
         }
-        self.action_space = TokenSpace(vocabulary_size(tokenizer), sample_rows=data_batch_size_per_gpu)
+        self.action_space = TokenSpace(vocabulary_size(tokenizer), sample_rows=self.rows_per_batch)
         self.observation_space = self._observation_space()
         self._train_cursor = _Cursor("train")
         # The cursor in use: the training cursor, or one of an evaluation.
@@ -169,6 +167,11 @@ class DatasetGym(ABC, Generic[Experiences]):
         """The space of batches; the tokenizer and the batch size are known."""
 
     # Walking through the splits -------------------------------------------------------------------------------------
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a batch, those of all processes together."""
+        return self.data_batch_size_per_gpu * (1 if self.accelerator is None else self.accelerator.num_processes)
 
     @property
     def num_epochs(self) -> int:
@@ -256,7 +259,7 @@ class DatasetGym(ABC, Generic[Experiences]):
             raise ValueError(
                 f"There is no held-out split {split!r}, only {held_out}; see final_dataset and validation_datasets."
             )
-        for start in range(0, len(self._splits[split]), self.data_batch_size_per_gpu):
+        for start in range(0, len(self._splits[split]), self.rows_per_batch):
             yield self._batch(_Cursor(split, position=start))
 
     def filter_table(self) -> str:
@@ -358,7 +361,7 @@ class DatasetGym(ABC, Generic[Experiences]):
 
     def _stop(self, cursor: _Cursor) -> int:
         """The place behind the batch at a cursor."""
-        return min(cursor.position + self.data_batch_size_per_gpu, len(self._splits[cursor.split]))
+        return min(cursor.position + self.rows_per_batch, len(self._splits[cursor.split]))
 
     def _train_order(self, epoch: int) -> NDArray[np.int64]:
         """(rows,) int64; the last one is kept, since every batch of an epoch needs the same."""

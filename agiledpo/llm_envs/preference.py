@@ -35,8 +35,8 @@ class PreferenceGym(OfflineGym[PreferenceExperiences]):
             columns are ignored.
         test_dataset: The same, for evaluation.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
-        data_batch_size_per_gpu: Pairs per batch.
-        accelerator: Kept as an attribute; more than one process is not supported yet.
+        data_batch_size_per_gpu: Pairs per batch and process.
+        accelerator: Accelerate's handle: every process is handed the same batches, which agents divide.
         max_context_length: Most tokens of a prompt with its longest completion; None keeps all.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
         seed: Of the training order; not negative.
@@ -71,8 +71,8 @@ class PreferenceGym(OfflineGym[PreferenceExperiences]):
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
-            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or a validation set's name
+            has other characters than ASCII letters, digits, "_", "-" and ".".
 
     Warns:
         UserWarning: Rows were left out, or completions were cut.
@@ -129,5 +129,5 @@ class PreferenceGym(OfflineGym[PreferenceExperiences]):
             ("chosen_", "rejected_"),
             self.splits,
             self.action_space.size,
-            self.data_batch_size_per_gpu,
+            self.rows_per_batch,
         )

@@ -65,8 +65,8 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
             where it is to be seen; other braces are written twice. If the last one is the assistant's, every answer
             goes on from it, and it is no part of the completion; otherwise an answer is asked for as the chat template
             does it. None for the question as the user's message.
-        data_batch_size_per_gpu: Prompts per batch.
-        accelerator: Kept as an attribute; more than one process is not supported yet.
+        data_batch_size_per_gpu: Prompts per batch and process.
+        accelerator: Accelerate's handle: every process is handed the same batches, which agents divide.
         return_raw_completions: Kept as an attribute for AgileRL's sake: batches always hold the prompts as text.
         max_context_length: Most tokens of a prompt; None keeps all.
         seed: Of the training order; not negative.
@@ -104,9 +104,8 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
         DatasetError: A dataset or one of its rows cannot be asked.
         TypeError: An argument has the wrong type.
         ValueError: The tokenizer lacks a token or chat template, a number is out of range, the template has no place
-            for the question or an unknown placeholder, there is not one weight for each reward function, a validation
-            set's name has other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several
-            processes.
+            for the question or an unknown placeholder, there is not one weight for each reward function, or a
+            validation set's name has other characters than ASCII letters, digits, "_", "-" and ".".
 
     Warns:
         UserWarning: Rows were left out.
@@ -444,9 +443,9 @@ class ReasoningGym(DatasetGym[ReasoningExperiences]):
 
     def _observation_space(self) -> spaces.Dict:
         batch = batch_spaces(
-            ("prompt", "question"), ("prompt_",), self.splits, self.action_space.size, self.data_batch_size_per_gpu
+            ("prompt", "question"), ("prompt_",), self.splits, self.action_space.size, self.rows_per_batch
         )
-        answers = AnyListSpace(sample_rows=self.data_batch_size_per_gpu)
+        answers = AnyListSpace(sample_rows=self.rows_per_batch)
         pad = spaces.Discrete(1, start=self.pad_token_id)
         return spaces.Dict({**batch.spaces, "answer": answers, "pad_token_id": pad})
 

@@ -29,10 +29,10 @@ class SFTGym(OfflineGym[SFTExperiences]):
             "prompt" wins over "messages". Other columns are ignored.
         test_dataset: The same, for evaluation.
         tokenizer: The model's tokenizer, with a pad and an end-of-sequence token; it is not changed.
-        data_batch_size_per_gpu: Rows per batch.
+        data_batch_size_per_gpu: Rows per batch and process.
         response_column: Column of the completion beside "prompt", such as "chosen" of preference pairs; None finds it
             as described above.
-        accelerator: Kept as an attribute; more than one process is not supported yet.
+        accelerator: Accelerate's handle: every process is handed the same batches, which agents divide.
         max_context_length: Most tokens of a prompt with its completion; None keeps all.
         seed: Of the training order; not negative.
         min_completion_length: Rows with a shorter completion, or without room for as long a one, are left out.
@@ -67,8 +67,8 @@ class SFTGym(OfflineGym[SFTExperiences]):
     Raises:
         DatasetError: A dataset or one of its rows cannot be learned from.
         TypeError: An argument has the wrong type.
-        ValueError: The tokenizer lacks a token or chat template, a number is out of range, a validation set's name has
-            other characters than ASCII letters, digits, "_", "-" and ".", or the accelerator has several processes.
+        ValueError: The tokenizer lacks a token or chat template, a number is out of range, or a validation set's name
+            has other characters than ASCII letters, digits, "_", "-" and ".".
 
     Warns:
         UserWarning: Rows were left out, or completions were cut.
@@ -124,6 +124,4 @@ class SFTGym(OfflineGym[SFTExperiences]):
         return collate_demonstrations(columns, split=split, pad_token_id=self.pad_token_id)
 
     def _observation_space(self) -> spaces.Dict:
-        return batch_spaces(
-            ("prompt", "response"), ("",), self.splits, self.action_space.size, self.data_batch_size_per_gpu
-        )
+        return batch_spaces(("prompt", "response"), ("",), self.splits, self.action_space.size, self.rows_per_batch)

@@ -44,3 +44,8 @@ class CompletionTerms:
         columns = zip(*((part.nll, part.hits, part.tokens) for part in parts), strict=True)
         nlls, hits, tokens = (torch.cat([part.detach().cpu() for part in column]) for column in columns)
         return CompletionTerms(nll=nlls, hits=hits, tokens=tokens)
+
+    def select(self, places: Sequence[int]) -> "CompletionTerms":
+        """The terms of the completions at some places, in that order."""
+        chosen = list(places)
+        return CompletionTerms(nll=self.nll[chosen], hits=self.hits[chosen], tokens=self.tokens[chosen])

@@ -41,6 +41,10 @@ class ObjectiveTerms:
     chosen_logps: Tensor
     rejected_logps: Tensor
 
+    def slice(self, start: int, stop: int) -> "ObjectiveTerms":
+        """The terms of pairs ``start`` to ``stop``."""
+        return ObjectiveTerms(**{name: column[start:stop] for name, column in vars(self).items()})
+
 
 def preference_accuracy(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
     """Whether each pair is ranked correctly: 1 if chosen has the larger reward, 0.5 for a tie, else 0.

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agiledpo.distributed.sharded import Shards, shape_of, whole
 from agiledpo.layers import PLAIN, Elementwise, FastLayers, compiled
 from agiledpo.layers.replace import can_stream_float32
 from agiledpo.scoring import flex, probe
@@ -99,10 +100,20 @@ class CausalLM:
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """Put packed attention and faster layers in place; keep it open until after ``backward``."""
+        shards = Shards.of(self.model)
         with (
+            self.whole_head(),
             packed_attention(self.model) if self.packs else nullcontext(),
             nullcontext() if self.layers is None else self.layers.installed(),
         ):
+            yield
+        if shards is not None:
+            shards.rest()
+
+    @contextmanager
+    def whole_head(self) -> Iterator[None]:
+        """Have the head's weights in this process; inside, sessions of a sharded model do not gather them anew."""
+        with whole(self.model, [] if self.head is None else self.head.module.parameters()):
             yield
 
     def hidden_states(self, layout: Layout, *, positions: bool = True) -> Tensor:
@@ -112,6 +123,8 @@ class CausalLM:
             layout: What goes through the model; packed rows need :func:`packed_attention`.
             positions: Hand over position ids; padded rows can do without.
         """
+        if (shards := Shards.of(self.model)) is not None:
+            shards.begin_pass()
         return self.body(**self._inputs(layout, positions)).last_hidden_state
 
     def logits(self, layout: Layout, *, positions: bool = True) -> Tensor:
@@ -138,7 +151,7 @@ def _sliding_window(config: Mapping[str, Any]) -> int | None:
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """Number of tokens that a model embeds."""
-    return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+    return shape_of(cast(nn.Embedding, model.get_input_embeddings()).weight)[0]
 
 
 def _head(model: PreTrainedModel, config: Mapping[str, Any], elementwise: Elementwise) -> LMHead:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,6 +39,18 @@ class PairScores:
     def slice(self, start: int, stop: int) -> "PairScores":
         """Scores of pairs ``start`` to ``stop``, padded no wider than they need."""
         return PairScores(_slice(self.chosen, start, stop), _slice(self.rejected, start, stop))
+
+    def select(self, places: Sequence[int]) -> "PairScores":
+        """Scores of the pairs at some places, in that order."""
+        return PairScores(_select(self.chosen, places), _select(self.rejected, places))
+
+    def detach(self) -> "PairScores":
+        """The same without gradient."""
+        return PairScores(*(replace(side, logps=side.logps.detach()) for side in (self.chosen, self.rejected)))
+
+    def to(self, device: torch.device | str) -> "PairScores":
+        """The same on a device."""
+        return PairScores(_to(self.chosen, device), _to(self.rejected, device))
 
     @staticmethod
     def concat(scores: Sequence["PairScores"]) -> "PairScores":
@@ -230,6 +242,21 @@ def _slice(tokens: TokenLogProbs, start: int, stop: int) -> TokenLogProbs:
     collision = None if tokens.log_collision is None else tokens.log_collision[start:stop, :width]
     return TokenLogProbs(
         logps=tokens.logps[start:stop, :width], mask=tokens.mask[start:stop, :width], log_collision=collision
+    )
+
+
+def _select(tokens: TokenLogProbs, places: Sequence[int]) -> TokenLogProbs:
+    chosen = list(places)
+    width = int(tokens.mask[chosen].sum(1).max())
+    collision = None if tokens.log_collision is None else tokens.log_collision[chosen, :width]
+    return TokenLogProbs(logps=tokens.logps[chosen, :width], mask=tokens.mask[chosen, :width], log_collision=collision)
+
+
+def _to(tokens: TokenLogProbs, device: torch.device | str) -> TokenLogProbs:
+    return TokenLogProbs(
+        logps=tokens.logps.to(device),
+        mask=tokens.mask.to(device),
+        log_collision=None if tokens.log_collision is None else tokens.log_collision.to(device),
     )
 
 

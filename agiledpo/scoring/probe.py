@@ -26,7 +26,7 @@ def reproduces_logits(lm: "CausalLM") -> bool:
     """Whether body and head together give the model's own logits."""
     if lm.head is None:
         return False
-    with _evaluating(lm.model):
+    with _evaluating(lm.model), lm.whole_head():
         layout = separate_rows(_pairs(lm), 0).to(lm.model.device)
         try:
             actual = lm.head.logits(lm.hidden_states(layout))

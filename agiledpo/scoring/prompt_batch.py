@@ -63,6 +63,14 @@ class PromptBatch(ABC):
         return sum(len(ids) for _, ids in self.numbered)
 
     @property
+    def row_tokens(self) -> list[int]:
+        """Number of tokens in each row, a shared prompt counted once."""
+        counts = [len(prompt) for prompt in self.prompts]
+        for place, ids in self.numbered:
+            counts[place] += len(ids)
+        return counts
+
+    @property
     def largest_token_id(self) -> int:
         """Largest token id of the batch."""
         return max(int(ids.max()) for ids in (*self.prompts, *(ids for _, ids in self.numbered)))

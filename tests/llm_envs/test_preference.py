@@ -4,7 +4,6 @@ import json
 import random
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -450,17 +449,9 @@ def test_names_and_defaults(make_rows: MakeRows, make_tokenizer: MakeTokenizer) 
     assert len(named.reset()["prompt"]) == 9
 
 
-@dataclass
-class TwoProcesses:
-    """What the gym reads of an accelerator."""
-
-    num_processes: int = 2
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"accelerator": TwoProcesses()}, ValueError, "does not support several processes yet.* has 2"),
         ({"batch": 0}, ValueError, "data_batch_size_per_gpu must be at least 1, got 0"),
         ({"batch": 2.0}, TypeError, "data_batch_size_per_gpu must be an int"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),

@@ -30,7 +30,6 @@ from agiledpo.algorithms.core.arguments import (
 from agiledpo.algorithms.core.construction import compare_constructions, construction, warn_of_rounding
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.measured import Measured, check_fitness_name
-from agiledpo.algorithms.core.optimizers import copy_optimizer_state, move_optimizer
 from agiledpo.algorithms.core.plain import plain
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.algorithms.core.registry import HyperparameterConfig, NetworkGroup, OptimizerConfig
@@ -39,12 +38,16 @@ from agiledpo.algorithms.core.setup import (
     can_checkpoint,
     can_offload,
     check_accelerator,
+    check_shardable,
     has_fused_adamw,
     place,
     resolve_lora,
     resolve_pad_token_id,
 )
 from agiledpo.algorithms.core.state_checks import check_history
+from agiledpo.algorithms.core.stepper import LocalStepper, Stepper
+from agiledpo.distributed.sharded import sharding_settings
+from agiledpo.distributed.team import Team
 from agiledpo.llm_envs.spaces import TokenSpace
 from agiledpo.llm_envs.types import Split
 from agiledpo.losses.checks import check_number
@@ -70,9 +73,10 @@ class LLMAlgorithm(EvolvableAlgorithm):
         weight_decay: AdamW's decoupled weight decay.
         max_grad_norm: Largest gradient norm of an optimizer step; larger gradients are scaled down.
         lora_config: LoRA configuration; None takes rank 16 on all linear layers, with a warning.
-        accelerator: Accelerate's handle, one process.
+        accelerator: Accelerate's handle: its processes share the work of every call, and its device wins over
+            ``device``. All of them call the same methods with the same arguments, in the same order.
         device: Where to compute; None leaves the model where it is.
-        wrap: Accepted for AgileRL's sake; one process needs no wrapping.
+        wrap: Accepted for AgileRL's sake; the model is never wrapped.
         clone: The agent is a copy, and receives its adapters from the original.
         seed: Seed of the LoRA initialisation, of dropout and of sampling.
         gradient_checkpointing: Recompute decoder layers in backward: about a third slower, far less memory.
@@ -91,7 +95,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
         PROGRESS: What a progress bar shows: label, and the metric of ``learn`` with its format.
         USES_REFERENCE: Whether the objective has a reference policy.
         batch_size: Rows per optimizer step.
-        micro_batch_size_per_gpu: Most rows in one forward pass; None for ``batch_size``.
+        micro_batch_size_per_gpu: Most rows in one forward pass of a process; None for ``batch_size``.
+        team: The processes that share the agent's work.
+        stepper: What moves the actor's parameters.
         optimizer_steps: Steps that the optimizer has made.
         reference_update_tracker: Copies of the actor onto the reference, as :meth:`set_reference_policy` counts them.
 
@@ -160,7 +166,11 @@ class LLMAlgorithm(EvolvableAlgorithm):
             accelerator=accelerator,
             seed=seed,
         )
-        place(base, self.device)
+        if (sharding := sharding_settings(accelerator)) is not None:
+            check_shardable(lora_config, activation_offload=activation_offload)
+            base.shard(sharding)
+        else:
+            place(base, self.device)
         self.base = base
         self.wrap = wrap
         self.pad_token = pad_token
@@ -175,14 +185,17 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.adapters = AgentAdapters(
             base, self.lora_config, separate_reference=use_separate_reference_adapter, seed=seed, start=start
         )
+        self.team = Team.of(accelerator, self.device)
         self.random_stream = TorchRandomStream(seed, self.device)
         # A branch for each index: equal agents of a population do not try the same completions.
         self.sampling_stream = TorchRandomStream(seed, self.device).branch(index)
         self.reference_update_tracker = 0
         self.optimizer_steps = 0
+        parameters = self.adapters.parameters("actor")
         self.optimizer: Optimizer = AdamW(
-            self.adapters.parameters("actor"), lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
+            parameters, lr=lr, weight_decay=weight_decay, fused=has_fused_adamw(self.device)
         )
+        self.stepper: Stepper = LocalStepper(self.optimizer, parameters, self.team)
         self.register_network_group(NetworkGroup("actor", policy=True))
         self._applied = (lr, weight_decay)
         self.recompile()
@@ -291,7 +304,9 @@ class LLMAlgorithm(EvolvableAlgorithm):
 
     def recompile(self) -> None:
         """Take the model apart anew as ``fast_layers`` and ``torch_compiler`` say, after one of them was changed."""
-        self._lm = CausalLM.of(self.base.model, fast_layers=self.fast_layers, torch_compiler=self.torch_compiler)
+        # Faster forward passes read weights that DeepSpeed gathers for the layers' own.
+        fast_layers = self.fast_layers and not self.base.is_sharded
+        self._lm = CausalLM.of(self.base.model, fast_layers=fast_layers, torch_compiler=self.torch_compiler)
 
     def scorer(self, *, temperature: float = 1.0) -> Scorer:
         """What computes log-probabilities of completions with the model as the agent runs it.
@@ -481,7 +496,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         move = self.adapters.move
         if move is not None:
             new = self.base.parameters(self.adapters.owned["actor"])
-            move_optimizer(self.optimizer, move.parameters, new, move.factors)
+            self.stepper.move(move.parameters, new, move.factors)
         self.adapters.move = None
         self.lora_config = self.adapters.lora_config
         self.recompile()  # the head may have got an adapter
@@ -513,7 +528,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         """
         self.adapters.copy_from(parent.adapters)
         self.copy_attributes(parent, self)
-        copy_optimizer_state(parent.optimizer, self.optimizer)
+        self.stepper.copy_from(parent.stepper)
         self._applied = parent._applied
         self.random_stream.load_state_dict(parent.random_stream.state_dict())
         self.sampling_stream.load_state_dict(parent.sampling_stream.state_dict())
@@ -548,7 +563,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
             "reference_update_tracker": self.reference_update_tracker,
             "random_stream": self.random_stream.state_dict(),
             "sampling_stream": self.sampling_stream.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.stepper.state_dict(),
             "applied": self._applied,
             "construction": construction(self),
             "hp_config": plain_ranges(self.hp_config),
@@ -580,7 +595,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.random_stream.load_state_dict(state["random_stream"])
         if "sampling_stream" in state:  # agents of version 0.1 sampled nothing
             self.sampling_stream.load_state_dict(state["sampling_stream"])
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        self.stepper.load_state_dict(state["optimizer"])
         self._applied = tuple(state["applied"])
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -644,7 +659,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
 
     def clean_up(self) -> None:
         """Remove the agent's adapters and optimizer state now; otherwise that happens when it is garbage-collected."""
-        self.optimizer.state.clear()
+        self.stepper.forget()
         self.adapters.release()
 
     # Files ----------------------------------------------------------------------------------------------------------
@@ -750,7 +765,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         Args:
             path: What :meth:`save_checkpoint` wrote.
             device: Where to compute; None leaves the model where it is loaded.
-            accelerator: Accelerate's handle, one process.
+            accelerator: Accelerate's handle.
             actor_network: The base model. None takes the weights in a checkpoint that was saved with
                 ``lora_only=False``, and otherwise loads the base model by the name that the checkpoint gives.
             model_config: Keyword arguments of ``from_pretrained`` for that; None asks for the dtype that it had.

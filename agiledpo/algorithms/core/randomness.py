@@ -52,6 +52,11 @@ class TorchRandomStream:
         digest = blake2b(self._states[0].numpy().tobytes() + str(number).encode(), digest_size=7).digest()
         return TorchRandomStream(int.from_bytes(digest), self.device)
 
+    def advance(self) -> None:
+        """Go on by one draw, as whoever has used branches does so that the next ones are others."""
+        with self.active():
+            torch.rand(())
+
     def state_dict(self) -> dict[str, list[Tensor]]:
         """The stream's state, one uint8 tensor per generator."""
         return {"states": [state.clone() for state in self._states]}

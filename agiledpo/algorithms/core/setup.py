@@ -4,7 +4,7 @@ import warnings
 from typing import cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,24 +13,50 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.scoring.causal_lm import embedding_rows
 
+_DISTRIBUTED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.DEEPSPEED,
+)
+
 
 def check_accelerator(accelerator: Accelerator | None) -> None:
     """Check that the agent can train under an accelerator.
 
     Raises:
-        ValueError: It has several processes, DeepSpeed, or mixed precision.
+        ValueError: It distributes the model in another way than plain data parallelism, or has mixed precision.
     """
     if accelerator is None:
         return
-    if accelerator.num_processes > 1 or accelerator.state.deepspeed_plugin is not None:
+    if accelerator.distributed_type not in _DISTRIBUTED:
         raise ValueError(
-            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}; "
-            "this version trains in one process without DeepSpeed. Use Accelerator() and a single process."
+            f"The accelerator runs {accelerator.num_processes} process(es) as {accelerator.distributed_type}. Launch "
+            "with plain data parallelism (configs/accelerate/ddp.yaml)."
         )
     if accelerator.mixed_precision != "no":
         raise ValueError(
             f"Accelerator(mixed_precision={accelerator.mixed_precision!r}) has no effect here; load the base model "
             "with dtype=torch.bfloat16 instead (adapters and log-probabilities stay in float32)."
+        )
+
+
+def check_shardable(lora_config: LoraConfig | None, *, activation_offload: bool) -> None:
+    """Check what a base model of which each process holds a part (ZeRO stage 3) does not go with.
+
+    Raises:
+        ValueError: Something that is asked for reads or copies whole layers.
+    """
+    copied = None if lora_config is None else lora_config.modules_to_save
+    if copied:
+        raise ValueError(
+            f"lora_config.modules_to_save={copied} copies whole layers of the base model, which ZeRO stage 3 shards. "
+            "Leave it out, or use stage 2 (configs/accelerate/zero2.yaml)."
+        )
+    if activation_offload:
+        raise ValueError(
+            "activation_offload=True would move gathered weights of a base model that ZeRO stage 3 shards. Set one of "
+            "them back; gradient_checkpointing=True needs little memory for activations."
         )
 
 

@@ -1,17 +1,19 @@
 """One optimizer step of an agent on the shared base model, micro-batch by micro-batch, whatever the loss."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from agiledpo.adapters.modes import modes
 from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.algorithms.core.randomness import TorchRandomStream
+from agiledpo.distributed.team import whereabouts
 from agiledpo.scoring import Scorer
 
 Part = TypeVar("Part")
@@ -19,18 +21,19 @@ Terms = TypeVar("Terms")
 
 
 @contextmanager
-def learning(agent: LLMAlgorithm, scorer: Scorer) -> Iterator[None]:
+def learning(agent: LLMAlgorithm, scorer: Scorer, randomness: TorchRandomStream) -> Iterator[None]:
     """Let the agent's actor have the base model to learn on; keep it open until after ``backward``.
 
     Args:
-        agent: Whose adapter is active, in training mode and with its own randomness.
+        agent: Whose adapter is active, in training mode.
         scorer: What scores with it.
+        randomness: What dropout draws from.
     """
     with (
         agent.adapters.select("actor"),
         modes(agent.base, agent.adapters.name("actor"), training=True, checkpointing=agent.gradient_checkpointing),
         scorer.session(),
-        agent.random_stream.active(),
+        randomness.active(),
         activations_offloaded(agent.base.model.parameters()) if agent.activation_offload else nullcontext(),
     ):
         yield
@@ -39,48 +42,77 @@ def learning(agent: LLMAlgorithm, scorer: Scorer) -> Iterator[None]:
 def gradient_step(
     agent: LLMAlgorithm,
     scorer: Scorer,
-    parts: Iterable[Part],
+    parts: Sequence[tuple[Part, bool]],
     loss: Callable[[Part], tuple[Tensor, Terms]],
     *,
+    check: Callable[[Part, Terms], None],
     labels: Sequence[str],
     remedy: str,
 ) -> tuple[list[Terms], float]:
-    """Make one optimizer step on the sum of the losses of micro-batches.
+    """Make one optimizer step on the sum of the losses of the micro-batches of all processes.
 
     Args:
         agent: Whose actor learns.
         scorer: What scores with it.
-        parts: The micro-batches, each for one forward pass.
-        loss: Of a micro-batch its share of the step's loss, a scalar, and what shall be kept of it.
+        parts: This process's micro-batches, each for one forward pass, and whether it counts (see
+            :class:`agiledpo.distributed.division.Turn`); equally many in every process.
+        loss: Of a micro-batch its share of the step's loss, a scalar, and its terms, a dataclass of tensors.
+        check: Raises NonFiniteLossError if the terms of a micro-batch are not finite.
         labels: What the rows of the step are called.
         remedy: What to do about a gradient that is not finite, for the message.
 
     Returns:
-        What was kept of each micro-batch, and the gradient norm before clipping.
+        The terms of the micro-batches of all processes and the gradient norm before clipping, the same in every
+        process.
 
     Raises:
-        NonFiniteLossError: The gradient is NaN or infinite. The rows are named; the step was not made.
+        NonFiniteLossError: A loss or the gradient is NaN or infinite, in whichever process. The rows are named; the
+            step was not made.
     """
     agent.follow_hyperparameters()
-    agent.optimizer.zero_grad(set_to_none=True)
-    kept = []
+    team, stepper = agent.team, agent.stepper
+    kept: list[Terms] = []
+    broken: NonFiniteLossError | None = None
+    # Dropout is drawn anew in each process, from a place in the agent's stream that is the same in all.
+    randomness = agent.random_stream if team.is_alone else agent.random_stream.branch(team.rank)
+    stepper.begin()
     try:
-        for part in parts:
-            with learning(agent, scorer):
-                share, terms = loss(part)
-                share.backward()
-            kept.append(terms)
-        grad_norm = float(clip_grad_norm_(agent.adapters.parameters("actor"), agent.max_grad_norm))
+        with agent.lm.whole_head():
+            for number, (part, counts) in enumerate(parts):
+                with learning(agent, scorer, randomness):
+                    share, terms = loss(part)
+                    stepper.backward(share if counts else 0 * share, last=number + 1 == len(parts))
+                if not counts:
+                    continue
+                kept.append(terms)
+                try:
+                    check(part, terms)
+                except NonFiniteLossError as error:
+                    if team.is_alone:
+                        raise
+                    broken = broken or error  # once the others, who wait for this process's gradients, know of it
+        if not team.is_alone:
+            agent.random_stream.advance()
+            outcomes = team.gather(([_plain(terms) for terms in kept], broken, whereabouts()))
+            team.settle([(error, where) for _, error, where in outcomes])
+            kept = [terms for part_terms, _, _ in outcomes for terms in part_terms]
+        grad_norm = stepper.finish(agent.max_grad_norm)
         if not math.isfinite(grad_norm):
             raise NonFiniteLossError(
                 f"The gradient norm is {grad_norm} on {', '.join(labels)}; the step was not made. {remedy}"
             )
-        agent.optimizer.step()
+        stepper.step()
         agent.optimizer_steps += 1
     finally:
-        # Gradients of the shared base's adapters are memory that the next agent needs.
-        agent.optimizer.zero_grad(set_to_none=True)
+        stepper.clear()
     return kept, grad_norm
+
+
+def _plain(terms: Any) -> Any:
+    """Terms as they can go to other processes: on the CPU and without gradient."""
+    return replace(
+        terms, **{name: value.detach().cpu() for name, value in vars(terms).items() if isinstance(value, Tensor)}
+    )
 
 
 def check_finite(losses: Tensor, labels: Sequence[str]) -> None:
