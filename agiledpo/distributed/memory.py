@@ -22,7 +22,7 @@ _BLOCK_LOGITS = {"cuda": 2**24, "cpu": 2**21}
 _BLOCK_TOKENS = 2**13
 _POSITIONS = 1024
 # Buffers of the feed-forward layer's width that the gate's derivative has at once, in float32 beside the gradient.
-_GATE_BUFFERS = 8
+_GATE_BUFFERS = 6
 
 
 @dataclass(frozen=True)

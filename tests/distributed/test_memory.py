@@ -1,14 +1,10 @@
 """The memory estimate against real tensors: exact where it counts, near where it is a formula."""
 
-import weakref
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agiledpo.algorithms import DPO
@@ -23,6 +19,7 @@ from agiledpo.distributed.memory import (
 )
 from agiledpo.distributed.model_sizes import count
 from agiledpo.scoring import PreferenceBatch
+from benchmarking.live_tensors import PeakOfTensors
 
 CONFIGS = {
     "llama": AutoConfig.for_model(
@@ -113,33 +110,6 @@ def saved_bytes(agent: DPO, batch: PreferenceBatch) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         agent.learn(batch)
     return sum(size for size, _ in kept.values())
-
-
-class PeakOfTensors(TorchDispatchMode):
-    """Bytes of all storages that were made inside and live at one time, at most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: dict[int, weakref.ref] = {}
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        known = self._known.get(storage._cdata)
-        if known is None or known() is None:
-            self._known[storage._cdata] = weakref.ref(storage)
-            weakref.finalize(storage, self._free, storage.nbytes())
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-
-    def _free(self, size: int) -> None:
-        self.now -= size
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
