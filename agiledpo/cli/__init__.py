@@ -6,6 +6,7 @@ import sys
 import typer
 
 from agiledpo.cli.data import data_app
+from agiledpo.cli.launch_check import launch_check_command
 from agiledpo.cli.pairs import pairs_command
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("pairs")(pairs_command)
+app.command("launch-check")(launch_check_command)
 app.add_typer(data_app)
 
 
