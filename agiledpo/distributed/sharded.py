@@ -19,6 +19,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agiledpo.distributed.zero_config import deepspeed_config, zero_stage
+
 # In DeepSpeed's set of those that use a parameter, which is why it does not let go of it.
 _CLAIM = "agiledpo"
 
@@ -134,11 +136,10 @@ def sharding_settings(accelerator: Accelerator | None) -> Mapping[str, Any] | No
     Args:
         accelerator: Accelerate's handle.
     """
-    plugin = None if accelerator is None else accelerator.state.deepspeed_plugin
-    if plugin is None or plugin.zero_stage != 3:
+    config = deepspeed_config(accelerator)
+    if config is None or zero_stage(config) != 3:
         return None
-    settings = plugin.deepspeed_config["zero_optimization"]
-    return {name: value for name, value in settings.items() if value != "auto"}
+    return {name: value for name, value in config["zero_optimization"].items() if value != "auto"}
 
 
 def shape_of(weight: Tensor) -> torch.Size:
