@@ -294,8 +294,8 @@ def page(data: Mapping[str, Any], given: Assumptions) -> str:
         "over gloo. Collectives are counted where torch dispatches them (operators of c10d, under a dispatch mode), "
         "as the bytes that each rank sends in a ring. The formula: 2 (n - 1) / n of the adapter, and under ZeRO-3 "
         "(n - 1) / n of the base twice for each micro-batch. Beyond it, in DDP, are the pairs' terms and messages "
-        "that keep the ranks together. New pairs are scored under the reference too. Wire: bytes over the loopback of a network "
-        "namespace in which nothing else runs, all ranks together, headers included.",
+        "that keep the ranks together. New pairs are scored under the reference too. Wire: bytes over the loopback "
+        "of a network namespace in which nothing else runs, all ranks together, headers included.",
         markdown_table(*_sent_table(data["runs"], tiny)),
         "What a rank holds between steps, against the estimate that `agiledpo launch-check` makes, and the peak of "
         "tensors that a step makes beyond it:",
