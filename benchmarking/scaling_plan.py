@@ -64,6 +64,8 @@ _SHARDED = {"stage3_param_persistence_threshold": 0}
 _NOTHING_KEPT = {"stage3_max_live_parameters": 1, "stage3_max_reuse_distance": 1, "stage3_prefetch_bucket_size": 0}
 MODES = {
     "DDP": Mode(None),
+    "ZeRO-1": Mode(1),
+    "ZeRO-2": Mode(2),
     "ZeRO-3": Mode(3, _SHARDED, base_passes=2),
     "ZeRO-3, nothing kept": Mode(3, {**_SHARDED, **_NOTHING_KEPT}, base_passes=2),
 }
@@ -98,8 +100,7 @@ def measure(name: str, ranks: int, *, own_network: bool) -> dict[str, Any]:
     task = {
         "config": TINY,
         "lora_rank": RANK,
-        # Accelerate's device of one of several CPU processes is "cpu:0", on which a second agent is refused.
-        "agents": AGENTS if mode.stage is not None else 1,
+        "agents": AGENTS,
         "pairs": PAIRS,
         "micro_batch_size": MICRO_BATCH,
         "max_length": LENGTH,
@@ -291,11 +292,11 @@ def page(data: Mapping[str, Any], given: Assumptions) -> str:
         f"A step of {PAIRS} pairs of one agent, {MICRO_BATCH} pair in a micro-batch, on a Llama of "
         f"{tiny.base_elements:,} float32 weights ({tiny.base_elements * 4 / 1e6:.2f} MB) with an adapter of "
         f"{tiny.adapter_elements:,} ({tiny.adapter_bytes / 1e6:.3f} MB), gradient checkpointing, in real processes "
-        "over gloo. Collectives are counted where torch dispatches them (operators of c10d, under a dispatch mode), as "
-        "the bytes that each rank sends in a ring. The formula: 2 (n - 1) / n of the adapter, and under ZeRO-3 "
-        "(n - 1) / n of the base twice for each micro-batch. What is beyond it in DDP are the pairs' terms and "
-        "messages that keep the ranks together. New pairs are scored under the reference too. Wire: bytes over the "
-        "loopback of a network namespace in which nothing else runs, all ranks together, headers included.",
+        "over gloo. Collectives are counted where torch dispatches them (operators of c10d, under a dispatch mode), "
+        "as the bytes that each rank sends in a ring. The formula: 2 (n - 1) / n of the adapter, and under ZeRO-3 "
+        "(n - 1) / n of the base twice for each micro-batch. Beyond it, in DDP, are the pairs' terms and messages "
+        "that keep the ranks together. New pairs are scored under the reference too. Wire: bytes over the loopback "
+        "of a network namespace in which nothing else runs, all ranks together, headers included.",
         markdown_table(*_sent_table(data["runs"], tiny)),
         "What a rank holds between steps, against the estimate that `agiledpo launch-check` makes, and the peak of "
         "tensors that a step makes beyond it:",
