@@ -74,8 +74,9 @@ MODES = {
 def expected_bytes(mode: Mode, sizes: ModelSizes, ranks: int, micro_batches: int) -> float:
     """Bytes that a rank sends in a step on pairs whose reference log-probabilities are known.
 
-    ``2 (n - 1) / n`` of the adapter, whose gradients are summed, and ``(n - 1) / n`` of the base each time that it is
-    gathered: in forward and in backward of each micro-batch.
+    ``2 (n - 1) / n`` of the adapter each time that its gradients are summed: once, but in ZeRO-2 in each micro-batch;
+    ``(n - 1) / n`` of it where each rank has stepped its part only (ZeRO); and ``(n - 1) / n`` of the base each time
+    that it is gathered: in forward and in backward of each micro-batch.
 
     Args:
         mode: How it runs.
@@ -85,7 +86,8 @@ def expected_bytes(mode: Mode, sizes: ModelSizes, ranks: int, micro_batches: int
     """
     share = (ranks - 1) / ranks
     base = sizes.base_elements * sizes.dtype.itemsize
-    return share * (2 * sizes.adapter_bytes + mode.base_passes * micro_batches * base)
+    sums = 2 * (micro_batches if mode.stage == 2 else 1) + bool(mode.stage)
+    return share * (sums * sizes.adapter_bytes + mode.base_passes * micro_batches * base)
 
 
 def measure(name: str, ranks: int, *, own_network: bool) -> dict[str, Any]:
@@ -293,10 +295,11 @@ def page(data: Mapping[str, Any], given: Assumptions) -> str:
         f"{tiny.base_elements:,} float32 weights ({tiny.base_elements * 4 / 1e6:.2f} MB) with an adapter of "
         f"{tiny.adapter_elements:,} ({tiny.adapter_bytes / 1e6:.3f} MB), gradient checkpointing, in real processes "
         "over gloo. Collectives are counted where torch dispatches them (operators of c10d, under a dispatch mode), "
-        "as the bytes that each rank sends in a ring. The formula: 2 (n - 1) / n of the adapter, and under ZeRO-3 "
-        "(n - 1) / n of the base twice for each micro-batch. Beyond it, in DDP, are the pairs' terms and messages "
-        "that keep the ranks together. New pairs are scored under the reference too. Wire: bytes over the loopback "
-        "of a network namespace in which nothing else runs, all ranks together, headers included.",
+        "as the bytes that each rank sends in a ring. The formula: (n - 1) / n times twice the adapter for each sum of "
+        "gradients (once, in ZeRO-2 for each micro-batch), the adapter once more under ZeRO, and in ZeRO-3 the base "
+        "twice for each micro-batch. Beyond it are the pairs' terms and messages that keep the ranks together. New "
+        "pairs are scored under the reference too. Wire: bytes over the loopback of a network namespace in which "
+        "nothing else runs, all ranks together, headers included.",
         markdown_table(*_sent_table(data["runs"], tiny)),
         "What a rank holds between steps, against the estimate that `agiledpo launch-check` makes, and the peak of "
         "tensors that a step makes beyond it:",

@@ -61,7 +61,10 @@ class SharedBaseModel:
         self._holders: dict[str, int] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         self._base_tensors = _base_tensors(self.model, self.peft_model)
-        self._weights = WatchedTensors(self._base_parts, lambda _: describe_model(self.model, self.base_weights()))
+        # They must not refer to this object, which goes when its last agent does.
+        self._weights = WatchedTensors(
+            partial(_parts, self._base_tensors), partial(_described, self.model, self._base_tensors)
+        )
         self._adapter_weights: dict[str, WatchedTensors] = {}
         self._orphans: list[str] = []
         self._file_keys: dict[tuple[str, ...], dict[str, str]] = {}
@@ -429,9 +432,7 @@ class SharedBaseModel:
 
         Tensors are the live ones. Those of a sharded model are whole only until the next one is asked for.
         """
-        for key, tensor in sorted(self._base_tensors().items()):
-            with whole(self.model, [tensor] if isinstance(tensor, nn.Parameter) else []):
-                yield key, tensor.detach()
+        return _one_by_one(self.model, self._base_tensors)
 
     def base_state(self) -> dict[str, Tensor]:
         """The same at once; of a sharded model copies on the CPU, which take the whole model's memory."""
@@ -441,10 +442,6 @@ class SharedBaseModel:
     def base_shapes(self) -> dict[str, torch.Size]:
         """Shapes of the base model's weights by their own names."""
         return {key: shape_of(tensor) for key, tensor in self._base_tensors().items()}
-
-    def _base_parts(self) -> dict[str, Tensor]:
-        """What this process holds of the base weights, to be watched."""
-        return {key: Shards.part(tensor) for key, tensor in self._base_tensors().items()}
 
     @property
     def weights_revision(self) -> int:
@@ -601,6 +598,24 @@ def _base_tensors(model: PreTrainedModel, peft_model: PeftModel | None) -> Calla
         if (key := f"{prefix}.{name}".lstrip(".")) in saved and not adapters & set(key.split("."))
     }
     return lambda: {key: tensor for key, (tensors, name) in slots.items() if (tensor := tensors.get(name)) is not None}
+
+
+def _one_by_one(model: PreTrainedModel, tensors: Callable[[], dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors by name, in order; those of a sharded model are whole only until the next one is asked for."""
+    for key, tensor in sorted(tensors().items()):
+        with whole(model, [tensor] if isinstance(tensor, nn.Parameter) else []):
+            yield key, tensor.detach()
+
+
+def _parts(tensors: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What this process holds of the tensors, to be watched."""
+    return {key: Shards.part(tensor) for key, tensor in tensors().items()}
+
+
+def _described(
+    model: PreTrainedModel, tensors: Callable[[], dict[str, Tensor]], parts: Mapping[str, Tensor]
+) -> str:
+    return describe_model(model, _one_by_one(model, tensors))
 
 
 def _place(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:

@@ -126,8 +126,9 @@ def engine_config(config: Mapping[str, Any], elements: int) -> dict[str, Any]:
     else:
         pinned = _given(given["offload_optimizer"], "pin_memory", False)
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
-    # Under stage 3 the base is sharded; of an adapter DeepSpeed would keep so small parameters whole anyway.
-    zero["stage"] = min(stage, 2)
+    # Under stage 3 it is the base that is sharded. Adapters stay whole, as DeepSpeed would keep such small parameters,
+    # and their gradients are summed once a step; stage 2 would sum them in every micro-batch.
+    zero["stage"] = 1 if stage == 3 else stage
     zero["reduce_bucket_size"] = max(1, min(int(zero.get("reduce_bucket_size", _BUCKET)), elements))
     # DeepSpeed wants an even number of elements here.
     zero["allgather_bucket_size"] = 2 * max(1, -(-min(int(zero.get("allgather_bucket_size", _BUCKET)), elements) // 2))

@@ -15,7 +15,7 @@ from agiledpo.algorithms.core.optimizers import check_scalable, copy_optimizer_s
 from agiledpo.algorithms.core.stepper import Stepper
 from agiledpo.distributed.engine import AdapterEngine
 from agiledpo.distributed.team import Team
-from agiledpo.distributed.zero_config import engine_config
+from agiledpo.distributed.zero_config import engine_config, zero_stage
 
 
 class ZeroStepper(Stepper):
@@ -54,8 +54,8 @@ class ZeroStepper(Stepper):
 
     @property
     def stage(self) -> int:
-        """1 if moments are sharded, 2 if gradients are too."""
-        return 2 if self._adapter.zero.partition_gradients else 1
+        """1 if moments are sharded, 2 if gradients are too, 3 if the base model is, and moments."""
+        return zero_stage(self._config)
 
     @override
     def begin(self) -> None:

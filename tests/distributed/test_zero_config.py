@@ -40,7 +40,7 @@ def test_an_engine_is_told_how_to_shard_and_nothing_else() -> None:
         "steps_per_print": 10**9,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
-            "stage": 2,
+            "stage": 1,
             "overlap_comm": True,
             "reduce_bucket_size": 1000,
             "allgather_bucket_size": 102,
