@@ -137,7 +137,7 @@ def _exchanged(known: Mapping[bytes, Row | None], team: Team) -> dict[bytes, Row
     keys = list(known)
     lacking = team.gather([number for number, row in enumerate(known.values()) if row is None])
     lacks = [set(numbers) for numbers in lacking]
-    wanted = set.union(*lacks) - set.intersection(*lacks)
+    wanted = {number for number in set().union(*lacks) if any(number not in numbers for numbers in lacks)}
     if not wanted:
         return {}
     # Each row once, although several may have it.
