@@ -612,9 +612,7 @@ def _parts(tensors: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: Shards.part(tensor) for key, tensor in tensors().items()}
 
 
-def _described(
-    model: PreTrainedModel, tensors: Callable[[], dict[str, Tensor]], parts: Mapping[str, Tensor]
-) -> str:
+def _described(model: PreTrainedModel, tensors: Callable[[], dict[str, Tensor]], parts: Mapping[str, Tensor]) -> str:
     return describe_model(model, _one_by_one(model, tensors))
 
 

@@ -127,7 +127,7 @@ def _read_foreign(path: Path, agent: LLMAlgorithm, load_optimizer: bool) -> Fore
         warnings.warn(
             f"{actor.config_file} names the base model {name!r}, and the agent is on {live!r}. That "
             "shapes fit does not make them the same.",
-            stacklevel=4,
+            stacklevel=6,
         )
     reference = path / "reference"
     return actor, read_adapter(find_actor(reference)) if reference.is_dir() else None
@@ -218,7 +218,7 @@ def _warn_of_unused(stored: SavedAdapter, algorithm: str | None) -> None:
     warnings.warn(
         f"The reference in {stored.source} was not used: {who}, so its actor became the reference too, as at the start "
         "of a new stage. Pass overwrite_reference_adapter=False to restore the stored one, True if this is meant.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -232,7 +232,7 @@ def _put_moments(agent: LLMAlgorithm, path: Path, moments: Moments | None, facto
         warnings.warn(
             f"{path} holds no optimizer state (it was saved with save_optimizer=False, or by another library); the "
             "optimizer starts afresh.",
-            stacklevel=4,
+            stacklevel=5,
         )
     parameters = agent.base.parameters(agent.adapters.owned["actor"])
     load_moments(agent.stepper, parameters, moments or {}, factors)

@@ -136,8 +136,8 @@ def _exchanged(known: Mapping[bytes, Row | None], team: Team) -> dict[bytes, Row
         return {}
     keys = list(known)
     lacking = team.gather([number for number, row in enumerate(known.values()) if row is None])
-    lacks: list[set[int]] = [set(numbers) for numbers in lacking]
-    wanted = {number for lack in lacks for number in lack if any(number not in other for other in lacks)}
+    lacks = [set(numbers) for numbers in lacking]
+    wanted = {number for number in set().union(*lacks) if any(number not in numbers for numbers in lacks)}
     if not wanted:
         return {}
     # Each row once, although several may have it.

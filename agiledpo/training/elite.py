@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
-from agiledpo.checkpoint.save import save_agent
 from agiledpo.distributed.team import Team
 from agiledpo.training.environments import Gym
 
@@ -39,7 +38,7 @@ class EliteKeeper:
         if self.path is None or elite is None:
             return
         try:
-            save_agent(elite, self.path, tokenizer=env.tokenizer, team=self.team)
+            elite.save_checkpoint(self.path, tokenizer=env.tokenizer, team=self.team)
         except OSError as error:
             if self.team.leads:
                 warnings.warn(f"The elite could not be written to {self.path}: {error}. The run goes on.", stacklevel=2)

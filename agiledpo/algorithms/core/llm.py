@@ -712,6 +712,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         save_optimizer: bool = True,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        team: Team | None = None,
     ) -> None:
         """Save the agent as PEFT adapters plus state; see :func:`agiledpo.checkpoint.save_agent`.
 
@@ -720,13 +721,14 @@ class LLMAlgorithm(EvolvableAlgorithm):
             lora_only: Save adapters only; False also saves the weights of the base model.
             save_optimizer: Also save the optimizer's state.
             tokenizer: Also saved, for whoever uses the adapter.
+            team: The processes that all call this, one of which writes; None for those that share the agent's work.
 
         Raises:
             FileExistsError: Something is at ``path`` that is not a checkpoint.
         """
         from agiledpo.checkpoint import save_agent  # a layer above, which only these three methods reach up to
 
-        save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer, tokenizer=tokenizer)
+        save_agent(self, Path(path), lora_only=lora_only, save_optimizer=save_optimizer, tokenizer=tokenizer, team=team)
 
     def load_checkpoint(
         self,
