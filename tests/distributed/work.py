@@ -194,7 +194,7 @@ def refused_when_sharded() -> list[str]:
     """What an agent says to settings that a sharded base does not go with."""
     handle, said = accelerator(), []
     taken = model(seed=1)
-    dpo(None, taken)
+    holder = dpo(None, taken)
     for settings in (
         {"lora_config": lora(modules_to_save=["lm_head"])},
         {"activation_offload": True},
@@ -204,6 +204,7 @@ def refused_when_sharded() -> list[str]:
             DPO(**{"actor_network": model(), "accelerator": handle, "lora_config": lora(), **settings})
         except ValueError as error:
             said.append(str(error))
+    holder.clean_up()
     return said
 
 
