@@ -456,8 +456,10 @@ class DPO(LLMAlgorithm):
                 reference.rejected,
                 mean_chosen_tokens=mean_chosen_tokens,
             )
+            # A process without pairs of its own goes backward with the others all the same.
+            share = terms.loss.sum() / len(batch) if division.own else 0 * own.chosen.logps.sum()
             # Every process has the terms of all pairs; those of one are enough.
-            return terms.loss.sum() / len(batch), terms if self.team.leads else terms.slice(0, 0)
+            return share, terms if self.team.leads else terms.slice(0, 0)
 
         def loss(places: Sequence[int]) -> tuple[Tensor, ObjectiveTerms]:
             part, baseline = batch.select(places), reference.select(places)
@@ -475,7 +477,7 @@ class DPO(LLMAlgorithm):
             return terms.loss.sum() / len(batch), terms
 
         def check(places: Sequence[int], terms: ObjectiveTerms) -> None:
-            labels = batch.labels if joint else batch.select(places).labels
+            labels = batch.labels if joint else [batch.labels[place] for place in places]
             check_finite(terms.loss, labels[: len(terms.loss)])
 
         joint = objective.batch_coupled and not self.team.is_alone

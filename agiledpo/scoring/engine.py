@@ -42,6 +42,9 @@ class PairScores:
 
     def select(self, places: Sequence[int]) -> "PairScores":
         """Scores of the pairs at some places, in that order."""
+        first, last = places[0], places[-1]
+        if list(places) == list(range(first, last + 1)):
+            return self.slice(first, last + 1)  # views, without asking the device where places are
         return PairScores(_select(self.chosen, places), _select(self.rejected, places))
 
     def detach(self) -> "PairScores":

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.distributed import work
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import run_ranks, zero_environment
 
 
 def assert_same_training(actual: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float = 1e-5) -> None:
@@ -45,3 +45,21 @@ def test_sft_too() -> None:
     results = run_ranks(work.sft_curve)
     assert_ranks_agree(results)
     assert_same_training(results[0], work.sft_curve(parallel=False))
+
+
+@pytest.mark.parametrize("stage", [None, 2, 3])
+def test_losses_that_compare_all_pairs_of_a_step_also_where_a_process_has_none(stage: int | None) -> None:
+    environment = {} if stage is None else zero_environment(stage, SHARD_FROM="0")
+    results = run_ranks(work.coupled_curve, environment=environment)
+    assert_ranks_agree(results)
+    assert_same_training(results[0], work.coupled_curve(parallel=False))
+
+
+def test_a_parameter_that_no_process_reaches_is_not_stepped() -> None:
+    for found in run_ranks(work.unreached):
+        both, one, none = found["gradients"]
+        assert both.tolist() == [2, 2, 2]
+        assert one.tolist() == [1, 1, 1]
+        assert none is None
+        assert found["norm"] == pytest.approx(15**0.5)
+        assert found["untouched"].tolist() == [1, 1, 1]  # not decayed either

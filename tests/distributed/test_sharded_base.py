@@ -73,8 +73,9 @@ def test_other_weights_can_be_written_into_a_sharded_base() -> None:
 
 def test_what_copies_or_moves_whole_layers_is_refused() -> None:
     for said in run_ranks(work.refused_when_sharded, environment=_EVERYTHING):
-        copied, moved, taken = said
+        copied, replaced, moved, taken = said
         assert "modules_to_save" in copied
+        assert "trainable_token_indices=[3]" in replaced
         assert "stage 2" in copied
         assert "activation_offload=True" in moved
         assert "before adapters are on it" in taken

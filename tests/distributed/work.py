@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agiledpo.algorithms import DPO, SFT
+from agiledpo.algorithms.core.stepper import LocalStepper
 from agiledpo.checkpoint.identity import identity_of
 from agiledpo.distributed.sharded import Shards
+from agiledpo.distributed.team import Team
 from agiledpo.scoring import CompletionBatch, PreferenceBatch
 
 VOCABULARY = 97
@@ -197,6 +199,7 @@ def refused_when_sharded() -> list[str]:
     holder = dpo(None, taken)
     for settings in (
         {"lora_config": lora(modules_to_save=["lm_head"])},
+        {"lora_config": lora(trainable_token_indices=[3])},
         {"activation_offload": True},
         {"actor_network": taken},
     ):
@@ -237,4 +240,31 @@ def loaded_in_parts(directory: str) -> Mapping[str, Any]:
         "gathered": len(gathered),
         "whole": head.numel(),
         "ranks": agent.team.size,
+    }
+
+
+def unreached() -> Mapping[str, Any]:
+    """What becomes of a parameter that only one process reaches, and of one that none does."""
+    team = Team.of(accelerator())
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    stepper = LocalStepper(torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.5), parameters, team)
+    stepper.begin()
+    loss = parameters[0].sum() + (parameters[1].sum() if team.leads else 0)
+    stepper.backward(loss, last=True)
+    norm = stepper.finish(max_norm=100.0)
+    gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
+    stepper.step()
+    return {"norm": norm, "gradients": gradients, "untouched": parameters[2].detach()}
+
+
+def coupled_curve(parallel: bool = True) -> Mapping[str, Any]:
+    """Learn with a loss that compares all pairs of a step, of which there are fewer than processes in the last."""
+    agent = dpo(accelerator() if parallel else None, loss_type="aot", micro_batch_size_per_gpu=None)
+    metrics = [agent.learn(pairs(count, seed=count)) for count in (5, 6, 1)]
+    for found in metrics:
+        del found["tokens_per_second"]
+    return {
+        "metrics": metrics,
+        "weights": weights(agent),
+        "measured": agent.learn(pairs(7, seed=99), training=False),
     }

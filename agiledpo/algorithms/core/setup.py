@@ -63,12 +63,13 @@ def check_shardable(lora_config: LoraConfig | None, *, activation_offload: bool)
     Raises:
         ValueError: Something that is asked for reads or copies whole layers.
     """
-    copied = None if lora_config is None else lora_config.modules_to_save
-    if copied:
-        raise ValueError(
-            f"lora_config.modules_to_save={copied} copies whole layers of the base model, which ZeRO stage 3 shards. "
-            "Leave it out, or use stage 2 (configs/accelerate/zero2.yaml)."
-        )
+    for name in ("modules_to_save", "trainable_token_indices", "target_parameters"):
+        value = None if lora_config is None else vars(lora_config)[name]
+        if value:
+            raise ValueError(
+                f"lora_config.{name}={value} copies or replaces whole weights of the base model, which ZeRO stage 3 "
+                "shards. Leave it out, or use stage 2 (configs/accelerate/zero2.yaml)."
+            )
     if activation_offload:
         raise ValueError(
             "activation_offload=True would move gathered weights of a base model that ZeRO stage 3 shards. Set one of "

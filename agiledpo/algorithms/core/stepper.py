@@ -110,11 +110,16 @@ class LocalStepper(Stepper):
     @override
     def finish(self, max_norm: float) -> float:
         if not self._team.is_alone:
-            for parameter in self._parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            self._team.sum_([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+            self._sum_gradients()
         return float(clip_grad_norm_(self._parameters, max_norm))
+
+    def _sum_gradients(self) -> None:
+        """Add up the gradients of all processes; a parameter that none of them has reached stays without one."""
+        reached = torch.tensor([float(p.grad is not None) for p in self._parameters], device=self._team.device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        self._team.sum_([reached, *gradients])
+        for parameter, gradient, count in zip(self._parameters, gradients, reached.tolist(), strict=True):
+            parameter.grad = gradient if count else None
 
     @override
     def step(self) -> None:
