@@ -93,7 +93,11 @@ def train(given: argparse.Namespace, accelerator: Accelerator) -> None:
         pad_token_id=tokenizer.pad_token_id,
         pad_token=tokenizer.pad_token,
         lora_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-        hp_config=HyperparameterConfig(lr=RLParameter(min=1e-7, max=1e-3), beta=RLParameter(min=0.01, max=1.0)),
+        # The founders' learning rates go up by factors of 2.
+        hp_config=HyperparameterConfig(
+            lr=RLParameter(min=given.lr / 100, max=given.lr * max(100, 2**given.population)),
+            beta=RLParameter(min=0.01, max=1.0),
+        ),
         batch_size=given.batch_size,
         micro_batch_size_per_gpu=given.micro_batch_size,
         lr=given.lr,

@@ -236,7 +236,11 @@ def _read_model(run: PlannedRun) -> tuple[ModelSizes | None, str | None, str | N
         config = read_config(run.model)
         sizes = count(config, run.lora, run.dtype)
     except (OSError, ValueError) as error:
-        return None, None, str(error)
+        return (
+            None,
+            None,
+            f"--model={run.model!r} is no directory with a model here, nor a name that can be read: {error}",
+        )
     text = json.dumps(config.to_diff_dict(), sort_keys=True, default=str)
     return sizes, hashlib.sha256(text.encode()).hexdigest()[:12], None
 
