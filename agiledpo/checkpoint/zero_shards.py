@@ -16,7 +16,6 @@ from torch import Tensor
 
 from agiledpo.algorithms.core.stepper import Stepper
 from agiledpo.checkpoint.errors import CheckpointError
-from agiledpo.disk import disk_errors
 from agiledpo.distributed.zero_stepper import ZeroStepper
 
 SHARDS = "save_checkpoint"
@@ -85,12 +84,12 @@ def write_shards(stepper: Stepper, path: Path) -> None:
         path: The checkpoint's directory; ``save_checkpoint`` in it is written.
 
     Raises:
+        OSError: A process could not write; in every process.
         TypeError: The stepper does not shard.
     """
     if not isinstance(stepper, ZeroStepper):
         raise TypeError(f"A {type(stepper).__name__} has no shards to write.")
-    with disk_errors(path / SHARDS):
-        stepper.save_shards(str(path / SHARDS), _TAG)
+    stepper.save_shards(path / SHARDS, _TAG)
 
 
 def read_shards(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -150,3 +150,16 @@ def test_another_librarys_engine_is_refused_and_its_adapters_are_not(copied: Pat
     agent.load_checkpoint(copied, overwrite_reference_adapter=True)
     written = load_file(copied / "actor" / "adapter_model.safetensors")
     assert all(written[name].equal(tensor) for name, tensor in work.weights(agent).items())
+
+
+def test_a_disk_that_is_full_for_one_rank_is_everybodys_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    results = run_ranks(zero_work.save_with_a_full_disk, tmp_path, environment=zero_environment(2), timeout=60.0)
+    for result in results:
+        (errno, shard), nothing, (again, latest), still_nothing = result["said"]
+        assert (errno, again) == (28, 28)
+        assert _SECOND in shard
+        assert "latest" in latest
+        assert nothing == still_nothing == []
+    state, _ = read_shards(tmp_path / "full")
+    for number, entry in results[0]["saved"]["optimizer"]["state"].items():
+        assert all(state["state"][number][kind].equal(value) for kind, value in entry.items())

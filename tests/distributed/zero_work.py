@@ -158,6 +158,41 @@ def save_grid(directory: Path) -> Mapping[str, Any]:
     return {"saved": saved, "went_on": found(agent), "after": after}
 
 
+def save_with_a_full_disk(directory: Path) -> Mapping[str, Any]:
+    """Save while rank 1 cannot write its share, while rank 0 cannot write what it adds, and then as ever."""
+    agent, said = work.dpo(work.accelerator()), []
+    taught(agent, range(2))
+    opened, written = Path.open, Path.write_text
+
+    def open_(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name.startswith("zero_pp_rank_1"):
+            with opened(path, *arguments, **options) as file:
+                file.write(b"the beginning")
+            raise OSError(28, "No space left on device", str(path))
+        return opened(path, *arguments, **options)
+
+    def write_text(path: Path, text: str, *arguments: Any, **options: Any) -> int:
+        if path.name == "latest":
+            raise OSError(28, "No space left on device", str(path))
+        return written(path, text, *arguments, **options)
+
+    for rank, name, function in ((1, "open", open_), (0, "write_text", write_text)):
+        if agent.team.rank == rank:
+            setattr(Path, name, function)
+        try:
+            agent.save_checkpoint(directory / "full")
+        except OSError as error:
+            said.append((error.errno, str(error)))
+        finally:
+            Path.open, Path.write_text = opened, written  # type: ignore[method-assign]
+        agent.team.wait()
+        said.append(sorted(path.name for path in directory.iterdir()))
+        agent.team.wait()
+    taught(agent, range(2, 3))
+    agent.save_checkpoint(directory / "full")
+    return {"said": said, "saved": found(agent)}
+
+
 def load_grid(directory: Path, parallel: bool = True) -> list[Mapping[str, Any]]:
     """Load all cells, by whatever number of processes, and go on."""
     handle = work.accelerator() if parallel else None
