@@ -107,9 +107,12 @@ class AdapterEngine:
             pass
 
         writer = self.engine.checkpoint_engine
-        with _instead(writer, "save", save), _instead(writer, "makedirs", nothing):
-            with _instead(self.engine, "_copy_recovery_script", nothing):
-                self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        with (
+            _instead(writer, "save", save),
+            _instead(writer, "makedirs", nothing),
+            _instead(self.engine, "_copy_recovery_script", nothing),
+        ):
+            self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
         return found
 
     def write_scripts(self, directory: Path, tag: str) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from torch import Tensor
 
+from agiledpo.adapters import SharedBaseModel
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError
+from agiledpo.checkpoint.identity import identity_of
 from tests.distributed import work
 
 CELLS = [(lora_only, save_optimizer) for lora_only in (True, False) for save_optimizer in (True, False)]
@@ -208,3 +211,42 @@ def found_after(agent: DPO, path: Path, cell: tuple[bool, bool]) -> Mapping[str,
 
 def name_of(cell: tuple[bool, bool]) -> str:
     return f"lora_only={cell[0]},save_optimizer={cell[1]}"
+
+
+def save_with_base(directory: Path) -> Mapping[str, Any]:
+    """Save an agent on a sharded base with that base, and make it again of what was saved."""
+    handle = work.accelerator()
+    agent = work.dpo(handle)
+    kept, state = [], SharedBaseModel.base_state
+
+    def noted(base: SharedBaseModel, *, keep: bool = True) -> dict[str, Tensor]:
+        weights = state(base, keep=keep)
+        kept.append(len(weights))
+        return weights
+
+    taught(agent, range(4))
+    SharedBaseModel.base_state = noted  # type: ignore[method-assign]
+    try:
+        agent.save_checkpoint(directory / "whole", lora_only=False)
+    finally:
+        SharedBaseModel.base_state = state  # type: ignore[method-assign]
+    agent.save_checkpoint(directory / "named")
+    saved = found(agent)
+    made = DPO.load(directory / "whole", accelerator=handle)
+    same = identity_of(made.base).weights_sha256 == identity_of(agent.base).weights_sha256
+    loaded = found(made)
+    for one in (agent, made):
+        taught(one, range(4, 6))
+    return {
+        "kept": kept,
+        "saved": saved,
+        "loaded": loaded,
+        "same": same,
+        "went_on": [found(agent), found(made)],
+        "state": {key: tensor.clone() for key, tensor in made.base.base_state().items()},
+        "held": {
+            name: parameter.numel()
+            for name, parameter in made.base.model.named_parameters()
+            if "lora_" not in name and parameter.numel()
+        },
+    }
