@@ -175,7 +175,8 @@ def _moments(name: str, shape: torch.Size, partitions: list[_Partition]) -> dict
     entry: dict[str, Any] = {}
     for kind, value in held[0].state.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
-            entry[kind] = value
+            # A tensor of its own: AdamW counts each parameter's steps in place.
+            entry[kind] = value.clone() if isinstance(value, Tensor) else value
             continue
         fragments = [partition.state[kind] for partition in held]
         places = [partition.places[name] for partition in held]
