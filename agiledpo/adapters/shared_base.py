@@ -29,7 +29,7 @@ from agiledpo.adapters.files import AdapterFileError, SavedAdapter
 from agiledpo.adapters.fitting import check_ranks, fill
 from agiledpo.adapters.layout import AdapterLayout, base_key, layout_of, targets
 from agiledpo.adapters.transplant import check_transplantable, transplant
-from agiledpo.distributed.sharded import Shards, shape_of, whole
+from agiledpo.distributed.sharded import Shards, shape_of, whole, write
 
 _ADAPTER_NUMBERS = itertools.count()
 
@@ -434,9 +434,14 @@ class SharedBaseModel:
         """
         return _one_by_one(self.model, self._base_tensors)
 
-    def base_state(self) -> dict[str, Tensor]:
-        """The same at once; of a sharded model copies on the CPU, which take the whole model's memory."""
-        return {key: tensor.cpu().clone() if self.is_sharded else tensor for key, tensor in self.base_weights()}
+    def base_state(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """The same at once; of a sharded model copies on the CPU, which take the whole model's memory.
+
+        Args:
+            keep: False gives nothing, for a process that only helps to gather what another one keeps.
+        """
+        copies = self.is_sharded
+        return {key: tensor.cpu().clone() if copies else tensor for key, tensor in self.base_weights() if keep}
 
     @property
     def base_shapes(self) -> dict[str, torch.Size]:
@@ -469,12 +474,8 @@ class SharedBaseModel:
                 f"The weights are of another model: {', '.join(differing[:3])} "
                 f"{'is' if len(differing) == 1 else 'are'} missing, unexpected or of another shape."
             )
-        shards = Shards.of(self.model)
         for key, tensor in self._base_tensors().items():
-            if shards is not None and isinstance(tensor, nn.Parameter):
-                shards.write(tensor, state[key])
-            else:
-                tensor.copy_(state[key])
+            write(tensor, state[key])
 
     def file_keys(self, name: str) -> dict[str, str]:
         """Name of the parameter that each key of PEFT's file of an adapter holds."""

@@ -30,6 +30,7 @@ from agiledpo.checkpoint.identity import check_base, identity_of
 from agiledpo.checkpoint.moments import check_groups, check_moments, moments_by_name
 from agiledpo.checkpoint.saved_agent import SavedAgent, base_weights, required_agent, unfit
 from agiledpo.checkpoint.stored_base import holds_base, loadable, make_base
+from agiledpo.distributed.sharded import in_parts, sharding_settings
 from agiledpo.distributed.team import Team
 
 Agent = TypeVar("Agent", bound=LLMAlgorithm)
@@ -147,6 +148,9 @@ def load_agent(
     with team.speaking_once():
         # Each process finds the base model for itself, or not.
         base = team.everyone_does(lambda: _base(saved, actor_network, model_config))
+        sharding = sharding_settings(accelerator)
+        if sharding is not None and in_parts(base.model):
+            base.shard(sharding)  # its weights cannot be looked at before
         check_base(saved.base, identity_of(base), str(path / MANIFEST))
     base.check_ranks(saved.adapters["actor"])
     config = saved.adapters["actor"].config

@@ -103,7 +103,7 @@ def write_agent(
     figures = _figures(agent) if metrics is None else dict(metrics)
     # What it takes all processes to know comes before what one of them writes.
     base = identity_of(agent.base)
-    attributes = _attributes(agent, lora_only)
+    attributes = _attributes(agent, lora_only, team.leads)
 
     def write_files() -> Manifest:
         manifest = Manifest(
@@ -190,7 +190,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _attributes(agent: LLMAlgorithm, lora_only: bool) -> dict[str, Any]:
+def _attributes(agent: LLMAlgorithm, lora_only: bool, keep: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "algorithm": type(agent).__name__,
@@ -202,7 +202,7 @@ def _attributes(agent: LLMAlgorithm, lora_only: bool) -> dict[str, Any]:
     }
     del attributes["adapters"]  # they have directories of their own
     if not lora_only:
-        attributes.update(describe_base(agent.base))
+        attributes.update(describe_base(agent.base, keep=keep))
     return attributes
 
 

@@ -5,21 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.distributed.sharded import in_parts, shape_of, write
 
 
-def describe_base(base: SharedBaseModel) -> dict[str, Any]:
+def describe_base(base: SharedBaseModel, *, keep: bool = True) -> dict[str, Any]:
     """What :func:`make_base` makes a base model of; tensors are the live ones.
 
     Args:
-        base: The base model.
+        base: The base model. Where it is sharded all processes call this together.
+        keep: Whether this process needs the weights.
     """
     generation = base.model.generation_config
     return {
-        "base_model": base.base_state(),
+        "base_model": base.base_state(keep=keep),
         "base_config": base.model.config.to_json_string(use_diff=False),
         "generation_config": None if generation is None else generation.to_json_string(use_diff=False),
     }
@@ -51,7 +54,7 @@ def make_base(
     try:
         config = AutoConfig.for_model(**json.loads(attributes["base_config"]))
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **{"dtype": dtype, **(model_config or {})})
-        model.load_state_dict(attributes["base_model"])
+        _load(model, attributes["base_model"])
         generation = attributes.get("generation_config")
         if generation is not None:
             model.generation_config = GenerationConfig.from_dict(json.loads(generation))
@@ -61,6 +64,21 @@ def make_base(
             "base model."
         ) from error
     return model
+
+
+def _load(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    if not in_parts(model):
+        model.load_state_dict(weights)
+        return
+    # Transformers makes a model in parts where Accelerate's zero3_init_flag asks for it.
+    live: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    differing = sorted(live.keys() ^ weights.keys()) or sorted(
+        key for key in live if shape_of(live[key]) != weights[key].shape
+    )
+    if differing:
+        raise ValueError(f"{differing[0]} is missing, unexpected or of another shape")
+    for key, tensor in live.items():
+        write(tensor, weights[key])
 
 
 def loadable(dtype: str) -> str:

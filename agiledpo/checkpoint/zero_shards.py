@@ -16,7 +16,6 @@ from torch import Tensor
 
 from agiledpo.algorithms.core.stepper import Stepper
 from agiledpo.checkpoint.errors import CheckpointError
-from agiledpo.disk import disk_errors
 from agiledpo.distributed.zero_stepper import ZeroStepper
 
 SHARDS = "save_checkpoint"
@@ -85,12 +84,12 @@ def write_shards(stepper: Stepper, path: Path) -> None:
         path: The checkpoint's directory; ``save_checkpoint`` in it is written.
 
     Raises:
+        OSError: A process could not write; in every process.
         TypeError: The stepper does not shard.
     """
     if not isinstance(stepper, ZeroStepper):
         raise TypeError(f"A {type(stepper).__name__} has no shards to write.")
-    with disk_errors(path / SHARDS):
-        stepper.save_shards(str(path / SHARDS), _TAG)
+    stepper.save_shards(path / SHARDS, _TAG)
 
 
 def read_shards(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -176,7 +175,8 @@ def _moments(name: str, shape: torch.Size, partitions: list[_Partition]) -> dict
     entry: dict[str, Any] = {}
     for kind, value in held[0].state.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
-            entry[kind] = value
+            # A tensor of its own: AdamW counts each parameter's steps in place.
+            entry[kind] = value.clone() if isinstance(value, Tensor) else value
             continue
         fragments = [partition.state[kind] for partition in held]
         places = [partition.places[name] for partition in held]

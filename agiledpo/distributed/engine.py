@@ -2,8 +2,9 @@
 
 import logging
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -87,6 +88,43 @@ class AdapterEngine:
             place, start, length = self.fragments[name]
             target[start : start + length] = whole.reshape(-1)[place : place + length]
 
+    def files(self, directory: Path, tag: str) -> dict[Path, Any]:
+        """What this process would write of a checkpoint of DeepSpeed's, by path; nothing is written.
+
+        DeepSpeed waits for all processes while it writes, so an error of one of them would keep the others waiting for
+        ever. All processes call this together, and each writes by itself afterwards.
+
+        Args:
+            directory: The checkpoint's.
+            tag: Name of the directory in it that holds the files.
+        """
+        found: dict[Path, Any] = {}
+
+        def save(state_dict: Any, path: str) -> None:
+            found[Path(path)] = state_dict
+
+        def nothing(*arguments: object, **options: object) -> None:
+            pass
+
+        writer = self.engine.checkpoint_engine
+        with (
+            _instead(writer, "save", save),
+            _instead(writer, "makedirs", nothing),
+            _instead(self.engine, "_copy_recovery_script", nothing),
+        ):
+            self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        return found
+
+    def write_scripts(self, directory: Path, tag: str) -> None:
+        """Write what one process adds to :meth:`files`: the newest tag, and the scripts that read the checkpoint.
+
+        Args:
+            directory: The checkpoint's.
+            tag: As there.
+        """
+        (directory / "latest").write_text(tag)
+        self.engine._copy_recovery_script(str(directory))
+
     def release(self) -> None:
         """Free its memory and take its hooks off the parameters."""
         self._finalizer()
@@ -115,6 +153,16 @@ def _release(engine: Any, zero: Any, parameters: Sequence[nn.Parameter], known: 
     for parameter, names in zip(parameters, known, strict=True):
         for name in vars(parameter).keys() - names:
             delattr(parameter, name)
+
+
+@contextmanager
+def _instead(owner: object, method: str, function: Callable[..., None]) -> Iterator[None]:
+    """Have one object's method do something else inside."""
+    vars(owner)[method] = function
+    try:
+        yield
+    finally:
+        del vars(owner)[method]
 
 
 @contextmanager

@@ -111,19 +111,6 @@ class Shards:
             if free:
                 free[0].partition(param_list=free)
 
-    @torch.no_grad()
-    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
-        """Replace a weight.
-
-        Args:
-            parameter: One of the model's.
-            value: What it becomes; the leader's counts.
-        """
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            parameter.copy_(value)
-
     @staticmethod
     def part(parameter: Tensor) -> Tensor:
         """What this process holds of a weight."""
@@ -140,6 +127,28 @@ def sharding_settings(accelerator: Accelerator | None) -> Mapping[str, Any] | No
     if config is None or zero_stage(config) != 3:
         return None
     return {name: value for name, value in config["zero_optimization"].items() if value != "auto"}
+
+
+def in_parts(model: nn.Module) -> bool:
+    """Whether a model has weights in parts, as Transformers makes it under Accelerate's ``zero3_init_flag``."""
+    return any(_is_sharded(parameter) for parameter in model.parameters())
+
+
+@torch.no_grad()
+def write(weight: Tensor, value: Tensor) -> None:
+    """Replace a weight, or a buffer, of a model that is sharded or not.
+
+    Args:
+        weight: One of the model's.
+        value: What it becomes; of a weight that is in parts the leader's counts.
+    """
+    if not _is_sharded(weight):
+        weight.copy_(value)
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
+        weight.copy_(value)
 
 
 def shape_of(weight: Tensor) -> torch.Size:

@@ -4,6 +4,7 @@ Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Paramet
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from agiledpo.algorithms.core.optimizers import check_scalable, copy_optimizer_state, moved_state
 from agiledpo.algorithms.core.stepper import Stepper
+from agiledpo.disk import disk_errors
 from agiledpo.distributed.engine import AdapterEngine
 from agiledpo.distributed.team import Team
 from agiledpo.distributed.zero_config import engine_config, zero_stage
@@ -187,15 +189,28 @@ class ZeroStepper(Stepper):
         numbered = {number: moved[name] for number, name in enumerate(new) if name in moved}
         self.load_state_dict({"state": numbered, "param_groups": self._groups(len(new))})
 
-    def save_shards(self, directory: str, tag: str) -> None:
+    def save_shards(self, directory: Path, tag: str) -> None:
         """Have every process write its share of weights and moments, in DeepSpeed's format.
 
         Args:
             directory: The same place for all processes.
             tag: Name of the directory in it that holds the files.
+
+        Raises:
+            OSError: One could not; in every process.
         """
         self.begin()  # what is written is the adapter as it is now
-        self._adapter.engine.save_checkpoint(directory, tag=tag)
+        files = self._adapter.files(directory, tag)
+
+        def write() -> None:
+            for path, state in files.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with disk_errors(path), path.open("wb") as file:
+                    torch.save(state, file)
+            if self._team.leads:
+                self._adapter.write_scripts(directory, tag)
+
+        self._team.everyone_does(write)
 
     @override
     def forget(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agiledpo.algorithms import DPO
 from agiledpo.checkpoint import CheckpointError
 from agiledpo.checkpoint.zero_shards import read_shards
 from tests.distributed import work, zero_work
@@ -150,3 +151,53 @@ def test_another_librarys_engine_is_refused_and_its_adapters_are_not(copied: Pat
     agent.load_checkpoint(copied, overwrite_reference_adapter=True)
     written = load_file(copied / "actor" / "adapter_model.safetensors")
     assert all(written[name].equal(tensor) for name, tensor in work.weights(agent).items())
+
+
+def test_a_disk_that_is_full_for_one_rank_is_everybodys_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    results = run_ranks(zero_work.save_with_a_full_disk, tmp_path, environment=zero_environment(2), timeout=60.0)
+    for result in results:
+        (errno, shard), nothing, (again, latest), still_nothing = result["said"]
+        assert (errno, again) == (28, 28)
+        assert _SECOND in shard
+        assert "latest" in latest
+        assert nothing == still_nothing == []
+    state, _ = read_shards(tmp_path / "full")
+    for number, entry in results[0]["saved"]["optimizer"]["state"].items():
+        assert all(state["state"][number][kind].equal(value) for kind, value in entry.items())
+
+
+@pytest.fixture(scope="module")
+def with_base(directory: Path) -> list[Found]:
+    environment = {**zero_environment(3, SHARD_FROM="0"), "ZERO3_INIT": "1"}
+    return run_ranks(zero_work.save_with_base, directory, environment=environment)
+
+
+def test_a_sharded_base_is_made_again_in_parts(with_base: list[Found]) -> None:
+    weights = len(with_base[0]["state"])
+    assert [result["kept"] for result in with_base] == [[weights], [0]]  # only the leader takes a copy
+    for result in with_base:
+        assert result["same"]
+        for name, tensor in work.model().state_dict().items():
+            assert result["state"][name].equal(tensor)
+        assert_same_to_the_bit(result["loaded"], result["saved"])
+        assert_same_to_the_bit(result["went_on"][1], result["went_on"][0])
+        assert result["held"] == {}
+
+
+def test_one_process_without_deepspeed_reads_what_stage_3_saved(directory: Path, with_base: list[Found]) -> None:
+    for path, network in ((directory / "whole", None), (directory / "named", work.model())):
+        state, _ = read_shards(path)
+        agent = DPO.load(path, actor_network=network)
+        assert_same_to_the_bit(zero_work.found(agent), with_base[0]["saved"])
+        assert state["state"].keys() == with_base[0]["saved"]["optimizer"]["state"].keys()
+        zero_work.taught(agent, range(4, 6))
+        assert_same(zero_work.found(agent), with_base[0]["went_on"][0])
+
+
+def assert_same_to_the_bit(actual: Found, expected: Found) -> None:
+    for name, tensor in expected["weights"].items():
+        assert actual["weights"][name].equal(tensor)
+    assert actual["optimizer"]["state"].keys() == expected["optimizer"]["state"].keys() != set()
+    for number, entry in expected["optimizer"]["state"].items():
+        for kind, value in entry.items():
+            assert actual["optimizer"]["state"][number][kind].equal(value)

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from torch import Tensor
 
+from agiledpo.adapters import SharedBaseModel
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.errors import NonFiniteLossError
+from agiledpo.checkpoint.identity import identity_of
 from tests.distributed import work
 
 CELLS = [(lora_only, save_optimizer) for lora_only in (True, False) for save_optimizer in (True, False)]
@@ -158,6 +161,41 @@ def save_grid(directory: Path) -> Mapping[str, Any]:
     return {"saved": saved, "went_on": found(agent), "after": after}
 
 
+def save_with_a_full_disk(directory: Path) -> Mapping[str, Any]:
+    """Save while rank 1 cannot write its share, while rank 0 cannot write what it adds, and then as ever."""
+    agent, said = work.dpo(work.accelerator()), []
+    taught(agent, range(2))
+    opened, written = Path.open, Path.write_text
+
+    def open_(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name.startswith("zero_pp_rank_1"):
+            with opened(path, *arguments, **options) as file:
+                file.write(b"the beginning")
+            raise OSError(28, "No space left on device", str(path))
+        return opened(path, *arguments, **options)
+
+    def write_text(path: Path, text: str, *arguments: Any, **options: Any) -> int:
+        if path.name == "latest":
+            raise OSError(28, "No space left on device", str(path))
+        return written(path, text, *arguments, **options)
+
+    for rank, name, function in ((1, "open", open_), (0, "write_text", write_text)):
+        if agent.team.rank == rank:
+            setattr(Path, name, function)
+        try:
+            agent.save_checkpoint(directory / "full")
+        except OSError as error:
+            said.append((error.errno, str(error)))
+        finally:
+            Path.open, Path.write_text = opened, written  # type: ignore[method-assign]
+        agent.team.wait()
+        said.append(sorted(path.name for path in directory.iterdir()))
+        agent.team.wait()
+    taught(agent, range(2, 3))
+    agent.save_checkpoint(directory / "full")
+    return {"said": said, "saved": found(agent)}
+
+
 def load_grid(directory: Path, parallel: bool = True) -> list[Mapping[str, Any]]:
     """Load all cells, by whatever number of processes, and go on."""
     handle = work.accelerator() if parallel else None
@@ -173,3 +211,42 @@ def found_after(agent: DPO, path: Path, cell: tuple[bool, bool]) -> Mapping[str,
 
 def name_of(cell: tuple[bool, bool]) -> str:
     return f"lora_only={cell[0]},save_optimizer={cell[1]}"
+
+
+def save_with_base(directory: Path) -> Mapping[str, Any]:
+    """Save an agent on a sharded base with that base, and make it again of what was saved."""
+    handle = work.accelerator()
+    agent = work.dpo(handle)
+    kept, state = [], SharedBaseModel.base_state
+
+    def noted(base: SharedBaseModel, *, keep: bool = True) -> dict[str, Tensor]:
+        weights = state(base, keep=keep)
+        kept.append(len(weights))
+        return weights
+
+    taught(agent, range(4))
+    SharedBaseModel.base_state = noted  # type: ignore[method-assign]
+    try:
+        agent.save_checkpoint(directory / "whole", lora_only=False)
+    finally:
+        SharedBaseModel.base_state = state  # type: ignore[method-assign]
+    agent.save_checkpoint(directory / "named")
+    saved = found(agent)
+    made = DPO.load(directory / "whole", accelerator=handle)
+    same = identity_of(made.base).weights_sha256 == identity_of(agent.base).weights_sha256
+    loaded = found(made)
+    for one in (agent, made):
+        taught(one, range(4, 6))
+    return {
+        "kept": kept,
+        "saved": saved,
+        "loaded": loaded,
+        "same": same,
+        "went_on": [found(agent), found(made)],
+        "state": {key: tensor.clone() for key, tensor in made.base.base_state().items()},
+        "held": {
+            name: parameter.numel()
+            for name, parameter in made.base.model.named_parameters()
+            if "lora_" not in name and parameter.numel()
+        },
+    }
