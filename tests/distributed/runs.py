@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
-from agiledpo.distributed.team import local_leader_first
+from agiledpo.distributed.team import Team, local_leader_first
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.tournament import TournamentSelection
 from agiledpo.llm_envs import PreferenceGym
@@ -230,9 +230,7 @@ def two_ranks(directory: Path, saved_by_one: Path) -> Mapping[str, Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*could not be written")
             results[name] = refusal(
-                lambda saving=saving: train(
-                    handle, fitness=Held(3, _fill_disk if leads else lambda: None), **saving
-                )
+                lambda saving=saving: train(handle, fitness=Held(3, _fill_disk if leads else lambda: None), **saving)
             )
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -268,7 +266,7 @@ def _calls(own: Path) -> list[tuple[str, dict[str, Any]]]:
 def not_shared(directory: Path, own_elite: bool) -> tuple[tuple[str, str, int], list[str]]:
     """A run under ZeRO-2 whose directory is another one in each process; and what it leaves there."""
     handle = work.accelerator()
-    place = directory / f"{own_elite}{handle.process_index}"
+    place = directory / str(Team.of(handle).rank)  # the handle says 0 with DeepSpeed on CPUs
     place.mkdir()
     os.chdir(place)
     path = Path("/proc/self/cwd/saved")  # of the same name everywhere
