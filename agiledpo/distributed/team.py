@@ -5,6 +5,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -173,21 +174,13 @@ class Team:
             return
         self.gather(None if error is None else Failure(error, whereabouts()))
 
-    def settle(self, outcomes: Sequence[tuple[Exception | None, str]]) -> None:
-        """The second half of :meth:`agree`, for errors that have been gathered with something else.
-
-        Args:
-            outcomes: Of each process its error and its :func:`whereabouts`.
-        """
-        for rank, (error, where) in enumerate(outcomes):
-            if error is not None:
-                raise self._told(error, rank, where)
-
     def everyone_does(self, act: Callable[[], T]) -> T:
         """Do something in every process that may fail in some of them only.
 
         Args:
-            act: What to do; it may talk to the others.
+            act: What to do. It may talk to the others by :meth:`gather`, and by what is made of it (:meth:`all_do`,
+                :meth:`agree`): a process that fails tells those who are in another collective operation something
+                else than they are waiting for.
 
         Returns:
             What it returned in this process.
@@ -208,11 +201,12 @@ class Team:
             return result
         raise AssertionError("an error was not raised")
 
-    def leader_does(self, act: Callable[[], T]) -> T:
-        """Have the leader do something and everybody know how it went.
+    def leader_does(self, act: Callable[[], T], *, of: int = 0) -> T:
+        """Have the leader, or another process, do something and everybody know how it went.
 
         Args:
-            act: What only the leader calls; it must not talk to the others.
+            act: What only that process calls; it must not talk to the others.
+            of: Its rank.
 
         Returns:
             What it returned, in every process.
@@ -223,12 +217,12 @@ class Team:
         if self.is_alone:
             return act()
         outcome: T | Failure | None = None
-        if self.leads:
+        if self.rank == of:
             try:
                 outcome = act()
             except Exception as error:  # the others would wait for ever
                 outcome = Failure(error, whereabouts())
-        return self._sent(outcome, 0)
+        return self._sent(outcome, of)
 
     @contextmanager
     def speaking_once(self) -> Iterator[None]:
@@ -276,20 +270,31 @@ class Team:
 def local_leader_first(accelerator: Accelerator | None) -> Iterator[None]:
     """Let one process of each machine go ahead, so that the others find what it has put into a cache.
 
-    If it fails the others go on, and come to the same error or not.
+    If it fails the others go on, and come to the same error or not. They wait on the CPU for as long as it takes: a
+    collective operation of their devices would be given up after minutes.
 
     Args:
         accelerator: Accelerate's handle; None for a process of its own.
     """
     team = Team.of(accelerator)
+    if team.is_alone:
+        yield
+        return
     leads = int(os.environ.get("LOCAL_RANK", team.rank)) == 0
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+
+    def meet() -> None:
+        dist.barrier(group=patient)
+        team.wait()  # nobody is in the barrier any more
+        dist.destroy_process_group(patient)
+
     if not leads:
-        team.wait()
+        meet()
     try:
         yield
     finally:
         if leads:
-            team.wait()
+            meet()
 
 
 def whereabouts() -> str:

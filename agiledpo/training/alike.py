@@ -1,6 +1,6 @@
 """Processes that are to decide alike have to begin alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.distributed.team import Team
@@ -8,20 +8,23 @@ from agiledpo.training.environments import Environments
 from agiledpo.training.evolution import Evolution
 
 
-def check_alike(team: Team, agents: Sequence[LLMAlgorithm], environments: Environments) -> None:
-    """Check that all processes have been given the same agents and rows.
+def check_alike(
+    team: Team, agents: Sequence[LLMAlgorithm], environments: Environments, call: Mapping[str, object]
+) -> None:
+    """Check that all processes have been given the same agents and rows and are asked for the same.
 
     Args:
         team: The processes.
         agents: This process's.
         environments: This process's.
+        call: What this process is asked to do with them, by the names of arguments; values are compared as text.
 
     Raises:
         ValueError: They have not; in every process.
     """
     if team.is_alone:
         return
-    given = {name: repr(value) for name, value in environments.settings().items()}
+    given = {name: repr(value) for name, value in {**environments.settings(), **call}.items()}
     for agent in agents:
         values = {**agent.hyperparameters, "seed": agent.seed}
         given |= {f"agent {agent.index}'s {name}": repr(value) for name, value in values.items()}
@@ -32,7 +35,8 @@ def check_alike(team: Team, agents: Sequence[LLMAlgorithm], environments: Enviro
             if first != other:
                 raise ValueError(
                     f"{name} is {other} in process {rank} and {first} in process 0. Every process has to make the same "
-                    "agents and environment: run the same program in each, with the same seeds and data."
+                    "agents and environment and the same call: run the same program in each, with the same seeds and "
+                    "data."
                 )
 
 

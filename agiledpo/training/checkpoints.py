@@ -220,8 +220,9 @@ class RunCheckpoints:
         except OSError as error:
             newest = self.last()
             before = "Nothing had been saved before" if newest is None else f"{newest} is intact"
-            if self._team.leads:
-                warnings.warn(f"{path} could not be written: {error}. {before}; the run goes on.", stacklevel=2)
+            said = f"{path} could not be written: {error}. {before}; the run goes on."
+            # Where warnings are errors all processes have it.
+            self._team.leader_does(lambda: warnings.warn(said, stacklevel=4))
             return None
         self._current = path
         self._team.leader_does(self._prune)

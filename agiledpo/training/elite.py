@@ -40,7 +40,8 @@ class EliteKeeper:
         try:
             elite.save_checkpoint(self.path, tokenizer=env.tokenizer, team=self.team)
         except OSError as error:
-            if self.team.leads:
-                warnings.warn(f"The elite could not be written to {self.path}: {error}. The run goes on.", stacklevel=2)
+            said = f"The elite could not be written to {self.path}: {error}. The run goes on."
+            # Where warnings are errors all processes have it.
+            self.team.leader_does(lambda: warnings.warn(said, stacklevel=4))
         else:
             self.saved = self.path

@@ -24,7 +24,7 @@ from agiledpo.training.evolution import Evolution
 from agiledpo.training.homes import Homes
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
-from agiledpo.training.processes import check_agents_share, check_environments_share, team_of
+from agiledpo.training.processes import check_agents_share, check_environments_share, check_places_shared, team_of
 from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness, TrainingRun
@@ -94,13 +94,7 @@ def finetune(
     for environment in environments.all:
         for agent in agents:
             practice.check(agent, environment)
-    check_alike(team, agents, environments)
     evolution = None if tournament is None else Evolution(tournament, mutation)
-    if evolution is not None:
-        draw_alike(team, evolution)
-    validated = validation_metrics(practice, environments.judge.validation_names)
-    if checkpoints is not None:
-        _check_metric(practice, checkpoints.retention, fitness, validated)
     schedule = Schedule.make(
         environments.judge,
         num_epochs=num_epochs,
@@ -109,6 +103,24 @@ def finetune(
         checkpoint_steps=checkpoint_steps,
         evo_steps=evo_steps,
     )
+    places = {"checkpoint_path": checkpoints, "elite_path": elite.path, "resume_from": resume_from, **files}
+    call = {
+        **vars(schedule),
+        "fitness": "a function" if callable(fitness) else practice.fitness[0] if fitness is None else fitness,
+        "retention": None if checkpoints is None else checkpoints.retention,
+        "parallel": parallel,
+        **({} if evolution is None else evolution.settings()),
+        # The leader's paths count; whether there is something to save is for all to know.
+        **{name: "given" for name, place in places.items() if place is not None},
+    }
+    check_alike(team, agents, environments, call)
+    saves = [None if checkpoints is None else checkpoints.directory, elite.path and elite.path.parent]
+    check_places_shared(team, agents, [directory for directory in saves if directory is not None])
+    if evolution is not None:
+        draw_alike(team, evolution)
+    validated = validation_metrics(practice, environments.judge.validation_names)
+    if checkpoints is not None:
+        _check_metric(practice, checkpoints.retention, fitness, validated)
     visible = verbose and team.leads
     shown = TrainingProgress(schedule.total_rows, unit=practice.unit, shown=practice.shown, visible=visible)
 

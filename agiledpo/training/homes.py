@@ -64,18 +64,7 @@ class Homes:
         Raises:
             Exception: What it raised there, in every process.
         """
-        if self.is_one:
-            return act()
-        outcome: tuple[T | None, Exception | None] = (None, None)
-        if self.has(place):
-            try:
-                outcome = act(), None
-            except Exception as error:  # the others would wait for ever
-                outcome = None, error
-        result, failure = self.team.same(outcome, of=self.rank_of(place))
-        if failure is not None:
-            raise failure
-        return result  # type: ignore[return-value]  # act returned it
+        return self.team.leader_does(act, of=self.rank_of(place))
 
     # Moving agents --------------------------------------------------------------------------------------------------
 

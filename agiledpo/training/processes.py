@@ -1,10 +1,16 @@
 """The processes of a run: all that is made for it has to know of them."""
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from accelerate import Accelerator
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.checkpoint.directory import check_writable
+from agiledpo.checkpoint.shared_draft import check_shared
+from agiledpo.checkpoint.zero_shards import writes_shards
 from agiledpo.distributed.team import Team
 from agiledpo.training.environments import Environments
 
@@ -56,6 +62,30 @@ def check_environments_share(team: Team, environments: Environments) -> None:
                 f"The run has {_processes(team.size)} and the environment was made for {_processes(processes)}. Make "
                 f"it with the agents' accelerator: {type(env).__name__}(..., accelerator=accelerator)."
             )
+
+
+def check_places_shared(team: Team, agents: Sequence[LLMAlgorithm], directories: Sequence[Path]) -> None:
+    """Check that all processes see the directories into which each will write its shards, before hours are spent.
+
+    Args:
+        team: The processes of the run.
+        agents: The agents, of which some may have shards.
+        directories: Where checkpoints will be made; the leader's count, and are made if they are not there.
+
+    Raises:
+        CheckpointError: A process does not see one; in every process.
+        OSError: Nothing can be written there; in every process.
+    """
+    if team.is_alone or not any(writes_shards(agent.stepper) for agent in agents):
+        return
+
+    def make(directory: Path, made: ExitStack) -> Path:
+        check_writable(directory)
+        return Path(made.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix=".agiledpo-shared-")))
+
+    for directory in directories:
+        with ExitStack() as made:  # only the leader's has something in it
+            check_shared(team, team.leader_does(lambda: make(directory, made)))  # noqa: B023 - called at once
 
 
 def _processes(count: int) -> str:

@@ -402,6 +402,25 @@ class TrainingRun(Generic[Agent]):
         for rows_done, place, error in sorted(setbacks, key=lambda entry: entry[:2]):
             self._set_aside(self.population[place], error, rows_done)
 
+    def _alike(self, failed: dict[int, NonFiniteLossError]) -> dict[int, NonFiniteLossError]:
+        """Let all processes that measured the same agents know what the leader found, to the bit.
+
+        Their devices may round otherwise, and who decides otherwise meets the others no more.
+
+        Args:
+            failed: Errors of this process, by place.
+
+        Returns:
+            The leader's.
+        """
+        if self.team.is_alone or not self.homes.is_one:
+            return failed
+        histories = {place: history_of(agent) for place, agent in enumerate(self.population)}
+        failed, histories = self.team.same((failed, histories))
+        for place, history in histories.items():
+            vars(self.population[place]).update(history)
+        return failed
+
     def _evaluate(self) -> None:
         failed: dict[int, NonFiniteLossError] = {}
         for place, agent in self._learners():
@@ -413,7 +432,7 @@ class TrainingRun(Generic[Agent]):
             except NonFiniteLossError as error:
                 failed[place] = error
         self._meet()
-        failed = self.homes.share(failed)
+        failed = self._alike(self.homes.share(failed))
         for place, agent in enumerate(self.population):
             if agent.diverged is not None:
                 continue
@@ -529,12 +548,22 @@ def _ask(
     Every process asks, because ``agent.measure`` in it takes them all; the leader's answer counts.
     """
     values, errors = list(agent.fitness), list(agent.fitness_errors)
-    answer = team.same(team.everyone_does(lambda: fitness(agent, judge)))
-    value, error = answer if isinstance(answer, (tuple, list)) and len(answer) == 2 else (answer, None)
+
+    def answer() -> tuple[float, float]:
+        said = fitness(agent, judge)
+        return _numbers(said, fitness, agent) if team.leads else (math.nan, math.nan)
+
+    value, error = team.same(team.everyone_does(answer))
     agent.fitness, agent.fitness_errors = values, errors
+    agent.record_fitness(value, error)
+
+
+def _numbers(answer: Any, fitness: Any, agent: LLMAlgorithm) -> tuple[float, float]:
+    """What a user's function returned, as plain numbers: a tensor may be on a device that others do not have."""
+    value, error = answer if isinstance(answer, (tuple, list)) and len(answer) == 2 else (answer, None)
     try:
-        agent.record_fitness(float(value), math.nan if error is None else float(error))
-    except TypeError:
+        return float(value), math.nan if error is None else float(error)
+    except (TypeError, ValueError):
         raise TypeError(
             f"fitness={fitness!r} returned {answer!r} for agent {agent.index}; a number is needed, or a number and its "
             "standard error."

@@ -3,20 +3,24 @@
 import os
 import resource
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
+from agiledpo.distributed.team import Team, local_leader_first
 from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.tournament import TournamentSelection
 from agiledpo.llm_envs import PreferenceGym
@@ -51,13 +55,29 @@ def dataset(rows: int, seed: int) -> Dataset:
     )
 
 
-def train(handle: Accelerator | None, *, dropout: float = 0.0, batch: int | None = None, **arguments: Any) -> Any:
+class RoundingDPO(DPO):
+    """Agents whose second process finds other figures than the first, and another ranking."""
+
+    def record(self, measured: Any, fitness: str) -> None:
+        super().record(measured, fitness)
+        if self.team.rank:
+            self.fitness[-1] += self.index % 2 - 0.5
+
+
+def train(
+    handle: Accelerator | None,
+    *,
+    algorithm: type[DPO] = DPO,
+    dropout: float = 0.0,
+    batch: int | None = None,
+    **arguments: Any,
+) -> Any:
     """Train a population of two that evolves, on batches of the same rows whatever the number of processes."""
     ranks = 1 if handle is None else handle.num_processes
     if "checkpoint_path" in arguments:
         # With each generation, so that no evaluation is there for a checkpoint only.
         arguments = {"checkpoint_steps": 2 * PER_BATCH, "retention": Retention(keep_last=None), **arguments}
-    agents = DPO.population(
+    agents = algorithm.population(
         2,
         actor_network=work.model(),
         lora_config=work.lora(lora_dropout=dropout),
@@ -79,11 +99,8 @@ def train(handle: Accelerator | None, *, dropout: float = 0.0, batch: int | None
         env,
         tournament=TournamentSelection(2, True, 2, 1, rand_seed=5),
         mutation=Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=6),
-        evo_steps=2,
-        num_epochs=2,
-        verbose=False,
         accelerator=handle,
-        **arguments,
+        **{"evo_steps": 2, "num_epochs": 2, "verbose": False, **arguments},
     )[0]
 
 
@@ -205,7 +222,67 @@ def two_ranks(directory: Path, saved_by_one: Path) -> Mapping[str, Any]:
         )
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     results["full"], results["full said"] = told(full), texts
+
+    for name, saving in {
+        "strict": {"checkpoint_path": own / "strict"},
+        "strict elite": {"save_elite": True, "elite_path": own / "strict elite"},
+    }.items():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*could not be written")
+            results[name] = refusal(
+                lambda saving=saving: train(handle, fitness=Held(3, _fill_disk if leads else lambda: None), **saving)
+            )
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    results["rounding"] = told(train(handle, algorithm=RoundingDPO))
+    tensor = train(handle, fitness=lambda agent, env: torch.tensor(agent.index + handle.process_index))
+    results["tensor"] = [agent.fitness[-1] for agent in tensor], [agent.index for agent in tensor]
+    results["no number"] = refusal(lambda: train(handle, fitness=lambda agent, env: (lambda: None) if leads else 1.0))
+    results["other calls"] = {name: refusal(lambda call=call: train(handle, **call)) for name, call in _calls(own)}
     return results
+
+
+def refusal(act: Callable[[], Any]) -> tuple[str, str, int]:
+    """What an error says, and with how many notes."""
+    try:
+        act()
+    except Exception as error:
+        return type(error).__name__, str(error), len(getattr(error, "__notes__", []))
+    return "nothing", "", 0
+
+
+def _calls(own: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Arguments that are one thing in the first process and another in the second."""
+    leads = own != Path("/nowhere")
+    return [
+        ("evaluation_interval", {"evaluation_interval": 1 if leads else 2}),
+        ("fitness", {"fitness": "accuracy" if leads else Held()}),
+        ("retention", {"checkpoint_path": own / "other", "retention": Retention(keep_last=1 if leads else 2)}),
+        ("lineage_path", {"lineage_path": own / "other.jsonl"} if leads else {}),
+        ("elite_path", {"save_elite": True, "elite_path": own / "other"} if leads else {}),
+    ]
+
+
+def not_shared(directory: Path, own_elite: bool) -> tuple[tuple[str, str, int], list[str]]:
+    """A run under ZeRO-2 whose directory is another one in each process; and what it leaves there."""
+    handle = work.accelerator()
+    place = directory / str(Team.of(handle).rank)  # the handle says 0 with DeepSpeed on CPUs
+    place.mkdir()
+    os.chdir(place)
+    path = Path("/proc/self/cwd/saved")  # of the same name everywhere
+    saving = {"save_elite": True, "elite_path": path / "elite"} if own_elite else {"checkpoint_path": path}
+    said = refusal(lambda: train(handle, fitness=Held(1, _lose), **saving))
+    return said, [str(file.relative_to(place)) for file in place.rglob("*")]
+
+
+def patient() -> float:
+    """Wait for the leader for longer than collective operations may take; seconds that it took."""
+    handle = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=4))])
+    begun = time.monotonic()
+    with local_leader_first(handle):
+        if handle.process_index == 0:
+            time.sleep(6)
+    return time.monotonic() - begun
 
 
 def three_ranks(directory: Path, saved: Mapping[str, Path]) -> Mapping[str, Any]:

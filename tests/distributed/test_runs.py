@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.training.train_llm import finetune_llm_preference
 from tests.distributed import runs, work
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import run_ranks, zero_environment
 
 STEP = "step_24"
 
@@ -153,6 +153,59 @@ def test_a_full_disk_of_the_leader_ends_nothing(both: list[Mapping[str, Any]], p
     assert [path.name for path in (place / "full").iterdir() if path.name.startswith(("step_", ".step_"))] == [
         "step_12"
     ]
+
+
+@pytest.mark.parametrize("what", ["strict", "strict elite"])
+def test_a_warning_that_is_an_error_is_everybodys(both: list[Mapping[str, Any]], what: str) -> None:
+    (kind, text, notes), other = both[0][what], both[1][what]
+    assert (kind, notes) == ("UserWarning", 0)
+    assert "could not be written" in text
+    assert other == (kind, text, 1)  # the note says whose it is
+
+
+def test_what_is_measured_is_what_the_leader_measured(both: list[Mapping[str, Any]]) -> None:
+    for results in both:
+        assert_same(results["rounding"], both[0]["plain"])
+        assert results["rounding"]["fitness"] == both[0]["plain"]["fitness"]
+        assert results["rounding"]["elite"] == both[0]["plain"]["elite"]
+
+
+def test_a_fitness_may_be_a_tensor_and_must_be_a_number(both: list[Mapping[str, Any]]) -> None:
+    for rank, results in enumerate(both):
+        values, indices = results["tensor"]
+        assert values == indices
+        assert all(type(value) is float for value in values)
+        kind, text, notes = results["no number"]
+        assert (kind, notes) == ("TypeError", rank)
+        assert "for agent 0; a number is needed, or a number and its standard error." in text
+
+
+def test_calls_that_differ_between_processes_are_refused(both: list[Mapping[str, Any]]) -> None:
+    said = {
+        "evaluation_interval": "evaluation_interval is 2 in process 1 and 1 in process 0",
+        "fitness": "fitness is 'a function' in process 1 and 'accuracy' in process 0",
+        "retention": "in process 0",
+        "lineage_path": "lineage_path is missing in process 1 and 'given' in process 0",
+        "elite_path": "elite_path is missing in process 1 and 'given' in process 0",
+    }
+    for results in both:
+        for name, (kind, text, _) in results["other calls"].items():
+            assert kind == "ValueError"
+            assert text.startswith(f"{name} is ")
+            assert said[name] in text
+
+
+@pytest.mark.parametrize("own_elite", [False, True])
+def test_shards_are_not_begun_where_only_the_leader_would_see_them(tmp_path: Path, own_elite: bool) -> None:
+    outcomes = run_ranks(runs.not_shared, tmp_path, own_elite, environment=zero_environment(2))
+    for rank, ((kind, text, _), left) in enumerate(outcomes):
+        assert kind == "CheckpointError"
+        assert text.startswith("/proc/self/cwd/saved must be on a file system that all processes share")
+        assert left == ([] if rank else ["saved"])
+
+
+def test_the_others_wait_for_a_leader_that_takes_long() -> None:
+    assert min(run_ranks(runs.patient)) > 6.0
 
 
 def several() -> list[str]:

@@ -13,7 +13,6 @@ from agiledpo.adapters.offload import activations_offloaded
 from agiledpo.algorithms.core.errors import NonFiniteLossError
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.randomness import TorchRandomStream
-from agiledpo.distributed.team import whereabouts
 from agiledpo.scoring import Scorer
 
 Part = TypeVar("Part")
@@ -93,9 +92,7 @@ def gradient_step(
                     broken = broken or error  # once the others, who wait for this process's gradients, know of it
         if not team.is_alone:
             agent.random_stream.advance()
-            outcomes = team.gather(([on_cpu(terms) for terms in kept], broken, whereabouts()))
-            team.settle([(error, where) for _, error, where in outcomes])
-            kept = [terms for part_terms, _, _ in outcomes for terms in part_terms]
+            kept = [terms for theirs in team.all_do(lambda: _outcome(kept, broken)) for terms in theirs]
         grad_norm = stepper.finish(agent.max_grad_norm)
         if not math.isfinite(grad_norm):
             raise NonFiniteLossError(
@@ -106,6 +103,13 @@ def gradient_step(
     finally:
         stepper.clear()
     return kept, grad_norm
+
+
+def _outcome(kept: Sequence[Terms], broken: NonFiniteLossError | None) -> list[Terms]:
+    """What a process has to tell the others of its micro-batches."""
+    if broken is not None:
+        raise broken
+    return [on_cpu(terms) for terms in kept]
 
 
 def on_cpu(terms: Any) -> Any:
