@@ -5,6 +5,7 @@ import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data.rollouts import make_pairs
 from agiledpo.data.rollouts.log import RolloutLog
+from agiledpo.distributed.team import Team
 from agiledpo.generation import Completions, SamplingSettings, roll_out
 from agiledpo.llm_envs import ReasoningGym
 from agiledpo.scoring import QuestionBatch, RolloutBatch
@@ -51,7 +53,7 @@ def rolled_out(
 ) -> tuple[QuestionBatch, RolloutBatch]:
     questions = QuestionBatch.from_experiences(env.next_batch())
     settings = SamplingSettings(max_new_tokens=20)
-    agent: Any = None
+    agent: Any = SimpleNamespace(team=Team.alone())  # nothing else of it is asked for
     generator: Any = Written(texts, finished)
     return questions, roll_out(agent, questions, env, group_size=len(texts[0]), settings=settings, generator=generator)
 
