@@ -63,8 +63,7 @@ def whole_scores(own: Sequence[PairScores], division: Division, device: torch.de
     """
     if division.team.is_alone:
         return PairScores.concat(own)
-    everybody = division.team.gather([scores.to("cpu") for scores in own])
-    laid = PairScores.concat([scores for theirs in everybody for scores in theirs])
+    laid = PairScores.concat(division.laid([scores.to("cpu") for scores in own]))
     return laid.select(division.order).to(device)
 
 

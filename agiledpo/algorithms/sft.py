@@ -230,8 +230,7 @@ class SFT(LLMAlgorithm):
                 for turn in division.turns(self._rows_per_pass)
             ]
         own = [CompletionTerms.concat([terms]) for terms, counts in parts if counts]
-        everybody = [terms for theirs in self.team.gather(own) for terms in theirs]
-        terms = CompletionTerms.concat(everybody).select(division.order)
+        terms = CompletionTerms.concat(division.laid(own)).select(division.order)
         check_finite(terms.nll, batch.labels)
         return HeldOutCompletions(terms)
 

@@ -71,11 +71,10 @@ class Division:
         where = {place: number for number, place in enumerate(laid)}
         return [where[place] for place in range(len(laid))]
 
-    def whole(self, values: Sequence[T]) -> list[T]:
-        """A value for each row of the batch, in every process.
+    def laid(self, parts: Sequence[T]) -> list[T]:
+        """What all processes have made of their rows, share after share, in every process.
 
         Args:
-            values: Of this process's rows, of plain values and tensors on the CPU.
+            parts: This process's, one after the other, of plain values and tensors on the CPU.
         """
-        laid = [value for share in self.team.gather(list(values)) for value in share]
-        return [laid[number] for number in self.order]
+        return [part for share in self.team.gather(list(parts)) for part in share]
