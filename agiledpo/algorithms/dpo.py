@@ -446,16 +446,18 @@ class DPO(LLMAlgorithm):
         mean_chosen_tokens = batch.chosen_tokens / len(batch)
         division = Division(self.team, batch.row_tokens)
 
-        def coupled_loss(places: Sequence[int]) -> tuple[Tensor, ObjectiveTerms]:
-            own = scorer.score(batch.select(places))
-            policy = scores_with_own_gradient(own, division)
-            terms = objective(
+        def terms_of(policy: PairScores, baseline: PairScores) -> ObjectiveTerms:
+            return objective(
                 policy.chosen,
                 policy.rejected,
-                reference.chosen,
-                reference.rejected,
+                baseline.chosen,
+                baseline.rejected,
                 mean_chosen_tokens=mean_chosen_tokens,
             )
+
+        def coupled_loss(places: Sequence[int]) -> tuple[Tensor, ObjectiveTerms]:
+            own = scorer.score(batch.select(places))
+            terms = terms_of(scores_with_own_gradient(own, division), reference)
             # A process without pairs of its own goes backward with the others all the same.
             share = terms.loss.sum() / len(batch) if division.own else 0 * own.chosen.logps.sum()
             # Every process has the terms of all pairs; those of one are enough.
@@ -466,14 +468,7 @@ class DPO(LLMAlgorithm):
             if self.use_liger_loss:
                 terms = liger_terms(scorer, objective, part, baseline, mean_chosen_tokens=mean_chosen_tokens)
             else:
-                policy = scorer.score(part)
-                terms = objective(
-                    policy.chosen,
-                    policy.rejected,
-                    baseline.chosen,
-                    baseline.rejected,
-                    mean_chosen_tokens=mean_chosen_tokens,
-                )
+                terms = terms_of(scorer.score(part), baseline)
             return terms.loss.sum() / len(batch), terms
 
         def check(places: Sequence[int], terms: ObjectiveTerms) -> None:
