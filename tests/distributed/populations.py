@@ -3,13 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from agiledpo.algorithms import DPO, GRPO, SFT
 from agiledpo.algorithms.core.registry import HyperparameterConfig, LogUniform, RLParameter
@@ -17,6 +13,7 @@ from agiledpo.hpo import MultiFrequencySelection, Mutations, Selection, Tourname
 from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
 from agiledpo.training.train_llm import finetune_llm_preference, finetune_llm_reasoning, finetune_llm_sft
 from tests.distributed import work
+from tests.distributed.words import low_words, rows, tokenizer
 
 SELECTIONS: Mapping[str, Callable[[int], Selection]] = {
     "tournament": lambda size: TournamentSelection(2, True, size, rand_seed=4),
@@ -26,35 +23,6 @@ SELECTIONS: Mapping[str, Callable[[int], Selection]] = {
     "subpopulations": lambda size: MultiFrequencySelection(size, (1, 2)),
 }
 RANGES = {"lr": RLParameter(1e-4, 1e30), "batch_size": RLParameter(2, 7)}
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words ``w4`` ... and four special tokens."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, work.VOCABULARY))]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-def rows(count: int, seed: int) -> Dataset:
-    """Pairs with something to learn, which are prompts with an answer too."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def words(low: int, high: int) -> str:
-        length = int(torch.randint(1, 7, (), generator=generator))
-        return " ".join(f"w{i}" for i in torch.randint(low, high, (length,), generator=generator).tolist())
-
-    return Dataset.from_list(
-        [{"prompt": words(4, 97) + " ", "chosen": words(4, 50), "rejected": words(50, 97)} for _ in range(count)]
-    )
-
-
-def low_words(completion: str, answer: str, question: str) -> float:
-    """Reward: which part of a completion is words below ``w50``."""
-    words = [word for word in completion.split() if word.startswith("w")]
-    return sum(int(word[1:]) < 50 for word in words) / len(words) if words else 0.0
 
 
 def per_process(handle: Accelerator | None, size: int) -> int:

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from agiledpo.algorithms import DPO, GRPO
 from agiledpo.algorithms.self_distillation import self_distillation
@@ -21,6 +19,7 @@ from agiledpo.llm_envs import ReasoningGym
 from agiledpo.scoring import QuestionBatch, RolloutBatch
 from agiledpo.training.train_llm import finetune_llm_online_preference, finetune_llm_reasoning
 from tests.distributed import work
+from tests.distributed.words import low_words, tokenizer
 
 _OBJECTIVES: Sequence[Mapping[str, Any]] = (
     {"beta": 0.2},
@@ -125,22 +124,6 @@ def _curves(handle: Accelerator | None, objectives: int) -> list[Mapping[str, An
 
 def _known(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value == value}
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words ``w4`` ... ``w96`` and four special tokens."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, work.VOCABULARY))]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-def low_words(completion: str, answer: str, question: str) -> float:
-    """Share of words below ``w50``."""
-    words = [word for word in completion.split() if word.startswith("w")]
-    return sum(int(word[1:]) < 50 for word in words) / len(words) if words else 0.0
 
 
 def gym(handle: Accelerator | None, reward: Any = low_words, *, rows: int = 6, batch: int = 2) -> ReasoningGym:

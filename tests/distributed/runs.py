@@ -14,9 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.registry import HyperparameterConfig, RLParameter
@@ -28,31 +25,9 @@ from agiledpo.training import Retention
 from agiledpo.training.interruption import TrainingInterrupted
 from agiledpo.training.train_llm import finetune_llm_preference
 from tests.distributed import work
+from tests.distributed.words import rows, tokenizer
 
 ROWS, PER_BATCH = 24, 6
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words ``w4`` ... ``w96`` and four special tokens."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, work.VOCABULARY))]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-def dataset(rows: int, seed: int) -> Dataset:
-    """Text pairs; chosen completions are of words below ``w50``."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def words(low: int, high: int) -> str:
-        length = int(torch.randint(1, 7, (), generator=generator))
-        return " ".join(f"w{i}" for i in torch.randint(low, high, (length,), generator=generator).tolist())
-
-    return Dataset.from_list(
-        [{"prompt": words(4, 97) + " ", "chosen": words(4, 50), "rejected": words(50, 97)} for _ in range(rows)]
-    )
 
 
 class RoundingDPO(DPO):
@@ -88,8 +63,8 @@ def train(
         accelerator=handle,
     )
     env = PreferenceGym(
-        dataset(ROWS, 0),
-        dataset(7, 1),
+        rows(ROWS, 0),
+        rows(7, 1),
         tokenizer(),
         data_batch_size_per_gpu=PER_BATCH // ranks if batch is None else batch,
         accelerator=handle,

@@ -215,8 +215,8 @@ def several() -> list[str]:
     for with_agent, with_env, with_run in ((False, True, True), (True, False, True), (True, False, False)):
         agent = work.dpo(handle if with_agent else None)
         env = PreferenceGym(
-            runs.dataset(4, 0),
-            runs.dataset(4, 1),
+            runs.rows(4, 0),
+            runs.rows(4, 1),
             runs.tokenizer(),
             data_batch_size_per_gpu=2,
             accelerator=handle if with_env else None,
@@ -239,6 +239,6 @@ def test_parts_for_different_numbers_of_processes_are_refused() -> None:
 def test_an_accelerator_of_one_process_is_none() -> None:
     handle = Accelerator(cpu=True)
     assert handle.num_processes == 1
-    env = PreferenceGym(runs.dataset(4, 0), runs.dataset(4, 1), runs.tokenizer(), data_batch_size_per_gpu=2)
+    env = PreferenceGym(runs.rows(4, 0), runs.rows(4, 1), runs.tokenizer(), data_batch_size_per_gpu=2)
     population, _ = finetune_llm_preference([work.dpo()], env, verbose=False, accelerator=handle)
     assert population[0].steps == [4]
