@@ -1,6 +1,5 @@
 """Scaling: tables against figures worked out by hand, and one point measured on a tiny model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarking.processes import run_worker
 from benchmarking.scaling.axes import AXES, full_logits_mb, medians, token_ratio
-from benchmarking.scaling.worker import Task, read_token_pairs, run, write_token_pairs
+from benchmarking.scaling.worker import Task, read_token_pairs, write_token_pairs
 
 FIGURES = {"pairs": 10, "tokens": 1000, "peak_mb": 100.0, "resident_mb": 40.0, "step_peak_mb": 90.0, "weights_mb": 30.0}
 
@@ -124,7 +124,6 @@ def test_every_picture_shows_every_point(axis: str, tmp_path: Path) -> None:
 
 
 def test_a_point_on_a_tiny_model(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     pairs = [tuple(torch.randint(3, 90, (n,), generator=generator).tolist() for n in (6, 2, 4)) for _ in range(5)]
     write_token_pairs(pairs, tmp_path / "pairs.jsonl")
@@ -140,13 +139,17 @@ def test_a_point_on_a_tiny_model(tmp_path: Path) -> None:
         batch_size=2,
         agents=2,
         prefix_sharing="auto",
-        threads=threads,
+        threads=1,
     )
-    figures = run(Task(**json.loads(json.dumps(task.as_json()))))
+    # In a process of its own, as the benchmark has it: one that ran other tests holds memory that nobody can tell.
+    figures = run_worker("benchmarking.scaling.worker", task.as_json(), threads=1, timeout=120)
     # Four pairs of 12 tokens come after the warm-up.
     assert (figures["pairs"], figures["tokens"]) == (4, 48)
     assert figures["seconds"] > 0
-    assert figures["step_peak_mb"] >= figures["resident_mb"] > figures["weights_mb"]
+    assert figures["resident_mb"] > figures["weights_mb"]
+    # Two agents' moments and gradients of adapters of rank 16 are what the steps add for certain.
+    adapter = 4 * 16 * (2 * (512 + 512) + 2 * (512 + 256) + 3 * (512 + 1536))
+    assert figures["step_peak_mb"] > figures["resident_mb"] + 2 * adapter * 3 * 4 / 1e6
     assert figures["peak_mb"] >= figures["step_peak_mb"]
     # Four layers of q, o (512 x 512), k, v (512 x 256) and gate, up, down (512 x 1536), the norms, the embedding.
     layer = 2 * 512**2 + 2 * 512 * 256 + 3 * 512 * 1536 + 2 * 512
