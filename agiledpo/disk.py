@@ -10,6 +10,43 @@ from typing import IO
 # How safetensors, tokenizers and torch say what the system told them, in exceptions of their own.
 _SIGNS = ("os error", "PytorchStreamWriter", "unexpected pos")
 
+_DEVICES = ("/dev/fd", "/proc/")
+
+
+def check_place(path: Path, name: str, *, overwrite: bool) -> None:
+    """Find out before all the work whether a file can be put in its place when it is complete.
+
+    Args:
+        path: The place.
+        name: Of the parameter, for messages.
+        overwrite: A file that is there may be replaced.
+
+    Raises:
+        FileExistsError: Something is there.
+        NotADirectoryError: Its directory is a file.
+        PermissionError: Its directory cannot be written to.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{name} ({path}) exists and is a directory; choose another one.")
+    # The links there, such as stdout, may lead to a regular file; they would be replaced themselves.
+    folder = str(path.absolute().parent)
+    if folder == "/dev" or folder.startswith(_DEVICES) or (path.exists() and not path.is_file()):
+        raise FileExistsError(
+            f"{name} ({path}) is no regular file, and a file is put in its place when it is complete; name a file, and "
+            f"copy it from there."
+        )
+    if path.is_symlink() and not path.exists():
+        raise FileExistsError(
+            f"{name} ({path}) is a link to {path.readlink()}, which does not exist; name that file, or remove the link."
+        )
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{name} ({path}) exists; choose another one, or set overwrite=True (--overwrite).")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{name} ({path}) cannot be written: {above} is no directory; choose another place.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} ({path}) cannot be written: no permission in {above}; choose another place.")
+
 
 def flush(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on the disk."""

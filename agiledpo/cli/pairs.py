@@ -74,7 +74,7 @@ def pairs_command(
     """
     with user_errors():
         from agiledpo.data.rollouts import make_pairs
-        from agiledpo.data.rollouts.writing import check_place
+        from agiledpo.disk import check_place
 
         if statistics is not None:
             if statistics.resolve() in (input.resolve(), output.resolve()):

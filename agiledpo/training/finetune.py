@@ -22,6 +22,8 @@ from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments, Gym
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.homes import Homes
+from agiledpo.training.metrics_log import MetricsLog
+from agiledpo.training.observer import Observer, Observers, Outline
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
 from agiledpo.training.processes import check_agents_share, check_environments_share, check_places_shared, team_of
@@ -52,6 +54,8 @@ def finetune(
     save_elite: bool,
     elite_path: str | Path | None,
     lineage_path: str | Path | None,
+    log_path: str | Path | None,
+    observers: Sequence[Observer],
     verbose: bool,
     accelerator: Accelerator | None,
     parallel: Parallel,
@@ -76,7 +80,12 @@ def finetune(
     if checkpoints is not None:
         for agent in agents:
             agent.plain_arguments()  # what cannot be saved is found now, not after the first thousand steps
-    files = {**({} if lineage_file is None else {"lineage_path": lineage_file}), **practice.files}
+    log = None if log_path is None else MetricsLog(log_path)
+    files = {
+        **({} if lineage_file is None else {"lineage_path": lineage_file}),
+        **({} if log is None else {"log_path": log.path}),
+        **practice.files,
+    }
     if practice.files and not homes.is_one:
         raise ValueError(
             f"{', '.join(practice.files)} is one file, and with parallel='population' every process would write to it. "
@@ -85,8 +94,10 @@ def finetune(
 
     def check_files() -> None:
         _check_paths(elite.path, None if checkpoints is None else checkpoints.directory, files)
+        if log is not None:
+            log.check_place()
         if resume_from is None:
-            _check_absent(practice.files)
+            _check_absent({name: path for name, path in files.items() if name != "lineage_path"})
 
     team.leader_does(check_files)
     environments = Environments.make(env, env_fn, len(agents))
@@ -121,15 +132,27 @@ def finetune(
     validated = validation_metrics(practice, environments.judge.validation_names)
     if checkpoints is not None:
         _check_metric(practice, checkpoints.retention, fitness, validated)
-    visible = verbose and team.leads
-    shown = TrainingProgress(schedule.total_rows, unit=practice.unit, shown=practice.shown, visible=visible)
+    outline = Outline(
+        algorithm=practice.algorithm.__name__,
+        unit=practice.unit,
+        total_rows=schedule.total_rows,
+        shown=practice.shown,
+        fitness=str(call["fitness"]),
+        validation_names=environments.judge.validation_names,
+        settings={name: str(value) for name, value in call.items()},
+    )
+    following: dict[str, Observer] = {f"observer {place}": observer for place, observer in enumerate(observers)}
+    if verbose:
+        following["display"] = TrainingProgress()
+    if log is not None:
+        following["log"] = log
 
     def last_checkpoint() -> str | None:
         newest = None if checkpoints is None else checkpoints.newest
         return None if newest is None else str(newest)
 
     watched = Vigil(team.rank, team.size, same=team.same, last_checkpoint=last_checkpoint)
-    with watched, nullcontext() if checkpoints is None else checkpoints.held(), shown as progress:
+    with watched, nullcontext() if checkpoints is None else checkpoints.held(), Observers(following, team) as observer:
         found = None
         if checkpoints is not None and resume_from is not None:
             found = checkpoints.find(resume_from)
@@ -144,17 +167,18 @@ def finetune(
             evolution=evolution,
             checkpoints=checkpoints,
             elite=elite,
-            progress=progress,
+            observer=observer,
             team=team,
             homes=homes,
         )
+        observer.begins(outline, run.population)
         if found is not None and checkpoints is not None:
             checkpoints.take_up(run, *found)
-            progress.say(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
+            observer.said(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
         elif resume_from is not None:
-            progress.say("Nothing has been saved yet, so the run begins at its beginning.")
+            observer.said("Nothing has been saved yet, so the run begins at its beginning.")
             for line in team.leader_does(lambda: [_moved_aside(file) for file in files.values() if file.exists()]):
-                progress.say(line)
+                observer.said(line)
         population = run.run()
     return population, [float("nan") if agent.diverged else agent.fitness[-1] for agent in population]
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 from agiledpo.algorithms.core.measured import Measured, check_fitness_name
 from agiledpo.llm_envs.types import Split
 from agiledpo.scoring import PromptBatch
+from agiledpo.training.observer import Observer
 from agiledpo.training.population import Agent
 
 
@@ -24,6 +25,7 @@ class Practice(ABC, Generic[Agent]):
         fitness: What :meth:`measure` can compare agents by, the default first.
         metrics: What :meth:`measure` measures.
         accuracy: Which of them is the share of what the agent gets right.
+        observer: Who is told of what agents answer; a run says who.
     """
 
     algorithm: type[Agent]
@@ -33,6 +35,7 @@ class Practice(ABC, Generic[Agent]):
     fitness: Sequence[str]
     metrics: Sequence[str]
     accuracy: str
+    observer: Observer = Observer()
 
     @abstractmethod
     def check(self, agent: Agent, env: Any) -> None:

@@ -1,80 +1,74 @@
 """What a run shows while it goes on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from tqdm.auto import tqdm
+from typing_extensions import override
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.llm_envs.validation import validation_split
+from agiledpo.training.observer import Observer, Outline
 from agiledpo.training.population import Population
 
 
-class TrainingProgress:
-    """A progress bar over rows with the latest metrics and the estimated time left.
+class TrainingProgress(Observer):
+    """A progress bar over rows with the latest metrics and the estimated time left."""
 
-    Args:
-        total: Rows that each agent will learn from.
-        unit: What a row is called.
-        shown: For each figure beside the bar, the metric that it is the mean of over the agents, and its format.
-        visible: Show it.
-    """
-
-    def __init__(self, total: int, *, unit: str, shown: Mapping[str, tuple[str, str]], visible: bool) -> None:
-        self._bar = tqdm(total=total, unit=unit, disable=not visible, dynamic_ncols=True)
-        self._shown = shown
-        self._latest: dict[int, dict[str, float]] = {}
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] = tqdm(disable=True)
+        self._shown: Mapping[str, tuple[str, str]] = {}
+        self._names: Sequence[str] = ()
+        self._latest: dict[int, Mapping[str, float]] = {}
         self._held_out: dict[str, str] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
+    @override
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        if not self._bar.disable:
-            self._bar.write(text)
+    @override
+    def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
+        self._bar = tqdm(total=outline.total_rows, unit=outline.unit, dynamic_ncols=True)
+        self._shown, self._names = outline.shown, outline.validation_names
 
-    def advance(self, rows: int) -> None:
-        """Count rows and redraw."""
-        self._bar.set_postfix_str(self._summary(), refresh=False)
-        self._bar.update(rows)
+    @override
+    def said(self, text: str) -> None:
+        self._bar.write(text)
 
-    def resumed(self, rows: int) -> None:
-        """Begin where an earlier process stopped, so that its rows do not count for the speed."""
-        self._bar.initial = rows
-        self._bar.n = rows
+    @override
+    def resumed(self, rows_done: int) -> None:
+        # What an earlier process learned does not count for the speed.
+        self._bar.initial = rows_done
+        self._bar.n = rows_done
         self._bar.refresh()
 
-    def learned(self, index: int, metrics: dict[str, float]) -> None:
-        """Note the metrics of an agent's last step; means over the agents are shown."""
-        self._latest[index] = metrics
+    @override
+    def learned(self, agent: LLMAlgorithm, metrics: Mapping[str, float]) -> None:
+        self._latest[agent.index] = metrics
 
-    def evaluated(self, population: Population[Any], validation_names: Sequence[str] = ()) -> None:
-        """Show the best held-out fitness, and that agent's loss and accuracy on each validation set.
+    @override
+    def advanced(self, rows_done: int) -> None:
+        self._bar.set_postfix_str(self._summary(), refresh=False)
+        self._bar.update(rows_done - self._bar.n)
 
-        Args:
-            population: The agents.
-            validation_names: Names of the validation sets.
-        """
+    @override
+    def evaluated(self, population: Population[Any], rows_done: int) -> None:
         if population.elite is not None:
             self._held_out = {"held-out": f"{population.elite.fitness[-1]:.3f}"}
-            for split, loss, accuracy in _validation(population, validation_names):
+            for split, loss, accuracy in _validation(population, self._names):
                 self._held_out[split] = f"{loss:.4f} ({accuracy:.2f})"
         self._bar.set_postfix_str(self._summary())
 
-    def say_validation(self, population: Population[Any], validation_names: Sequence[str]) -> None:
-        """Print the loss and accuracy of the fittest agent on each validation set, a line for each."""
-        for split, loss, accuracy in _validation(population, validation_names):
-            self.say(f"{split}: loss {loss:.4f}, accuracy {accuracy:.3f}")
-
-    def evolved(self, generation: int, population: Population[Any]) -> None:
-        """Say what the next generation is made of."""
+    @override
+    def evolved(self, generation: int, population: Population[Any], rows_done: int) -> None:
         living = {agent.index for agent in population}
         self._latest = {index: metrics for index, metrics in self._latest.items() if index in living}
-        self.say(f"generation {generation}: " + "; ".join(_describe(agent) for agent in population))
+        self.said(f"generation {generation}: " + "; ".join(_describe(agent) for agent in population))
+
+    @override
+    def ended(self, population: Population[Any], rows_done: int) -> None:
+        for split, loss, accuracy in _validation(population, self._names):
+            self.said(f"{split}: loss {loss:.4f}, accuracy {accuracy:.3f}")
 
     def _summary(self) -> str:
         if not self._latest:

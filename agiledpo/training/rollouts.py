@@ -64,6 +64,7 @@ class FromRollouts(Practice[Agent]):
                 iteration=self._iteration,
                 rows_done=self._rows_done,
             )
+        self.observer.answered(agent, questions, rollouts, env)
         return rollouts
 
     def _check_alike(self, agent: Agent, rollouts: RolloutBatch) -> None:

@@ -23,9 +23,9 @@ from agiledpo.training.environments import BATCH_SIZE, PROCESSES, ROWS_OF, Envir
 from agiledpo.training.evolution import Evolution
 from agiledpo.training.homes import Homes, history_of
 from agiledpo.training.interruption import Interruption, TrainingInterrupted
+from agiledpo.training.observer import Observer
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
-from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.row_queue import RowQueue
 from agiledpo.training.schedule import Moment, Schedule
 from agiledpo.training.validation import validate
@@ -49,7 +49,7 @@ class TrainingRun(Generic[Agent]):
         evolution: Selection and mutation; None for none.
         checkpoints: Where the run is saved; None for nowhere.
         elite: Where the fittest agent is saved.
-        progress: Where the run shows itself.
+        observer: Who follows the run.
         team: The processes that make the run together; None for one.
         homes: Which process each agent is at home in; None where every process has all to do with each agent.
 
@@ -72,7 +72,7 @@ class TrainingRun(Generic[Agent]):
         evolution: Evolution | None = None,
         checkpoints: RunCheckpoints | None = None,
         elite: EliteKeeper,
-        progress: TrainingProgress,
+        observer: Observer,
         team: Team | None = None,
         homes: Homes | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class TrainingRun(Generic[Agent]):
         self.evolution = evolution
         self.checkpoints = checkpoints
         self.elite = elite
-        self.progress = progress
+        self.observer = practice.observer = observer
         self.homes = Homes(Team.alone()) if homes is None else homes
         self.iteration = 0
         self.rows_done = 0
@@ -132,6 +132,7 @@ class TrainingRun(Generic[Agent]):
         for agent in self.population:
             agent.flush_caches()
         self._report()
+        self.observer.ended(self.population, self.rows_done)
         self.homes.spread(self.population)
 
     def advance(self) -> None:
@@ -155,7 +156,7 @@ class TrainingRun(Generic[Agent]):
         for place, batch in enumerate(each):
             self._learn(place, batch, moment)
         self.iteration, self.rows_done = moment.iteration, moment.rows_done
-        self.progress.advance(rows)
+        self.observer.advanced(self.rows_done)
         saves = self.checkpoints is not None and self.schedule.checkpoints(moment)
         if self.schedule.evaluates(moment) or (saves and self._judges):
             self._evaluate()
@@ -195,6 +196,7 @@ class TrainingRun(Generic[Agent]):
             "evolution": None if self.evolution is None else self.evolution.state_dict(),
             "practice": self.practice.state_dict(),
             "lineage": self.population.lineage.state_dict(),
+            "observers": self.observer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -224,6 +226,7 @@ class TrainingRun(Generic[Agent]):
         if (state["evolution"] is None) is not (self.evolution is None):
             raise ValueError("The state was taken with evolution and this run has none, or the other way round.")
         self.practice.check_state(state.get("practice", {}))
+        self.observer.check_state(state.get("observers", {}))
 
     def place(self, state: Mapping[str, Any]) -> None:
         """Go to the place in the data and in the evolution where a state was taken; agents stay as they are.
@@ -265,7 +268,8 @@ class TrainingRun(Generic[Agent]):
         # Files are cut at the very last, when nothing else can be refused.
         self.population.lineage.load_state_dict(state["lineage"])
         self.practice.load_state_dict(state.get("practice", {}))  # runs of version 0.1 had none
-        self.progress.resumed(self.rows_done)
+        self.observer.load_state_dict(state.get("observers", {}))
+        self.observer.resumed(self.rows_done)
 
     @staticmethod
     def _warn_of_batches(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -345,9 +349,9 @@ class TrainingRun(Generic[Agent]):
 
     def _introduce(self) -> None:
         if table := self.environments.judge.filter_table():
-            self.progress.say(table)
+            self.observer.said(table)
         for agent in self.population:
-            self.progress.say(f"agent {agent.index}: minimise {self.practice.describe(agent)}")
+            self.observer.said(f"agent {agent.index}: minimise {self.practice.describe(agent)}")
             self.population.lineage.record(
                 Born(agent=agent.index, parent=None, generation=0, pairs=0, hyperparameters=agent.hyperparameters)
             )
@@ -365,7 +369,7 @@ class TrainingRun(Generic[Agent]):
                 rows = queue.take(size)
                 if self.homes.has(place):
                     self._lessons[place] = self.practice.learn(agent, rows, env)
-                    self.progress.learned(agent.index, self._lessons[place])
+                    self.observer.learned(agent, self._lessons[place])
             if self.homes.has(place):
                 self.practice.end_batch(agent, moment.iteration)
         except NonFiniteLossError as error:
@@ -394,7 +398,7 @@ class TrainingRun(Generic[Agent]):
             if not self.homes.has(place):
                 vars(agent).update(history)
                 if lesson is not None:
-                    self.progress.learned(agent.index, lesson)
+                    self.observer.learned(agent, lesson)
             if setback is not None:
                 self._queues[place].clear()
                 setbacks.append((setback[0], place, setback[1]))
@@ -454,7 +458,7 @@ class TrainingRun(Generic[Agent]):
         self.population.validation = validation
         self.metrics = {} if elite is None else {**elite.held_out, "fitness": elite.fitness[-1], **validation}
         self.measured_at = self.rows_done
-        self.progress.evaluated(self.population, self.environments.judge.validation_names)
+        self.observer.evaluated(self.population, self.rows_done)
 
     def _fittest(self) -> Agent | None:
         """The agent of the highest rank; nobody is the fittest where no fitness is a number."""
@@ -469,7 +473,7 @@ class TrainingRun(Generic[Agent]):
             self.population.index(elite), lambda: validate(self.practice, elite, self.environments.judge)
         )
         for name, reason in validation.failed.items():
-            self.progress.say(f"agent {elite.index} could not be measured on the validation set {name}: {reason}")
+            self.observer.said(f"agent {elite.index} could not be measured on the validation set {name}: {reason}")
         if validation.metrics:
             self.population.lineage.record(
                 Validated(
@@ -490,7 +494,7 @@ class TrainingRun(Generic[Agent]):
         self.homes.move_in(self.population, places)
         if (elite is not None and elite.index != index) or not any(agent is elite for agent in self.population):
             self.population.elite, self.metrics = None, {}  # it did not survive
-        self.progress.evolved(evolution.generation, self.population)
+        self.observer.evolved(evolution.generation, self.population, moment.rows_done)
 
     def _save_elite(self) -> None:
         elite = self.population.elite
@@ -506,7 +510,7 @@ class TrainingRun(Generic[Agent]):
         self.population.lineage.record(
             Diverged(agent=agent.index, generation=self._generation, pairs=rows_done, reason=agent.diverged)
         )
-        self.progress.say(f"agent {agent.index} has diverged and is set aside: {error}")
+        self.observer.said(f"agent {agent.index} has diverged and is set aside: {error}")
         if not self.population.well:
             reasons = "; ".join(f"agent {agent.index}: {agent.diverged}" for agent in self.population)
             saved = (None if self.checkpoints is None else self.checkpoints.last()) or self.elite.saved
@@ -517,19 +521,18 @@ class TrainingRun(Generic[Agent]):
         """Measure the elite on what no selection ever saw."""
         elite, judge = self.population.elite, self.environments.judge
         self._save_elite()
-        self.progress.say_validation(self.population, judge.validation_names)
         if elite is not None and "final" in judge.splits:
             name = self.practice.fitness[0]
             try:
                 final, rows = self.homes.ask(self.population.index(elite), lambda: self._final(elite))
             except NonFiniteLossError as error:  # the trained agents must not be lost to it
-                self.progress.say(f"agent {elite.index} could not be measured on the final split: {error}")
+                self.observer.said(f"agent {elite.index} could not be measured on the final split: {error}")
                 return
             self.population.final = final
             self.population.lineage.record(
                 Final(agent=elite.index, pairs=self.rows_done, split="final", fitness=final.value, error=final.error)
             )
-            self.progress.say(
+            self.observer.said(
                 f"agent {elite.index}: {name} {final} on the {rows} rows of the final split, which no "
                 "selection ever saw"
             )

@@ -14,6 +14,7 @@ from agiledpo.hpo.selection import Selection
 from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
 from agiledpo.losses.checks import check_number, check_whole_number
 from agiledpo.training.finetune import finetune
+from agiledpo.training.observer import Observer
 from agiledpo.training.online import FromComparisons, FromRewards
 from agiledpo.training.population import Population
 from agiledpo.training.practice import FromRows
@@ -41,6 +42,8 @@ def finetune_llm_preference(
     save_elite: bool = False,
     elite_path: str | Path | None = None,
     lineage_path: str | Path | None = None,
+    log_path: str | Path | None = None,
+    observers: Sequence[Observer] = (),
     verbose: bool = True,
     accelerator: Accelerator | None = None,
     parallel: Parallel = "data",
@@ -95,6 +98,8 @@ def finetune_llm_preference(
             generation, before anything is mutated, and of the run.
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to while the run goes on.
+        log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
+        observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
         parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
@@ -132,6 +137,8 @@ def finetune_llm_preference(
         save_elite=save_elite,
         elite_path=elite_path,
         lineage_path=lineage_path,
+        log_path=log_path,
+        observers=observers,
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,
@@ -157,6 +164,8 @@ def finetune_llm_sft(
     save_elite: bool = False,
     elite_path: str | Path | None = None,
     lineage_path: str | Path | None = None,
+    log_path: str | Path | None = None,
+    observers: Sequence[Observer] = (),
     verbose: bool = True,
     accelerator: Accelerator | None = None,
     parallel: Parallel = "data",
@@ -185,6 +194,8 @@ def finetune_llm_sft(
         save_elite: Save the fittest agent to ``elite_path``.
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
+        log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
+        observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
         verbose: Print the objectives and generations, and show a progress bar.
         accelerator: Accelerate's handle; only its main process prints.
         parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
@@ -215,6 +226,8 @@ def finetune_llm_sft(
         save_elite=save_elite,
         elite_path=elite_path,
         lineage_path=lineage_path,
+        log_path=log_path,
+        observers=observers,
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,
@@ -241,6 +254,8 @@ def finetune_llm_reasoning(
     save_elite: bool = False,
     elite_path: str | Path | None = None,
     lineage_path: str | Path | None = None,
+    log_path: str | Path | None = None,
+    observers: Sequence[Observer] = (),
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
@@ -278,6 +293,8 @@ def finetune_llm_reasoning(
         save_elite: Save the fittest agent to ``elite_path``.
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
+        log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
+        observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
             preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
@@ -313,6 +330,8 @@ def finetune_llm_reasoning(
         save_elite=save_elite,
         elite_path=elite_path,
         lineage_path=lineage_path,
+        log_path=log_path,
+        observers=observers,
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,
@@ -353,6 +372,8 @@ def finetune_llm_online_preference(
     save_elite: bool = False,
     elite_path: str | Path | None = None,
     lineage_path: str | Path | None = None,
+    log_path: str | Path | None = None,
+    observers: Sequence[Observer] = (),
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
@@ -409,6 +430,8 @@ def finetune_llm_online_preference(
         save_elite: Save the fittest agent to ``elite_path``.
         elite_path: Directory for it.
         lineage_path: File of JSON lines to write the lineage to.
+        log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
+        observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
             preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
@@ -465,6 +488,8 @@ def finetune_llm_online_preference(
         save_elite=save_elite,
         elite_path=elite_path,
         lineage_path=lineage_path,
+        log_path=log_path,
+        observers=observers,
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,

@@ -21,9 +21,9 @@ from agiledpo.hpo.selection import rank
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments
 from agiledpo.training.evolution import Evolution
+from agiledpo.training.observer import Observer
 from agiledpo.training.population import Population
 from agiledpo.training.practice import FromRows
-from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.run import TrainingRun
 from agiledpo.training.schedule import Schedule
 from agiledpo.training.train_llm import finetune_llm_preference
@@ -521,7 +521,7 @@ def start(make_env, make_population, path=None, *, own_envs=False):
         schedule,
         evolution=Evolution(tournament(), mutations()),
         elite=EliteKeeper(),
-        progress=TrainingProgress(schedule.total_rows, unit="pair", shown=DPO.PROGRESS, visible=False),
+        observer=Observer(),
     )
 
 

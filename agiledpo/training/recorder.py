@@ -1,0 +1,109 @@
+"""The figures of a run, under names that its log and all trackers share."""
+
+import math
+import time
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.training.observer import Observer, Outline
+from agiledpo.training.population import Population
+
+Number = int | float
+
+
+class Recorder(Observer):
+    """Makes figures of what happens, one set for each batch of the environment, and hands them on.
+
+    - ``train/agent_<i>/<metric>``: the mean over the optimizer steps that the agent made on the batch, of each figure
+      of its ``learn``; ``train/agent_<i>/<hyperparameter>``: what is a number among its hyperparameters.
+    - ``eval/agent_<i>/<metric>`` of the test split, with ``fitness`` and ``fitness_error``; ``eval/best_fitness`` and
+      ``eval/mean_fitness`` over the agents that are well.
+    - ``validation-<name>_<metric>`` of the fittest agent, as NeMo RL names them.
+    - ``final/fitness`` and ``final/fitness_error``, at the end.
+    - ``train/global_step``: rows that each agent has been handed; ``train/generation``.
+    - ``time/elapsed_seconds`` since the process began with the run.
+
+    A step is a number of rows. Names and steps only grow, as trackers want it.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[int, list[Mapping[str, float]]] = defaultdict(list)
+        self._learners: dict[int, LLMAlgorithm] = {}
+        self._generation = 0
+        self._began = time.perf_counter()
+
+    @abstractmethod
+    def record(self, step: int, figures: Mapping[str, Number]) -> None:
+        """Take the figures of a step. The same step may come several times, with other names.
+
+        Args:
+            step: Rows that each agent has been handed by then.
+            figures: Finite numbers, or NaN and infinities where a metric is.
+        """
+
+    @override
+    def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
+        self._began = time.perf_counter()
+
+    @override
+    def learned(self, agent: LLMAlgorithm, metrics: Mapping[str, float]) -> None:
+        self._steps[agent.index].append(metrics)
+        self._learners[agent.index] = agent
+
+    @override
+    def advanced(self, rows_done: int) -> None:
+        figures: dict[str, Number] = {"train/global_step": rows_done, "train/generation": self._generation}
+        for index, steps in sorted(self._steps.items()):
+            figures |= {f"train/agent_{index}/{name}": value for name, value in _means(steps)}
+            figures |= {
+                f"train/agent_{index}/{name}": value
+                for name, value in self._learners[index].hyperparameters.items()
+                if isinstance(value, (int, float))
+            }
+        figures["time/elapsed_seconds"] = time.perf_counter() - self._began
+        self._steps.clear()
+        self._learners.clear()
+        self.record(rows_done, figures)
+
+    @override
+    def evaluated(self, population: Population[Any], rows_done: int) -> None:
+        figures: dict[str, Number] = {}
+        fitness = []
+        for agent in population.well:
+            place = f"eval/agent_{agent.index}"
+            figures |= {f"{place}/{name}": value for name, value in agent.held_out.items()}
+            figures |= {f"{place}/fitness": agent.fitness[-1], f"{place}/fitness_error": agent.fitness_errors[-1]}
+            fitness.append(agent.fitness[-1])
+        if fitness:
+            figures |= {"eval/best_fitness": max(fitness), "eval/mean_fitness": sum(fitness) / len(fitness)}
+        self.record(rows_done, {**figures, **population.validation})
+
+    @override
+    def evolved(self, generation: int, population: Population[Any], rows_done: int) -> None:
+        self._generation = generation
+
+    @override
+    def ended(self, population: Population[Any], rows_done: int) -> None:
+        if population.final is not None:
+            final = population.final
+            self.record(rows_done, {"final/fitness": final.value, "final/fitness_error": final.error})
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"generation": self._generation}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generation = state.get("generation", 0)
+
+
+def _means(steps: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
+    """The mean of each metric over the steps that have it; a metric that is not a number there does not count."""
+    for name in dict.fromkeys(name for step in steps for name in step):
+        values = [step[name] for step in steps if name in step and not math.isnan(step[name])]
+        yield name, sum(values) / len(values) if values else math.nan

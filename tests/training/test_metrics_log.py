@@ -1,0 +1,95 @@
+"""The log of a run's figures: what is in it, and that it follows a run that is taken up again."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agiledpo.algorithms import DPO
+from agiledpo.hpo import Mutations, TournamentSelection
+from agiledpo.training.observer import Observer
+from agiledpo.training.train_llm import finetune_llm_preference
+
+
+@pytest.fixture
+def make_population(tiny_model, lora):
+    def make(size: int, **arguments: Any) -> list[DPO]:
+        return DPO.population(size, actor_network=tiny_model(), lora_config=lora, lr=1e-3, nll_alpha=0.0, **arguments)
+
+    return make
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(path: Path) -> list[dict[str, Any]]:
+    """What two runs of one seed have in common."""
+    timed = ("elapsed_seconds", "tokens_per_second", "validation_time")
+    return [{name: value for name, value in line.items() if not name.endswith(timed)} for line in lines(path)]
+
+
+def test_figures_are_what_learning_and_measuring_returned(make_env, make_population, tmp_path):
+    agents = make_population(2, batch_size=2)
+    learned: dict[int, list[dict[str, float]]] = {0: [], 1: []}
+
+    class Notes(Observer):
+        def learned(self, agent, metrics):
+            learned[agent.index].append(metrics)
+
+    path = tmp_path / "metrics.jsonl"
+    population, fitnesses = finetune_llm_preference(
+        agents, make_env(batch=4), max_steps=8, log_path=path, observers=[Notes()], verbose=False
+    )
+    train = [line for line in lines(path) if "train/global_step" in line]
+    assert [line["step"] for line in train] == [4, 8]
+    for place, line in enumerate(train):
+        for agent in population:
+            steps = learned[agent.index][2 * place : 2 * place + 2]
+            expected = sum(step["loss"] for step in steps) / 2
+            assert line[f"train/agent_{agent.index}/loss"] == pytest.approx(expected, abs=1e-12)
+            assert line[f"train/agent_{agent.index}/lr"] == agent.lr
+            assert line[f"train/agent_{agent.index}/beta"] == agent.beta
+    evaluated = lines(path)[-1]
+    assert evaluated["step"] == 8
+    assert [evaluated[f"eval/agent_{agent.index}/fitness"] for agent in population] == fitnesses
+    assert evaluated["eval/best_fitness"] == max(fitnesses)
+    assert evaluated["eval/mean_fitness"] == pytest.approx(math.fsum(fitnesses) / 2)
+
+
+def test_a_resumed_run_writes_the_same_log(make_env, make_population, tmp_path):
+    def run(name: str, **options: Any) -> Path:
+        path = tmp_path / name / "metrics.jsonl"
+        finetune_llm_preference(
+            make_population(2, batch_size=2),
+            make_env(batch=4),
+            evo_steps=1,
+            tournament=TournamentSelection(2, True, 2, rand_seed=1),
+            mutation=Mutations(no_mutation=1.0, rl_hp=0.0, rand_seed=1),
+            log_path=path,
+            checkpoint_path=tmp_path / name / "checkpoints",
+            checkpoint_steps=4,
+            verbose=False,
+            **options,
+        )
+        return path
+
+    whole = run("whole", max_steps=12)
+    taken = run("taken", max_steps=8)
+    # What came after the checkpoint that the run goes on from is written again.
+    with pytest.warns(UserWarning, match="total_rows was 8"):
+        run("taken", max_steps=12, resume_from=tmp_path / "taken" / "checkpoints" / "step_4")
+    assert without_times(taken)[:-1] == without_times(whole)[:-1]
+    assert without_times(taken)[-1].keys() == without_times(whole)[-1].keys()
+    (aside,) = taken.parent.glob("metrics.jsonl.from_*")
+    assert lines(aside)[-1]["step"] == 8
+
+
+def test_the_log_of_another_run_is_left_alone(make_env, make_population, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(FileExistsError, match=r"log_path=.* holds what another run wrote"):
+        finetune_llm_preference(make_population(1), make_env(), max_steps=4, log_path=path, verbose=False)
+    assert path.read_text() == "{}\n"
