@@ -32,7 +32,7 @@ from agiledpo.embedded.preferences import held_out_prompts, load_embedded_prefer
 from agiledpo.embedded.rule import judge
 from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
 from agiledpo.training.train_llm import finetune_llm_preference, finetune_llm_reasoning, finetune_llm_sft
-from benchmarking.machine import describe_machine, package_versions, sentence
+from benchmarking.machine import PACKAGES, describe_machine, package_versions, sentence
 from benchmarking.results import RESULTS, ResultFile, markdown_table
 
 NAME = "chain"
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     file = ResultFile(NAME, options.output)
     file.data["runs"] = []
-    file.set(machine=describe_machine(), versions=package_versions())
+    file.set(machine=describe_machine(), versions=package_versions(PACKAGES))
     with tempfile.TemporaryDirectory() as directory:
         file.append(Chain(options, Path(directory)).run())
     text = page(file.data)

@@ -24,7 +24,7 @@ from agiledpo.embedded.model import MODEL_NAME, load_embedded_model
 from agiledpo.embedded.preferences import load_embedded_preferences
 from agiledpo.generation import SamplingSettings, TransformersGenerator
 from agiledpo.generation.batches import left_padded
-from benchmarking.machine import describe_machine, package_versions, sentence
+from benchmarking.machine import PACKAGES, describe_machine, package_versions, sentence
 from benchmarking.results import RESULTS, ResultFile, markdown_table
 
 NAME = "generation"
@@ -41,7 +41,7 @@ WAYS = {
 def main() -> None:
     options = parse()
     file = ResultFile(NAME, options.output)
-    file.set(machine=describe_machine(), versions=package_versions())
+    file.set(machine=describe_machine(), versions=package_versions(PACKAGES))
     file.append(measure(options))
     text = page(file.data)
     file.write_markdown(text)

@@ -23,7 +23,7 @@ from agiledpo.algorithms import DPO
 from agiledpo.embedded.model import MODEL_NAME
 from agiledpo.scoring import RolloutBatch, Scorer
 from benchmarking.generation import make_agent
-from benchmarking.machine import describe_machine, package_versions, sentence
+from benchmarking.machine import PACKAGES, describe_machine, package_versions, sentence
 from benchmarking.results import RESULTS, ResultFile, markdown_table
 
 NAME = "group_sharing"
@@ -33,7 +33,7 @@ WAYS = ("shared", "separate", "padded")
 def main() -> None:
     options = parse()
     file = ResultFile(NAME, options.output)
-    file.set(machine=describe_machine(), versions=package_versions())
+    file.set(machine=describe_machine(), versions=package_versions(PACKAGES))
     agent = make_agent()
     for length in options.prompt_lengths:
         settings = {

@@ -24,7 +24,7 @@ import torch
 from benchmarking.faults.damage import damaged
 from benchmarking.faults.job import Job, fingerprint
 from benchmarking.faults.kills import killed
-from benchmarking.machine import REPOSITORY, describe_machine, package_versions, sentence
+from benchmarking.machine import PACKAGES, REPOSITORY, describe_machine, package_versions, sentence
 from benchmarking.processes import MARK, worker_environment
 from benchmarking.results import RESULTS, ResultFile, markdown_table
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # a process that has started threads must not be forked
     file = ResultFile(NAME, options.output)
     file.data["runs"] = []
-    file.set(machine=describe_machine(1), versions=package_versions())
+    file.set(machine=describe_machine(1), versions=package_versions(PACKAGES))
     with tempfile.TemporaryDirectory() as directory:
         file.append(campaign(Path(directory), options))
     text = page(file.data)
