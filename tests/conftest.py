@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from agiledpo.cache import cache_directory
 
-# What a build says must not depend on luck: the examples of a property follow from its test. To look for new ones, which
-# belong into the test as an @example then: HYPOTHESIS_PROFILE=explore make unit. A machine may be slow, so none has a time limit.
+# What a build says must not depend on luck, or on who else uses the machine: the examples of a property follow from its
+# test, and none has a time limit. HYPOTHESIS_PROFILE=explore looks for new ones; what it finds becomes an @example.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
