@@ -88,6 +88,7 @@ def finetune(
         **({} if lineage_file is None else {"lineage_path": lineage_file}),
         **({} if log is None else {"log_path": log.path}),
         **practice.files,
+        **_files_of(observers),
     }
     if practice.files and not homes.is_one:
         raise ValueError(
@@ -274,6 +275,15 @@ def _moved_aside(file: Path) -> str:
         number += 1
     file.rename(aside)
     return f"{file} is of the attempt before and is {aside} now."
+
+
+def _files_of(observers: Sequence[Observer]) -> dict[str, Path]:
+    """The files that observers write, each by a name for messages."""
+    return {
+        f"observers[{place}]" if number == 0 else f"observers[{place}], file {number + 1}": file
+        for place, observer in enumerate(observers)
+        for number, file in enumerate(observer.files)
+    }
 
 
 def _check_agents(agents: Sequence[LLMAlgorithm], algorithm: type[LLMAlgorithm]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,6 +61,11 @@ class Observer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Files that it writes: a new run finds them empty or absent."""
+        return ()
 
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
         """A run of these agents begins, or goes on."""

@@ -1,0 +1,175 @@
+"""From what was given to a value for every parameter, each checked."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agiledpo.config.errors import ConfigError
+from agiledpo.config.kinds import KindError, coerce
+from agiledpo.config.origins import Origins
+from agiledpo.config.schema import Entry, Parameter, Required, Section, accepts_null, defaults_of
+
+_ALIKE = 0.6
+
+
+def check_names(given: Mapping[str, Any], schema: Section, origins: Origins) -> None:
+    """Refuse keys that no parameter has.
+
+    Args:
+        given: What files and overrides set.
+        schema: What there is.
+        origins: Where it was set.
+
+    Raises:
+        ConfigError: A key is unknown; the nearest valid one is named.
+    """
+    for path, section, name in _unknown(given, schema, ""):
+        raise ConfigError(f"{_at(origins.of(path))}{path} is no parameter{_nearest(path, section, name, schema)}")
+
+
+def with_defaults(given: Mapping[str, Any], schema: Section) -> dict[str, Any]:
+    """The defaults of everything that is not switched off, with what was given in their place.
+
+    Args:
+        given: What files and overrides set.
+        schema: What there is.
+    """
+    return _filled(given, schema)
+
+
+def checked(values: Mapping[str, Any], schema: Section, origins: Origins, raw: Mapping[str, str]) -> dict[str, Any]:
+    """Values as their parameters want them.
+
+    Args:
+        values: Of every parameter.
+        schema: What there is.
+        origins: Where they were set.
+        raw: By path, what was typed on the command line: where a text is wanted, a number is one.
+
+    Raises:
+        ConfigError: A value is not of its parameter's kind, or there is none; all of them are named.
+    """
+    wrong: list[str] = []
+
+    def visit(values: Mapping[str, Any], entries: Mapping[str, Entry], prefix: str) -> dict[str, Any]:
+        found = {}
+        for name, entry in entries.items():
+            path, value = f"{prefix}{name}", values[name]
+            if isinstance(entry, Section):
+                found[name] = None if value is None else visit(value, entry.chosen(value), f"{path}.")
+                continue
+            if isinstance(value, Required):
+                wrong.append(f"{path} is needed and has no default: {entry.help} Set {path}=... ({entry.allowed}).")
+                continue
+            try:
+                found[name] = _coerced(value, entry, raw.get(path))
+            except KindError:
+                wrong.append(
+                    f"{_at(origins.of(path))}{path}={_shown(value)} is not allowed; {name} must be {entry.allowed}."
+                )
+        return found
+
+    result = visit(values, schema.entries, "")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return result
+
+
+def _coerced(value: Any, entry: Parameter, typed: str | None) -> Any:
+    try:
+        return coerce(value, entry.hint)
+    except KindError:
+        if typed is None or isinstance(value, list | dict) or value is None:
+            raise
+        return coerce(typed, entry.hint)
+
+
+# Names ------------------------------------------------------------------------------------------------------------
+
+
+def _unknown(given: Mapping[str, Any], section: Section, prefix: str) -> Iterator[tuple[str, Section, str]]:
+    entries = section.chosen(given)
+    for name, value in given.items():
+        path = f"{prefix}{name}"
+        entry = entries.get(str(name))
+        if entry is None:
+            yield path, section, str(name)
+        elif isinstance(entry, Section) and isinstance(value, Mapping):
+            yield from _unknown(value, entry, f"{path}.")
+
+
+def _nearest(path: str, section: Section, name: str, schema: Section) -> str:
+    """What may have been meant: of the same section, then anywhere."""
+    prefix = path[: len(path) - len(name)]
+    of_other = [value for value, entries in section.variants.items() if name in entries]
+    if of_other:
+        return f" with {prefix}{section.variant}={_others(section, name)}; it goes with {' and '.join(of_other)}."
+    here = difflib.get_close_matches(name, section.everything(), n=1, cutoff=_ALIKE)
+    if here:
+        return f"; did you mean {prefix}{here[0]}?"
+    everywhere = {known.rpartition(".")[2]: known for known, _ in reversed(list(schema.walk()))}
+    same = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)
+    if same:
+        return f"; did you mean {everywhere[same[0]]}?"
+    names = ", ".join(section.everything())
+    return f". {'At the top there are' if not prefix else f'{prefix[:-1]} has'} {names}."
+
+
+def _others(section: Section, name: str) -> str:
+    return " or ".join(value for value, entries in section.variants.items() if name not in entries)
+
+
+# Values -----------------------------------------------------------------------------------------------------------
+
+
+def _filled(given: Mapping[str, Any], section: Section) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, entry in section.chosen(given).items():
+        if isinstance(entry, Parameter):
+            found[name] = given.get(name, entry.default)
+        elif name not in given:
+            found[name] = None if entry.is_optional else defaults_of(entry.chosen({}))
+        elif given[name] is None and not entry.is_optional:
+            found[name] = defaults_of(entry.chosen({}))  # `lora:` with nothing below it
+        else:
+            found[name] = None if given[name] is None else _filled(given[name], entry)
+    return found
+
+
+def check_sections(given: Mapping[str, Any], schema: Section, origins: Origins, prefix: str = "") -> None:
+    """Refuse a single value where a section is.
+
+    Args:
+        given: What files and overrides set.
+        schema: What there is.
+        origins: Where it was set.
+        prefix: Path of the section.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for name, entry in schema.chosen(given).items():
+        value = given.get(name)
+        if not isinstance(entry, Section) or value is None:
+            continue
+        path = f"{prefix}{name}"
+        if not isinstance(value, Mapping):
+            null = " or null" if accepts_null(entry) else ""
+            first = next(iter(entry.entries))
+            raise ConfigError(
+                f"{_at(origins.of(path))}{path}={_shown(value)}: {path} is a section{null}. Set what is in it, such as "
+                f"{path}.{first}=..."
+            )
+        check_sections(value, entry, origins, f"{path}.")
+
+
+def _at(origin: str) -> str:
+    return f"{origin}: " if origin else ""
+
+
+def _shown(value: Any) -> str:
+    return {True: "true", False: "false", None: "null"}.get(value, repr(value)) if _is_flag(value) else repr(value)
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
