@@ -54,7 +54,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["agiledpo", "agiledpo.*"]),
-    package_data={"agiledpo": ["py.typed"], "agiledpo.embedded": ["*.jsonl", "*.md"]},
+    package_data={"agiledpo": ["py.typed"], "agiledpo.embedded": ["*.jsonl", "*.md"], "agiledpo.report": ["templates/*"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.23,<6",

@@ -8,6 +8,7 @@ import typer
 from agiledpo.cli.data import data_app
 from agiledpo.cli.launch_check import launch_check_command
 from agiledpo.cli.pairs import pairs_command
+from agiledpo.cli.report import report_command
 
 app = typer.Typer(
     name="agiledpo",
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command("pairs")(pairs_command)
 app.command("launch-check")(launch_check_command)
+app.command("report")(report_command)
 app.add_typer(data_app)
 
 
