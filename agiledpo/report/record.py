@@ -299,9 +299,7 @@ def _lineage(file: Path, missing: list[str]) -> Lineage | None:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
+    if isinstance(value, int | float):  # a switch among the hyperparameters is 0 or 1
         return float(value)
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else None
 
