@@ -31,6 +31,7 @@ class Chart:
         layout: The axes.
         height: CSS pixels.
         thinned: Whether points were left out.
+        top: Room above the axes, CSS pixels; None for what a legend needs.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Chart:
     layout: dict[str, Any] = field(default_factory=dict)
     height: int = 210
     thinned: bool = False
+    top: int | None = None
 
     def add(self, trace: Trace) -> None:
         """Draw one more thing."""
@@ -152,7 +154,9 @@ class Chart:
 
     def figure(self) -> dict[str, Any]:
         """What the page draws."""
-        return {"data": self.traces, "layout": self.layout, "height": self.height}
+        legend = any(trace["showlegend"] for trace in self.traces)
+        top = self.top or (26 if legend else 10)
+        return {"data": self.traces, "layout": self.layout, "height": self.height, "top": top}
 
 
 def axes(x: str, y: str, **options: Any) -> dict[str, Any]:

@@ -4,11 +4,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from agiledpo.hpo.family_tree import evolved_parameters, value_text
 from agiledpo.report.chart import Chart, axes, joined
 from agiledpo.report.lives import Lives
 from agiledpo.report.record import RunRecord
 from agiledpo.report.series import Series
+
+# Numbers on a logarithmic axis.
+_MOST_TICKS = 6
 
 _VALIDATION = re.compile(r"validation-(.+)_accuracy")
 
@@ -40,7 +45,7 @@ LEARNING = (
     Curve("mean_reward", "Reward", "reward", "Mean reward of the sampled completions. It should rise; what it is worth "
           "is what the reward functions say.", held_out=True),
     Curve("rewards/chosen", "Rewards of chosen and rejected", "nats", "Beta times the log-probability ratio to the "
-          "reference. Both often fall together; what counts is that the rejected one falls further.",
+          "reference. Both often fall together; what counts is that the rejected one falls further. Of the other agents only chosen is drawn.",
           dashed=("rewards/rejected", "chosen", "rejected")),
     Curve("rewards/margins", "Margin", "nats", "Chosen minus rejected reward: how clearly the agent tells them apart. "
           "It grows with beta, so compare it between agents of one beta only.", held_out=True),
@@ -114,7 +119,7 @@ class Seen:
 def row_axis(runs: Sequence[Seen]) -> str:
     """What the horizontal axis counts."""
     units = list(dict.fromkeys(seen.run.unit for seen in runs))
-    return f"{units[0] if len(units) == 1 else 'rows'} that each agent has seen"
+    return f"{units[0] if len(units) == 1 else 'rows'} seen by each agent"
 
 
 def draw(curve: Curve, runs: Sequence[Seen]) -> Chart | None:
@@ -265,43 +270,50 @@ def hyperparameter_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
     Args:
         runs: The runs.
     """
-    names = ["lr", "beta", *_changed(runs)]
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(["lr", "beta", *_changed(runs)]):
         values = [v for seen in runs for s in seen.run.agents.get(("train", name), {}).values() for v in s.values]
+        values = [value for value in values if math.isfinite(value)]
         if not values:
             continue
-        positive = min(values) > 0
-        log = name in ("lr", "beta") and positive or positive and max(values) / min(values) >= 10
-        shown = name if name not in ("lr",) else "learning rate"
+        shown = "learning rate" if name == "lr" else name
+        low, high = min(values), max(values)
+        log = low > 0 and (name in ("lr", "beta") or high / low >= 10)
         chart = Chart(
             f"parameter-{_key(name)}",
-            shown[0].upper() + shown[1:],
-            "Steps are mutations." if _constant_within(values) else "One value throughout.",
+            shown[:1].upper() + shown[1:],
+            "Where a line steps, a mutation changed it; children begin with their parent's value."
+            if high > low
+            else "One value throughout.",
             layout=axes(row_axis(runs), f"{shown}{', log scale' if log else ''}"),
-            height=170,
+            height=180,
         )
         if log:
-            chart.layout["yaxis"] |= {
-                "type": "log",
-                "exponentformat": "power",
-                "dtick": 1 if max(values) / min(values) > 100 else "D2",
-            }
-            if max(values) / min(values) < 2:  # one value would be alone on its axis
-                middle = math.log10(math.sqrt(max(values) * min(values)))
-                chart.layout["yaxis"] |= {"range": [middle - 0.5, middle + 0.5]}
+            chart.layout["yaxis"] |= _log_axis(low, high)
         for seen in runs:
             _agents(chart, seen, "train", name, shown, shape="hv", legend=seen.prefix.rstrip(": ") or None)
         yield chart
 
 
-def _constant_within(values: Sequence[float]) -> bool:
-    return len(set(values)) > 1
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis around these values, with a few round numbers on it that read well."""
+    room = max(0.12 * math.log10(high / low), 0.12)
+    start, stop = math.log10(low) - room, math.log10(high) + room
+    decades = range(math.floor(start), math.ceil(stop) + 1)
+    for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if start <= math.log10(tick) <= stop]
+        if len(ticks) <= _MOST_TICKS:
+            break
+    return {
+        "type": "log",
+        "range": [start, stop],
+        "tickvals": ticks or [low, high],
+        "ticktext": [value_text(tick) for tick in ticks or [low, high]],
+    }
 
 
 def _changed(runs: Sequence[Seen]) -> list[str]:
     """Hyperparameters that differ between agents or mutated, by the lineage."""
-    from agiledpo.hpo.family_tree import evolved_parameters
-
     return [name for seen in runs if seen.run.lineage is not None for name in evolved_parameters(seen.run.lineage)]
 
 

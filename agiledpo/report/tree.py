@@ -16,7 +16,7 @@ _SCALE = (
     "#404387", "#46327e", "#48186a", "#440154",
 )  # fmt: skip
 _UNKNOWN = "#b4b4b4"
-_LANE = 26
+_LANE = 36
 _BEND = 0.03
 _CURVE_POINTS = 8
 
@@ -38,11 +38,12 @@ def tree_chart(seen: Seen) -> Chart | None:
         "A lane is a place in the population, a line an agent from birth to end, dark where it was fit. The broad band "
         "leads to the best agent. Curves go from parent to child; a cross is an agent that diverged. Point at a circle "
         "for hyperparameters and mutations.",
-        layout=axes(f"{seen.run.unit} that each agent has seen", "place in the population"),
-        height=min(max(150, 90 + _LANE * (max(lanes.values()) + 1)), 900),
+        layout=axes(f"{seen.run.unit} seen by each agent", "place in the population"),
+        height=min(max(150, 100 + _LANE * (max(lanes.values()) + 1)), 900),
     )
+    chart.top = 56
     chart.layout["yaxis"] |= {
-        "range": [max(lanes.values()) + 0.7, -0.9], "tickvals": [], "showgrid": False, "zeroline": False, "fixedrange": True,
+        "range": [max(lanes.values()) + 0.7, -0.8], "tickvals": [], "showgrid": False, "zeroline": False, "fixedrange": True,
     }  # fmt: skip
     chain = [agents[index] for index in seen.lives.shares if index in agents]
     _draw_chain(chart, seen, lineage, lanes, chain)
@@ -131,7 +132,7 @@ def _draw_lives(chart: Chart, lineage: Lineage, agents: dict[int, AgentHistory],
                     "colorbar": {
                         "orientation": "h", "thickness": 7, "len": 0.3, "x": 1, "xanchor": "right", "y": 1,
                         "yanchor": "bottom", "outlinewidth": 0, "ypad": 2, "nticks": 4, "ticklabelposition": "outside top",
-                        "title": {"text": "fitness", "side": "top"}, "tickvals": _two(low, high),
+                        "title": {"text": "fitness", "side": "right", "font": {"size": 11, "color": "@soft"}}, "tickfont": {"size": 11}, "tickvals": _two(low, high),
                         "ticktext": [f"{value:.3g}" for value in _two(low, high)],
                     },
                 },
@@ -186,7 +187,7 @@ def _draw_births(
     chart.add(
         {
             "type": "scatter", "mode": "markers+text", "x": [agent.birth.pairs for agent in agents.values()],
-            "y": [lanes[agent.index] for agent in agents.values()], "text": labels, "textposition": "top center",
+            "y": [lanes[agent.index] for agent in agents.values()], "text": labels, "textposition": "top right",
             "textfont": {"size": 11, "color": [seen.colour if i in on_chain else "@ink" for i in agents]},
             "marker": {
                 "size": 7, "color": "@paper",

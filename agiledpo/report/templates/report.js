@@ -38,7 +38,7 @@
     return {
       ...figure.layout,
       width, height: figure.height, autosize: false,
-      margin: { l: narrow ? 52 : 66, r: narrow ? 10 : 18, t: 26, b: 40 },
+      margin: { l: narrow ? 52 : 66, r: narrow ? 10 : 18, t: figure.top, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("@ink") },
       hovermode: "closest", dragmode: "zoom",
