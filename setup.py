@@ -58,6 +58,7 @@ setup(
         "agiledpo": ["py.typed"],
         "agiledpo.config": ["embedded/*.yaml"],
         "agiledpo.embedded": ["*.jsonl", "*.md"],
+        "agiledpo.report": ["templates/*"],
     },
     install_requires=[
         "torch>=2.6",

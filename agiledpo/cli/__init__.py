@@ -8,6 +8,7 @@ import typer
 from agiledpo.cli.data import data_app
 from agiledpo.cli.launch_check import launch_check_command
 from agiledpo.cli.pairs import pairs_command
+from agiledpo.cli.report import report_command
 from agiledpo.cli.train import resume_command, train_app
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app.add_typer(train_app)
 app.command("resume")(resume_command)
 app.command("pairs")(pairs_command)
 app.command("launch-check")(launch_check_command)
+app.command("report")(report_command)
 app.add_typer(data_app)
 
 
