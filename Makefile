@@ -7,7 +7,10 @@ export TOKENIZERS_PARALLELISM = false
 # Threads that wait without spinning: several times faster where other processes use the machine too.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test lint unit clean
+# Material's word about MkDocs 2, which is not what is installed.
+export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: demo test lint unit docs docs-serve clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m agiledpo.embedded.demo $(ARGS)
@@ -22,6 +25,12 @@ lint: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed
+	$(BIN)/mkdocs serve
+
 $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
@@ -31,4 +40,4 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs site
