@@ -90,7 +90,9 @@ class PlainLines(Observer):
         pace = self._pace
         rate = "" if pace.rate is None else f"{pace.rate:.3g} {self._outline.unit}s/s, "
         times = f"{rate}{clock_face(pace.elapsed)} elapsed, {clock_face(pace.remaining)} left"
-        self.said("; ".join(filter(None, (f"{self._place()}: {self._figures()}", more, times))))
+        agents = len(self._standings.now())
+        whose = f", mean of {agents} agents" if agents > 1 else ""
+        self.said("; ".join(filter(None, (f"{self._place()}{whose}: {self._figures()}", more, times))))
         self._next = self._clock() + self._interval
 
     def _place(self) -> str:
