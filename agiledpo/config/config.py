@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agiledpo.config.algorithms import ALGORITHMS, schema_of
+from agiledpo.config.algorithms import ALGORITHMS, SEEDS, Algorithm, parameters_of_agent, schema_of
 from agiledpo.config.errors import ConfigError
 from agiledpo.config.files import read_file
 from agiledpo.config.origins import Origins
@@ -18,7 +18,7 @@ from agiledpo.config.printing import to_yaml
 from agiledpo.config.resolving import check_names, check_sections, checked, with_defaults
 from agiledpo.config.schema import Section
 
-# What belongs to the example, and not to a run of one's own: see `examples/`.
+# What suits the embedded model and data.
 _EXAMPLES = Path(__file__).parent / "embedded"
 
 
@@ -38,6 +38,16 @@ class Config:
     schema: Section
     is_example: bool = False
 
+    @property
+    def parts(self) -> Algorithm:
+        """What the algorithm is made of."""
+        return ALGORITHMS[self.algorithm]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The algorithm's own parameters."""
+        return {name: deepcopy(self.values[name]) for name in parameters_of_agent(self.algorithm)}
+
     def section(self, name: str) -> dict[str, Any]:
         """The values of a section, to be changed at will.
 
@@ -45,6 +55,22 @@ class Config:
             name: Its name.
         """
         return deepcopy(dict(self.values[name]))
+
+    def seeded(self, name: str) -> Any:
+        """The values of a section, in which seeds that are null are the run's; None for a section that is null.
+
+        Args:
+            name: Its name.
+        """
+        return None if self.values[name] is None else self._seeded(self.section(name))
+
+    def _seeded(self, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: self.values["seed"] if name in SEEDS and value is None else self._seeded(value)
+            for name, value in values.items()
+        }
 
     def to_yaml(self) -> str:
         """A file that says the same, with what each parameter is."""
@@ -103,6 +129,3 @@ def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         return _plain(whole, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split()) + ".") from None
-
-
-__all__ = ["ALGORITHMS", "Config", "load_config"]

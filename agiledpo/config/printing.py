@@ -54,5 +54,16 @@ def plain_yaml(value: Any) -> str:
     """
     if isinstance(value, Required):
         return "???"
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(
+        _escaped(value), default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _escaped(value: Any) -> Any:
+    """A value in which no text is taken for the name of another parameter."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, dict):
+        return {name: _escaped(held) for name, held in value.items()}
+    return [_escaped(held) for held in value] if isinstance(value, list) else value

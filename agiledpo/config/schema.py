@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_type_hints
 
-from agiledpo.config.docstrings import first_sentence, parameter_help, plain_text
+from agiledpo.config.docstrings import first_sentence, in_yaml, parameter_help, plain_text
 from agiledpo.config.kinds import allows_null, describe, is_plain
 
 
@@ -39,7 +39,7 @@ class Parameter:
     @property
     def line(self) -> str:
         """What it is, in one sentence."""
-        return first_sentence(self.help)
+        return in_yaml(first_sentence(self.help))
 
     @property
     def allowed(self) -> str:
@@ -118,7 +118,7 @@ def parameters_of(
     Raises:
         KeyError: The docstring says nothing about a parameter.
     """
-    documented = {**_field_help(configured), **parameter_help(configured), **(helps or {})}
+    documented = {**parameter_help(configured), **_field_help(configured), **(helps or {})}
     types = get_type_hints(configured if dataclasses.is_dataclass(configured) else _function(configured))
     made = _factories(configured)
     entries: dict[str, Entry] = {}
