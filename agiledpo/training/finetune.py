@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
 from agiledpo.training.alike import check_alike, draw_alike
 from agiledpo.training.checkpoints import RunCheckpoints
+from agiledpo.training.display import display_for
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments, Gym
 from agiledpo.training.evolution import Evolution
@@ -27,10 +29,10 @@ from agiledpo.training.observer import Observer, Observers, Outline
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
 from agiledpo.training.processes import check_agents_share, check_environments_share, check_places_shared, team_of
-from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness, TrainingRun
 from agiledpo.training.schedule import Schedule
+from agiledpo.training.trackers import Trackers, Tracking
 from agiledpo.training.validation import validation_metrics
 
 
@@ -56,6 +58,7 @@ def finetune(
     lineage_path: str | Path | None,
     log_path: str | Path | None,
     observers: Sequence[Observer],
+    trackers: Trackers,
     verbose: bool,
     accelerator: Accelerator | None,
     parallel: Parallel,
@@ -140,13 +143,18 @@ def finetune(
         shown=practice.shown,
         fitness=str(call["fitness"]),
         validation_names=environments.judge.validation_names,
-        settings={name: str(value) for name, value in call.items()},
+        settings={
+            name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in call.items()
+        },
     )
     following: dict[str, Observer] = {f"observer {place}": observer for place, observer in enumerate(observers)}
     if verbose:
-        following["display"] = TrainingProgress()
+        following["display"] = display_for()
     if log is not None:
         following["log"] = log
+    if trackers.names:
+        theirs = agents[0].accelerator if accelerator is None else accelerator
+        following["trackers"] = Tracking(trackers, started=() if theirs is None else theirs.trackers)
 
     def last_checkpoint() -> str | None:
         newest = None if checkpoints is None else checkpoints.newest
@@ -172,7 +180,7 @@ def finetune(
             team=team,
             homes=homes,
         )
-        observer.begins(outline, run.population)
+        observer.begins(replace(outline, resumes=found is not None), run.population)
         if found is not None and checkpoints is not None:
             checkpoints.take_up(run, *found)
             observer.said(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")

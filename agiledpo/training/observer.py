@@ -29,6 +29,7 @@ class Outline:
         fitness: How agents are compared, in a word.
         validation_names: Names of the validation sets.
         settings: What the run goes by, plain values by name.
+        resumes: Whether it goes on from a checkpoint, which ``resumed`` will tell more about.
     """
 
     algorithm: str
@@ -38,6 +39,7 @@ class Outline:
     fitness: str = ""
     validation_names: Sequence[str] = ()
     settings: Mapping[str, Any] | None = None
+    resumes: bool = False
 
 
 class Observer:
