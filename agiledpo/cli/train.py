@@ -214,7 +214,7 @@ def _usage_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -21,6 +21,7 @@ from agiledpo.launch.model import open_model
 from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
 from agiledpo.training.retention import Retention
 from agiledpo.training.samples import Samples
+from agiledpo.training.trackers import Trackers
 from agiledpo.training.train_llm import finetune_llm_preference, finetune_llm_reasoning, finetune_llm_sft
 
 
@@ -94,6 +95,7 @@ _FINETUNE = (
     "log_path",
     "rollouts_path",
     "observers",
+    "trackers",
     "accelerator",
 )
 # What PEFT fills in itself, or what only holds while a model is in memory.
@@ -143,6 +145,7 @@ def schema_of(algorithm: str) -> Section:
         _evolution(),
         _train(parts),
         _samples(),
+        _trackers(),
         *([_generator()] if parts.judges else []),
     ]
     entries: dict[str, Entry] = {
@@ -280,6 +283,21 @@ def _samples() -> Section:
         defaults={"seed": None},
         helps={"seed": "Of the choice of prompts and of sampling" + _FOLLOWS},
     )
+
+
+def _trackers() -> Section:
+    entries = parameters_of(
+        Trackers,
+        leave_out=("config",),
+        hints={"names": list[str]},
+        defaults={"names": []},
+        helps={
+            "names": "Any of tensorboard, wandb, mlflow and trackio.",
+            "run_name": "The run's name there; null for that of its directory.",
+            "directory": "Where TensorBoard's and W&B's files go; null for a place in the run's directory.",
+        },
+    )
+    return Section("trackers", "Where figures go beside the log; a list stands for names", entries, shorthand="names")
 
 
 def _generator() -> Section:

@@ -95,19 +95,30 @@ def load_config(algorithm: str, files: Sequence[str | Path] = (), overrides: Seq
     """
     schema = schema_of(algorithm)
     origins = Origins()
-    layers = [read_file(Path(file), origins) for file in files]
+    layers = [_expanded(read_file(Path(file), origins), schema) for file in files]
     typed = [read_override(override) for override in overrides]
     origins.add({override.path: "command line" for override in typed})
-    given = _plain(OmegaConf.merge(*layers, merged(typed)), resolve=False)
+    layers.append(_expanded(merged(typed), schema))
+    given = _plain(OmegaConf.merge(*layers), resolve=False)
     is_example = not _says(given, "model", "name") and not _says(given, "data", "train")
     if is_example:
         example = read_file(_EXAMPLES / f"{algorithm}.yaml", Origins())
-        given = _plain(OmegaConf.merge(example, *layers, merged(typed)), resolve=False)
+        given = _plain(OmegaConf.merge(example, *layers), resolve=False)
     check_sections(given, schema, origins)
     check_names(given, schema, origins)
     values = _resolved(with_defaults(given, schema))
     raw = {override.path: override.text for override in typed}
     return Config(algorithm, checked(values, schema, origins, raw), schema, is_example)
+
+
+def _expanded(layer: DictConfig, schema: Section) -> DictConfig:
+    """What a file says, with sections for what stands for them: ``trackers: [wandb]`` is ``trackers.names``."""
+    for name, entry in schema.entries.items():
+        if isinstance(entry, Section) and entry.shorthand and name in layer:
+            value = _plain(layer, resolve=False)[name]
+            if isinstance(value, str | list):
+                layer[name] = {entry.shorthand: [value] if isinstance(value, str) else value}
+    return layer
 
 
 def _says(given: Mapping[str, Any], section: str, name: str) -> bool:

@@ -38,6 +38,9 @@ OTHER_NAMES: Mapping[str, str] = {
     "checkpointing.higher_is_better": "train.retention.higher_is_better",
     "checkpointing.keep_top_k": "train.retention.keep_best",
     "checkpointing.save_period": "train.checkpoint_steps",
+    "logger.wandb.project": "trackers.project",
+    "logger.wandb.name": "trackers.run_name",
+    "logger.wandb_enabled": "trackers.names",
     # rLLM
     "rllm.algorithm.dpo.beta": "beta",
     # TRL and Transformers
@@ -49,6 +52,9 @@ OTHER_NAMES: Mapping[str, str] = {
     "max_length": "env.max_context_length",
     "lora_r": "lora.r",
     "rank": "lora.r",
+    "alpha": "lora.lora_alpha",
+    "dropout": "lora.lora_dropout",
+    "epochs": "train.num_epochs",
     "lora_target_modules": "lora.target_modules",
     "eval_steps": "train.evaluation_interval",
     "save_steps": "train.checkpoint_steps",
@@ -57,6 +63,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "rpo_alpha": "nll_alpha",
     "reward_funcs": "reward",
     "output_dir": "--run",
+    "report_to": "trackers.names",
     "checkpoint_path": "--run",
     "elite_path": "--run",
     # AgileRL

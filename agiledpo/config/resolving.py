@@ -132,8 +132,10 @@ def _nearest(path: str, section: Section, name: str, schema: Section, leaves: Se
         return f"; it is {translated[0][1]} here."
     if found is not None:
         return f"; did you mean {found[1]}?"
-    names = ", ".join(section.everything())
-    return f". {f'{prefix[:-1]} has' if prefix else 'There are'} {names}."
+    names = list(section.everything())
+    if len(names) > _MOST_NAMED:
+        return ". --print-config shows what there is."
+    return f". {prefix[:-1]} has {', '.join(names)}."
 
 
 def _most_alike(name: str, prefix: str, there: Mapping[str, Entry]) -> tuple[float, str] | None:

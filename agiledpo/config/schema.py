@@ -19,6 +19,8 @@ class Required:
 
 REQUIRED = Required()
 
+_GATHERING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -58,6 +60,7 @@ class Section:
         is_optional: null, the default, stands for leaving it all out.
         variant: The parameter whose value decides which others there are; empty without one.
         variants: The entries that come with each of its values.
+        shorthand: The parameter that a text or a list in place of the section sets; empty for none.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Section:
     is_optional: bool = False
     variant: str = ""
     variants: Mapping[str, Mapping[str, "Entry"]] = field(default_factory=dict)
+    shorthand: str = ""
 
     def chosen(self, given: Mapping[str, Any]) -> Mapping[str, "Entry"]:
         """The entries, with those that come with what `given` says of the variant.
@@ -124,7 +128,7 @@ def parameters_of(
     entries: dict[str, Entry] = {}
     for name, parameter in inspect.signature(configured).parameters.items():
         hint = (hints or {}).get(name, types.get(name, Any))
-        if name in leave_out or not is_plain(hint):
+        if name in leave_out or parameter.kind in _GATHERING or not is_plain(hint):
             continue
         default = (defaults or {}).get(name, made.get(name, _default(parameter.default)))
         entries[name] = Parameter(name, hint, default, documented[name])

@@ -2,12 +2,13 @@
 
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 from agiledpo.algorithms.core.errors import NoModelError
 from agiledpo.config import Config
 from agiledpo.data.limits import LengthLimits
 from agiledpo.launch.evolving import founders, hyperparameter_config, make_evolution
-from agiledpo.launch.settings import fitness_of, generator_of, lora_of, retention_of, rewards_of
+from agiledpo.launch.settings import fitness_of, generator_of, lora_of, retention_of, rewards_of, trackers_of
 
 
 def check(config: Config) -> None:
@@ -17,6 +18,7 @@ def check(config: Config) -> None:
         config: The configuration.
 
     Raises:
+        ModuleNotFoundError: Something that it asks for is not installed.
         ValueError: Something is out of range, or does not go together.
     """
     for path, least in (("population.size", 1), ("threads", 1), ("evolution.evo_steps", 1), ("samples.count", 0)):
@@ -34,6 +36,7 @@ def check(config: Config) -> None:
     if isinstance(fitness, str) and fitness not in agent.FITNESS:
         raise ValueError(f"train.fitness={fitness!r} must be one of {', '.join(agent.FITNESS)}, or file.py:function.")
     retention_of(config)
+    trackers_of(config, Path())
     lora_of(config)
     if config.parts.judges:
         rewards_of(config)

@@ -1,5 +1,6 @@
 """Sections of a configuration as what they configure wants them."""
 
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
@@ -8,6 +9,7 @@ from agiledpo.config import Config
 from agiledpo.generation.vllm import VLLMGenerator
 from agiledpo.launch.functions import load_function, load_rewards
 from agiledpo.training.retention import Retention
+from agiledpo.training.trackers import Trackers
 
 
 def lora_of(config: Config) -> LoraConfig:
@@ -57,3 +59,18 @@ def rows_of(config: Config) -> dict[str, Any]:
         settings["conversation_template"] = env["conversation_template"]
         settings["answer_column"] = env["answer_column"] or "answer"
     return settings
+
+
+def trackers_of(config: Config, directory: Path) -> Trackers:
+    """Where figures go beside the log.
+
+    Args:
+        config: The configuration.
+        directory: The run's.
+
+    Raises:
+        ModuleNotFoundError: What one needs is not installed.
+    """
+    given = config.section("trackers")
+    place, name = given.pop("directory") or directory / "trackers", given.pop("run_name") or directory.name
+    return Trackers(**given, directory=place, run_name=name, config=config.values)

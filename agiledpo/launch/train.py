@@ -12,7 +12,7 @@ from agiledpo.distributed.team import Team
 from agiledpo.launch.checking import check
 from agiledpo.launch.directory import RunDirectory
 from agiledpo.launch.preparing import Prepared, prepare
-from agiledpo.launch.settings import retention_of
+from agiledpo.launch.settings import retention_of, trackers_of
 from agiledpo.training.observer import Observer
 from agiledpo.training.population import Population
 from agiledpo.training.samples import Samples
@@ -97,6 +97,7 @@ def _finetune(
         checkpoint_path=directory.checkpoints,
         lineage_path=directory.lineage,
         log_path=directory.metrics,
+        trackers=trackers_of(config, directory.path),
         resume_from="latest" if resume else None,
         accelerator=accelerator,
         observers=[*observers, *_samples(config, directory, prepared, Team.of(accelerator))],

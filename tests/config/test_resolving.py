@@ -116,7 +116,12 @@ def test_a_misspelt_name_is_recognised(data: st.DataObject) -> None:
         ("lora.rnak=8", "did you mean lora.r?"),
         ("lora.rank=8", "did you mean lora.r?"),
         ("max_steps=8", "did you mean train.max_steps?"),
-        ("learning_rate=1", "it is lr here"),
+        ("learning_rate=1", "did you mean lr?"),
+        ("lora.alpha=1", "did you mean lora.lora_alpha?"),
+        ("epochs=1", "did you mean train.num_epochs?"),
+        ("output_dir=runs", "it is --run here"),
+        ("samples.what=1", "samples has count, max_new_tokens, temperature, seed."),
+        ("lora.xyzzy=1", "--print-config shows what there is"),
         ("policy.model_name=x", "policy.model_name is model.name here"),
         ("dpo.reference_policy_kl_penalty=1", "dpo.reference_policy_kl_penalty is beta here"),
         ("evolution.selection.fraction=0.1", "it goes with evolution.selection.strategy=truncation"),
@@ -215,6 +220,13 @@ def test_seeds_follow_the_run() -> None:
     assert config.seeded("data")["seed"] == 3
     assert config.seeded("evolution")["selection"]["rand_seed"] == 7
     assert config.values["env"]["seed"] is None
+
+
+def test_a_list_stands_for_a_section(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {name: x}\ntrackers: [tensorboard]\n")
+    values = load_config("dpo", [tmp_path / "mine.yaml"], ["trackers.project=p"]).values
+    assert (values["trackers"]["names"], values["trackers"]["project"]) == (["tensorboard"], "p")
+    assert load_config("dpo", [], [*_OWN, "trackers=wandb"]).values["trackers"]["names"] == ["wandb"]
 
 
 def test_sections_are_what_they_say() -> None:
