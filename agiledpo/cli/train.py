@@ -1,22 +1,30 @@
 """`agiledpo train dpo|sft|grpo` and `agiledpo resume`."""
 
+import os
 import shlex
+import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from agiledpo.cli.completion import complete_parameter
+
 if TYPE_CHECKING:
     from agiledpo.config import Config
-    from agiledpo.launch.directory import RunDirectory
 
 # What is no option is handed on, so that `--beta=0.1` can be told how it is written.
 _SETTINGS = {"ignore_unknown_options": True}
 
-train_app = typer.Typer(name="train", help="Train agents: dpo, sft or grpo.", no_args_is_help=True)
+train_app = typer.Typer(
+    name="train",
+    help="Train agents: dpo, sft or grpo. Without arguments each is a small example.",
+    no_args_is_help=True,
+)
 
 Overrides = Annotated[
     list[str] | None,
@@ -24,22 +32,23 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...",
         help="Parameters, such as beta=0.05 lora.r=32 model.name=... data.train=...; --print-config shows them all.",
         show_default=False,
+        autocompletion=complete_parameter,
     ),
 ]
 Files = Annotated[
     list[Path] | None,
-    typer.Option("--config", "-c", help="YAML file; of several a later one wins.", show_default=False, dir_okay=False),
+    typer.Option("--config", "-c", help="YAML file; of several a later one wins.", show_default=False),
 ]
 Run = Annotated[
     Path | None,
     typer.Option("--run", help="Directory of the run. Default: runs/ALGORITHM-TIME.", show_default=False),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in --run, or begin if nothing is.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in --run; begin if nothing is.")]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", "--print_config", help="Show every parameter with its value, and stop.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", "--dry_run", help="Check the configuration, load model and data, and stop.")
+    bool, typer.Option("--dry-run", "--dry_run", help="Check everything, load model and data, and stop.")
 ]
 
 
@@ -50,9 +59,10 @@ def dpo(
     run: Run = None,
     resume: Resume = False,
     print_config: PrintConfig = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Learn from preference pairs. Without arguments: SmolLM2 learns to answer briefly, in a few minutes."""
-    _train("dpo", overrides, config, run, resume=resume, print_config=print_config)
+    """Learn from preference pairs. Without arguments SmolLM2 learns to answer briefly, in a few minutes."""
+    _train("dpo", overrides, config, run, resume=resume, print_config=print_config, dry_run=dry_run)
 
 
 @train_app.command(context_settings=_SETTINGS)
@@ -62,9 +72,10 @@ def sft(
     run: Run = None,
     resume: Resume = False,
     print_config: PrintConfig = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Learn completions by maximum likelihood. Without arguments: SmolLM2 learns the embedded answers."""
-    _train("sft", overrides, config, run, resume=resume, print_config=print_config)
+    """Learn completions by maximum likelihood. Without arguments SmolLM2 learns the embedded answers."""
+    _train("sft", overrides, config, run, resume=resume, print_config=print_config, dry_run=dry_run)
 
 
 @train_app.command(context_settings=_SETTINGS)
@@ -74,9 +85,10 @@ def grpo(
     run: Run = None,
     resume: Resume = False,
     print_config: PrintConfig = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Learn from the rewards of own answers. Without arguments: SmolLM2 is rewarded for brief answers."""
-    _train("grpo", overrides, config, run, resume=resume, print_config=print_config)
+    """Learn from the rewards of own answers. Without arguments SmolLM2 is rewarded for brief answers."""
+    _train("grpo", overrides, config, run, resume=resume, print_config=print_config, dry_run=dry_run)
 
 
 def resume_command(
@@ -84,13 +96,11 @@ def resume_command(
     overrides: Overrides = None,
 ) -> None:
     """Go on with a run from its newest checkpoint, with its own config.yaml."""
-    with usage_errors():
+    with _usage_errors():
         from agiledpo.launch.directory import RunDirectory
 
-        directory = RunDirectory(run)
-        with run_errors():
-            algorithm = directory.algorithm()
-    _train(algorithm, overrides, [directory.config], run, resume=True, print_config=False)
+        algorithm = RunDirectory(run).algorithm()
+    _train(algorithm, overrides, None, run, resume=True)
 
 
 def _train(
@@ -100,66 +110,118 @@ def _train(
     run: Path | None,
     *,
     resume: bool,
-    print_config: bool,
+    print_config: bool = False,
+    dry_run: bool = False,
 ) -> None:
-    with usage_errors():
+    with _usage_errors():
         from agiledpo.config import load_config
-        from agiledpo.launch.directory import RunDirectory, fresh_directory
+        from agiledpo.launch.checking import check
+        from agiledpo.launch.directory import RunDirectory
 
         if resume and run is None:
             raise ValueError("--resume goes on with the run in --run DIR; say which.")
-        files = list(files or [])
         if resume and run is not None and not files and RunDirectory(run).is_run():
             files = [RunDirectory(run).config]
-        config = load_config(algorithm, files, overrides or [])
+        config = load_config(algorithm, files or [], overrides or [])
+        if not print_config:
+            check(config)
     if print_config:
         print(config.to_yaml(), end="")
-        return
-    directory = fresh_directory(algorithm) if run is None else RunDirectory(run)
-    _run(config, directory, resume=resume)
+    elif dry_run:
+        _try_out(config)
+    else:
+        _run(config, run, resume=resume)
 
 
-def _run(config: "Config", directory: "RunDirectory", *, resume: bool) -> None:
-    from agiledpo.launch.train import check, train
+def _try_out(config: "Config") -> None:
+    from agiledpo.launch.preparing import prepare
+    from agiledpo.launch.train import set_threads
+
+    set_threads(config)
+    with _run_errors(), _plain_warnings(), ExitStack() as stack:
+        prepared = prepare(config, None, stack)
+    rows = ", ".join(f"{figures['rows']:,} {split}" for split, figures in prepared.data.items())
+    agents = len(prepared.agents)
+    print(f"Model: {prepared.model['name']}, {prepared.model['parameters']:,} parameters")
+    print(f"Rows: {rows}")
+    print(f"Agents: {agents}, each to {prepared.agents[0].describe_objective()}")
+    print("Nothing was trained or written.")
+
+
+def _run(config: "Config", run: Path | None, *, resume: bool) -> None:
+    from agiledpo.distributed.team import Team
+    from agiledpo.launch.directory import RunDirectory, fresh_directory
+    from agiledpo.launch.model import launched_accelerator
+    from agiledpo.launch.train import set_threads, train
     from agiledpo.training.interruption import TrainingInterrupted
 
-    with usage_errors():
-        check(config)
+    set_threads(config)
+    accelerator = launched_accelerator()
+    team = Team.of(accelerator)
+    # The clocks of several machines may differ.
+    place = team.leader_does(lambda: str(fresh_directory(config.algorithm).path if run is None else run))
+    directory, shown = RunDirectory(place), shlex.quote(place)
+
+    def say(text: str) -> None:
+        if team.leads:
+            print(text, flush=True)
+
     if config.is_example:
-        _say("No model or data given: this is the embedded example. --print-config shows its parameters.")
-    _say(f"Run: {directory.path}")
+        say("Neither model nor data given: this is the embedded example. --print-config shows what it is.")
+    say(f"The run is in {shown}")
     try:
-        with run_errors():
-            train(config, directory, resume=resume)
+        with _run_errors(), _terminable(), _plain_warnings():
+            train(config, directory, resume=resume, accelerator=accelerator)
     except TrainingInterrupted:
-        _say(f"To go on: agiledpo resume {shlex.quote(str(directory.path))}")
+        say(f"To go on: agiledpo resume {shown}")
         raise
-    place = shlex.quote(str(directory.path))
-    _say(
-        f"Finished. The fittest agent's adapter is in {directory.elite}/actor.\nTo look at it: agiledpo report {place}"
-    )
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    if config.values["train"]["save_elite"]:
+        say(f"The fittest agent's adapter is in {shown}/elite/actor.")
+    say(f"To look at the run: agiledpo report {shown}")
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """Say what is wrong with options and configuration.
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the process as Ctrl-C does, so that the run's directory says so; training looks after itself."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings as sentences, when they come, without the line of code that they come from."""
+    previous = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = previous
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Say what is wrong with options and configuration, once however many processes have it.
 
     Raises:
         typer.Exit: Something is (exit status 2).
     """
     try:
         yield
-    except (ValueError, TypeError, FileExistsError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 @contextmanager
-def run_errors() -> Iterator[None]:
+def _run_errors() -> Iterator[None]:
     """Say what is wrong with data, files or the run.
 
     Raises:
@@ -167,6 +229,7 @@ def run_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"Error{'' if rank == '0' else f' in process {rank}'}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

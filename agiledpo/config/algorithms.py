@@ -1,6 +1,6 @@
 """What can be configured for each algorithm, section by section."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from agiledpo.launch.evolving import SELECTIONS
 from agiledpo.launch.model import open_model
 from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
 from agiledpo.training.retention import Retention
+from agiledpo.training.samples import Samples
+from agiledpo.training.trackers import Trackers
 from agiledpo.training.train_llm import finetune_llm_preference, finetune_llm_reasoning, finetune_llm_sft
 
 
@@ -93,6 +95,7 @@ _FINETUNE = (
     "log_path",
     "rollouts_path",
     "observers",
+    "trackers",
     "accelerator",
 )
 # What PEFT fills in itself, or what only holds while a model is in memory.
@@ -120,6 +123,8 @@ _MUTATION = (
 # What constructors demand and a configuration need not say.
 _CHOSEN = {"tournament_size": 2, "elitism": True, "no_mutation": 0.2}
 
+# Parameters that are seeds; null takes the run's.
+SEEDS = ("seed", "rand_seed")
 _FOLLOWS = "; null takes the run's `seed`."
 
 
@@ -140,25 +145,30 @@ def schema_of(algorithm: str) -> Section:
         _evolution(),
         _train(parts),
         _samples(),
+        _trackers(),
         *([_generator()] if parts.judges else []),
     ]
     entries: dict[str, Entry] = {
         **parameters_of(parts.agent, leave_out=_AGENT),
-        **{name: entry for name, entry in _program(parts).items()},
+        **_program(parts),
         **{part.name: part for part in sections},
     }
     return Section("", f"agiledpo train {algorithm}", entries)
 
 
+@cache
+def parameters_of_agent(algorithm: str) -> tuple[str, ...]:
+    """Names of an algorithm's own parameters, which are at the top of a configuration.
+
+    Args:
+        algorithm: A key of `ALGORITHMS`.
+    """
+    return tuple(parameters_of(ALGORITHMS[algorithm].agent, leave_out=_AGENT))
+
+
 def _program(parts: Algorithm) -> dict[str, Entry]:
     own: dict[str, Entry] = {
         "threads": Parameter("threads", int | None, None, "Threads to compute with on a CPU; null for all cores."),
-        "trackers": Parameter(
-            "trackers",
-            list[Literal["tensorboard", "wandb", "mlflow", "trackio"]],
-            [],
-            "Where else figures go: any of tensorboard, wandb, mlflow, trackio.",
-        ),
     }
     if parts.judges:
         own["reward"] = Parameter(
@@ -173,8 +183,6 @@ def _program(parts: Algorithm) -> dict[str, Entry]:
 
 def _model() -> Section:
     entries = parameters_of(open_model)
-    loading = parameter_help(LLMAlgorithm.load_checkpoint) or {}
-    del loading
     entries["adapter"] = Parameter(
         "adapter",
         str | None,
@@ -266,18 +274,32 @@ def _train(parts: Algorithm) -> Section:
 
 
 def _samples() -> Section:
-    entries: dict[str, Entry] = {
-        "count": Parameter(
-            "count", int, 4, "Held-out prompts to answer, before training and at each evaluation; 0 for none."
-        ),
-        "max_new_tokens": Parameter("max_new_tokens", int, 128, "Most tokens of an answer."),
-    }
-    return Section("samples", "Answers to look at", entries)
+    return section(
+        "samples",
+        "Held-out prompts that the elite answers before training and at each evaluation; count: 0 for none",
+        Samples,
+        leave_out=("path", "env"),
+        hints={"seed": int | None},
+        defaults={"seed": None},
+        helps={"seed": "Of the choice of prompts and of sampling" + _FOLLOWS},
+    )
+
+
+def _trackers() -> Section:
+    entries = parameters_of(
+        Trackers,
+        leave_out=("config",),
+        hints={"names": list[str]},
+        defaults={"names": []},
+        helps={
+            "names": "Any of tensorboard, wandb, mlflow and trackio.",
+            "run_name": "The run's name there; null for that of its directory.",
+            "directory": "Where TensorBoard's and W&B's files go; null for a place in the run's directory.",
+        },
+    )
+    return Section("trackers", "Where figures go beside the log; a list stands for names", entries, shorthand="names")
 
 
 def _generator() -> Section:
     text = "The vLLM server that samples completions; null for the model itself"
     return section("generator", text, VLLMGenerator, is_optional=True)
-
-
-__all__: Sequence[str] = ("ALGORITHMS", "Algorithm", "schema_of")

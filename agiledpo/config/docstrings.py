@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 # "name: text" and "name (`type`):" begin an entry; what is indented more goes on with it.
-_ENTRY = re.compile(r"(\*{0,2}\w+)(?: \(.*?\))?:(?: |$)(.*)")
+_ENTRY = re.compile(r"(\*{0,2}\w+)(?: \(.*?\))?:(?: |$)(.*)|(\w+) \(`.*`\)$")
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")
+_STRESS = re.compile(r"(?<!\w)\*(\w+)\*(?!\w)")
+_LINK = re.compile(r"<a [^>]*>(.*?)</a>|\[([^\]]+)\]\(https?://[^)]*\)")
 # A sentence ends with a full stop and a space, though not after an abbreviation or inside parentheses.
 _SENTENCE = re.compile(r"(?<!e\.g)(?<!i\.e)\.\s+(?=[^a-z])")
 
@@ -33,8 +35,8 @@ def parameter_help(documented: Callable[..., Any]) -> Mapping[str, str]:
         depth = depth or indent
         entry = _ENTRY.match(line.strip()) if indent == depth else None
         if entry is not None:
-            name = entry[1].lstrip("*")
-            entries[name] = [entry[2]]
+            name = (entry[1] or entry[3]).lstrip("*")
+            entries[name] = [entry[2] or ""]
         elif name:
             entries[name].append(line.strip())
     return {name: plain_text(" ".join(part for part in parts if part)) for name, parts in entries.items()}
@@ -52,4 +54,12 @@ def first_sentence(text: str) -> str:
 
 def plain_text(text: str) -> str:
     """A docstring's text without its mark-up."""
-    return " ".join(_ROLE.sub(r"\1", text).replace("``", "`").split())
+    text = _LINK.sub(lambda link: link[1] or link[2], _ROLE.sub(r"\1", text))
+    return " ".join(_STRESS.sub(r"\1", text.replace("``", "`")).split())
+
+
+def in_yaml(text: str) -> str:
+    """A text about Python values in the words of a YAML file: null, true and false."""
+    for python, yaml in (("None", "null"), ("True", "true"), ("False", "false")):
+        text = re.sub(rf"\b{python}\b", yaml, text)
+    return text.replace("`", "")

@@ -1,5 +1,6 @@
 """A configuration as a YAML file that explains itself."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,17 @@ import yaml
 from agiledpo.config.schema import Entry, Required, Section
 
 _WIDTH = 120
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text into quotes that OmegaConf, other than YAML 1.1, reads as a number."""
+
+
+_Dumper.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
 
 
 def to_yaml(values: Mapping[str, Any], schema: Section, *, title: str = "") -> str:
@@ -54,5 +66,21 @@ def plain_yaml(value: Any) -> str:
     """
     if isinstance(value, Required):
         return "???"
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
+    text = yaml.dump(
+        _escaped(value),
+        Dumper=_Dumper,
+        default_flow_style=True,
+        width=float("inf"),
+        allow_unicode=True,
+        sort_keys=False,
+    )
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _escaped(value: Any) -> Any:
+    """A value in which no text is taken for the name of another parameter."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, dict):
+        return {name: _escaped(held) for name, held in value.items()}
+    return [_escaped(held) for held in value] if isinstance(value, list) else value

@@ -1,15 +1,19 @@
 """From what was given to a value for every parameter, each checked."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agiledpo.config.errors import ConfigError
+from agiledpo.config.foreign import OTHER_NAMES
 from agiledpo.config.kinds import KindError, coerce
 from agiledpo.config.origins import Origins
 from agiledpo.config.schema import Entry, Parameter, Required, Section, accepts_null, defaults_of
 
-_ALIKE = 0.6
+# How alike two names are: at least to be named, added for a name of the same section, and enough to be sure.
+_ALIKE, _HERE, _SURE = 0.6, 0.1, 0.9
+
+_MOST_NAMED = 10
 
 
 def check_names(given: Mapping[str, Any], schema: Section, origins: Origins) -> None:
@@ -21,10 +25,16 @@ def check_names(given: Mapping[str, Any], schema: Section, origins: Origins) -> 
         origins: Where it was set.
 
     Raises:
-        ConfigError: A key is unknown; the nearest valid one is named.
+        ConfigError: Keys are unknown; for each the nearest valid one is named.
     """
-    for path, section, name in _unknown(given, schema, ""):
-        raise ConfigError(f"{_at(origins.of(path))}{path} is no parameter{_nearest(path, section, name, schema)}")
+    unknown = list(_unknown(given, schema, ""))
+    lines = [
+        f"{_at(origins.of(path))}{path} is no parameter{_nearest(path, section, name, schema, _leaves(value, path))}"
+        for path, section, name, value in unknown
+    ]
+    if lines:
+        more = [f"... and {len(lines) - _MOST_NAMED} more."] if len(lines) > _MOST_NAMED else []
+        raise ConfigError("\n".join([*lines[:_MOST_NAMED], *more]))
 
 
 def with_defaults(given: Mapping[str, Any], schema: Section) -> dict[str, Any]:
@@ -87,36 +97,61 @@ def _coerced(value: Any, entry: Parameter, typed: str | None) -> Any:
 # Names ------------------------------------------------------------------------------------------------------------
 
 
-def _unknown(given: Mapping[str, Any], section: Section, prefix: str) -> Iterator[tuple[str, Section, str]]:
+def _unknown(given: Mapping[str, Any], section: Section, prefix: str) -> Iterator[tuple[str, Section, str, Any]]:
     entries = section.chosen(given)
     for name, value in given.items():
         path = f"{prefix}{name}"
         entry = entries.get(str(name))
         if entry is None:
-            yield path, section, str(name)
+            yield path, section, str(name), value
         elif isinstance(entry, Section) and isinstance(value, Mapping):
             yield from _unknown(value, entry, f"{path}.")
 
 
-def _nearest(path: str, section: Section, name: str, schema: Section) -> str:
-    """What may have been meant: of the same section, then anywhere."""
+def _leaves(value: Any, path: str) -> list[str]:
+    """The paths below a key, or its own."""
+    if not isinstance(value, Mapping) or not value:
+        return [path]
+    return [leaf for name, held in value.items() for leaf in _leaves(held, f"{path}.{name}")]
+
+
+def _nearest(path: str, section: Section, name: str, schema: Section, leaves: Sequence[str]) -> str:
+    """What may have been meant."""
     prefix = path[: len(path) - len(name)]
-    of_other = [value for value, entries in section.variants.items() if name in entries]
-    if of_other:
-        return f" with {prefix}{section.variant}={_others(section, name)}; it goes with {' and '.join(of_other)}."
-    here = difflib.get_close_matches(name, section.everything(), n=1, cutoff=_ALIKE)
-    if here:
-        return f"; did you mean {prefix}{here[0]}?"
-    everywhere = {known.rpartition(".")[2]: known for known, _ in reversed(list(schema.walk()))}
-    same = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)
-    if same:
-        return f"; did you mean {everywhere[same[0]]}?"
-    names = ", ".join(section.everything())
-    return f". {'At the top there are' if not prefix else f'{prefix[:-1]} has'} {names}."
+    of_variants = [value for value, entries in section.variants.items() if name in entries]
+    if of_variants:
+        choice = f"{prefix}{section.variant}"
+        return f" here: it goes with {' and '.join(f'{choice}={value}' for value in of_variants)}."
+    known = [(leaf, OTHER_NAMES.get(leaf) or OTHER_NAMES.get(leaf.rpartition(".")[2])) for leaf in leaves]
+    there = dict(schema.walk())
+    translated = [(leaf, ours) for leaf, ours in known if ours is not None and (ours in there or ours == "--run")]
+    if leaves != [path] and translated:
+        return f"; {', '.join(f'{leaf} is {ours}' for leaf, ours in translated)} here."
+    found = _most_alike(name, prefix, there)
+    if translated and (found is None or found[0] < _SURE):
+        return f"; it is {translated[0][1]} here."
+    if found is not None:
+        return f"; did you mean {found[1]}?"
+    names = list(section.everything())
+    if len(names) > _MOST_NAMED:
+        return ". --print-config shows what there is."
+    return f". {prefix[:-1]} has {', '.join(names)}."
 
 
-def _others(section: Section, name: str) -> str:
-    return " or ".join(value for value, entries in section.variants.items() if name not in entries)
+def _most_alike(name: str, prefix: str, there: Mapping[str, Entry]) -> tuple[float, str] | None:
+    """The path of the parameter whose name, here or elsewhere, is most like a name, and how much that is so."""
+    names = [(path, path.rpartition(".")[2]) for path in there]
+    names += [(path, other.rpartition(".")[2]) for other, path in OTHER_NAMES.items() if path in there]
+    best: tuple[float, str] | None = None
+    for path, known in names:
+        score = _likeness(name, known) + (_HERE if path.rpartition(".")[0] == prefix.removesuffix(".") else 0.0)
+        if score >= _ALIKE and (best is None or score > best[0]):
+            best = score, path
+    return best
+
+
+def _likeness(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
 
 # Values -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_type_hints
 
-from agiledpo.config.docstrings import first_sentence, parameter_help, plain_text
+from agiledpo.config.docstrings import first_sentence, in_yaml, parameter_help, plain_text
 from agiledpo.config.kinds import allows_null, describe, is_plain
 
 
@@ -18,6 +18,8 @@ class Required:
 
 
 REQUIRED = Required()
+
+_GATHERING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Parameter:
     @property
     def line(self) -> str:
         """What it is, in one sentence."""
-        return first_sentence(self.help)
+        return in_yaml(first_sentence(self.help))
 
     @property
     def allowed(self) -> str:
@@ -58,6 +60,7 @@ class Section:
         is_optional: null, the default, stands for leaving it all out.
         variant: The parameter whose value decides which others there are; empty without one.
         variants: The entries that come with each of its values.
+        shorthand: The parameter that a text or a list in place of the section sets; empty for none.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Section:
     is_optional: bool = False
     variant: str = ""
     variants: Mapping[str, Mapping[str, "Entry"]] = field(default_factory=dict)
+    shorthand: str = ""
 
     def chosen(self, given: Mapping[str, Any]) -> Mapping[str, "Entry"]:
         """The entries, with those that come with what `given` says of the variant.
@@ -118,13 +122,13 @@ def parameters_of(
     Raises:
         KeyError: The docstring says nothing about a parameter.
     """
-    documented = {**_field_help(configured), **parameter_help(configured), **(helps or {})}
+    documented = {**parameter_help(configured), **_field_help(configured), **(helps or {})}
     types = get_type_hints(configured if dataclasses.is_dataclass(configured) else _function(configured))
     made = _factories(configured)
     entries: dict[str, Entry] = {}
     for name, parameter in inspect.signature(configured).parameters.items():
         hint = (hints or {}).get(name, types.get(name, Any))
-        if name in leave_out or not is_plain(hint):
+        if name in leave_out or parameter.kind in _GATHERING or not is_plain(hint):
             continue
         default = (defaults or {}).get(name, made.get(name, _default(parameter.default)))
         entries[name] = Parameter(name, hint, default, documented[name])

@@ -2,9 +2,10 @@
 
 import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +37,7 @@ class RunDirectory:
 
     @property
     def about(self) -> Path:
-        """What run it was: see :meth:`recorded`."""
+        """What run it is: see :meth:`recorded`."""
         return self.path / ABOUT
 
     @property
@@ -79,12 +80,20 @@ class RunDirectory:
         Raises:
             FileExistsError: Something is here.
         """
+        if self._came_to_nothing():
+            return
         if self.is_run():
             raise FileExistsError(
                 f"{self.path} holds a run. Go on with it (agiledpo resume {self.path}), or choose another --run."
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise FileExistsError(f"{self.path} exists and is no run. Choose another --run.")
+
+    def _came_to_nothing(self) -> bool:
+        """Whether all that is here is a run that failed before it began, for its data were misspelt."""
+        if not self.is_run() or {path.name for path in self.path.iterdir()} - {CONFIG, ABOUT}:
+            return False
+        return bool(self._said().get("status") == "failed")
 
     def write_config(self, text: str) -> None:
         """Write the configuration.
@@ -104,30 +113,31 @@ class RunDirectory:
         """
         if not self.is_run():
             raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config}.")
-        try:
-            return str(json.loads(self.about.read_text(encoding="utf-8"))["algorithm"])
-        except (OSError, ValueError, KeyError, TypeError):
+        algorithm = self._said().get("algorithm")
+        if not isinstance(algorithm, str):
             raise ValueError(
                 f"{self.about} does not say which algorithm the run is of. Pass it: agiledpo train ALGORITHM --resume "
                 f"--run {self.path}."
-            ) from None
+            )
+        return algorithm
 
     @contextmanager
-    def recorded(self, algorithm: str, *, processes: int) -> Iterator[dict[str, Any]]:
+    def recorded(self, algorithm: str, *, processes: int, resumed: bool = False) -> Iterator[dict[str, Any]]:
         """Keep ``about.json`` up to date while a run goes on.
 
         Args:
             algorithm: ``"dpo"`` and so on.
             processes: How many make the run.
+            resumed: The run goes on with what is there, so that it began, and took its time, before.
 
         Yields:
             What the file says; what is added there is written at the end, and by :meth:`write_about`.
         """
-        began, before = time.monotonic(), self._seconds_before()
+        began, before = time.monotonic(), self._seconds_before() if resumed else 0.0
         about: dict[str, Any] = {
             "algorithm": algorithm,
             "command": _command(),
-            "started": _now(),
+            "started": (self._said().get("started") if resumed else None) or _now(),
             "ended": None,
             "seconds": None,
             "status": "running",
@@ -162,10 +172,16 @@ class RunDirectory:
 
     def _seconds_before(self) -> float:
         """Of the attempts before this one, which resumes them."""
+        seconds = self._said().get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+    def _said(self) -> dict[str, Any]:
+        """What ``about.json`` says; nothing where there is none, or it is no such file."""
         try:
-            return float(json.loads(self.about.read_text(encoding="utf-8"))["seconds"] or 0.0)
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
+            found = json.loads(self.about.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def fresh_directory(algorithm: str, parent: Path = Path("runs")) -> RunDirectory:
@@ -189,11 +205,8 @@ def _replace(file: Path, text: str) -> None:
     draft.replace(file)
 
 
-def _command(arguments: Sequence[str] | None = None) -> str:
-    import shlex
-
-    given = list(sys.argv if arguments is None else arguments)
-    return shlex.join(["agiledpo", *given[1:]])
+def _command() -> str:
+    return shlex.join(["agiledpo", *sys.argv[1:]])
 
 
 def _now() -> str:

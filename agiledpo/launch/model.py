@@ -48,7 +48,14 @@ def open_model(
     place = str(embedded_model_path()) if name == EMBEDDED else name
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer_source = {"trust_remote_code": trust_remote_code} if tokenizer else source
-    read: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokenizer or place, **tokenizer_source)
+    try:
+        read: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokenizer or place, **tokenizer_source)
+    except OSError as error:
+        wanted = f"model.name={name!r}" if tokenizer is None else f"model.tokenizer={tokenizer!r}"
+        raise OSError(
+            f"{wanted} is neither a directory with a model and its tokenizer nor one that the Hub has for you: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     if read.pad_token is None:
         read.pad_token = read.eos_token
     if chat_template is not None:
