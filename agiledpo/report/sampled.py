@@ -96,7 +96,7 @@ def _replies(seen: Seen, answers: Sequence[Answer]) -> Replies:
 def _reply(seen: Seen, answer: Answer) -> Reply:
     who = "Before training" if answer.agent is None else f"Agent {answer.agent} after {answer.step:,} {seen.run.unit}"
     ending = "ended by itself" if answer.finished else "cut off at the limit"
-    return Reply(who, answer.answer, f"{answer.tokens} tokens, {ending}, KL {number(answer.kl_per_token)} per token")
+    return Reply(who, answer.answer, f"{answer.tokens} {'token' if answer.tokens == 1 else 'tokens'}, {ending}, KL {number(answer.kl_per_token)} per token")
 
 
 def _turns(prompt: str | Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:

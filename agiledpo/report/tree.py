@@ -77,7 +77,7 @@ def _draw_chain(
     chart.add(
         {
             "type": "scatter", "mode": "lines", "x": x, "y": y, "name": f"agent {chain[-1].index} and its ancestors",
-            "line": {"color": f"{seen.colour}-band", "width": 13}, "hoverinfo": "skip", "showlegend": True,
+            "line": {"color": f"{seen.colour}-band", "width": 13, "simplify": False}, "hoverinfo": "skip", "showlegend": True,
         }
     )  # fmt: skip
 

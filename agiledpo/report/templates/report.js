@@ -29,16 +29,16 @@
   }
 
   function layoutOf(figure, colour, width) {
+    const narrow = width < 500;
     const axis = (own, more) => ({
       gridcolor: colour("@grid"), zerolinecolor: colour("@rule"), linecolor: colour("@muted"), tickcolor: colour("@muted"),
-      tickfont: { size: 11 }, automargin: false, ...more, ...own,
+      tickfont: { size: narrow ? 10 : 11 }, automargin: false, ...more, ...own,
       title: { font: { size: 11, color: colour("@soft") }, standoff: 6, ...own.title },
     });
-    const narrow = width < 500;
     return {
       ...figure.layout,
       width, height: figure.height, autosize: false,
-      margin: { l: narrow ? 52 : 66, r: narrow ? 10 : 18, t: figure.top, b: 40 },
+      margin: { l: narrow ? 60 : 66, r: narrow ? 10 : 18, t: figure.top, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("@ink") },
       hovermode: "closest", dragmode: "zoom",
@@ -66,7 +66,10 @@
     const figure = figures[place.id], colour = colours();
     const given = width || place.clientWidth;
     if (!given) return Promise.resolve();
-    return Plotly.react(place, painted(figure.data, colour), layoutOf(figure, colour, given), {
+    const data = painted(figure.data, colour);
+    // A colour bar beside the legend needs room that a phone has not.
+    if (given < 500) for (const trace of data) if (trace.marker && trace.marker.showscale) trace.marker.showscale = false;
+    return Plotly.react(place, data, layoutOf(figure, colour, given), {
       displaylogo: false, displayModeBar: false, doubleClick: "reset", responsive: false,
     }).then(() => {
       if (drawn.has(place.id)) return;
