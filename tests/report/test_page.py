@@ -12,8 +12,8 @@ import pytest
 from agiledpo.hpo import Lineage
 from agiledpo.hpo.records import Born, Evaluated, Selected
 from agiledpo.report import RunRecord, Series, write_report
-from agiledpo.report.curves import Seen
 from agiledpo.report.lives import Lives
+from agiledpo.report.seen import Seen
 from agiledpo.report.summary import Summary, duration, number
 
 
@@ -266,8 +266,8 @@ def test_a_large_population_stays_small(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.52345, "0.523"), (1234567.0, "1.23e+06"), (0.0, "0"), (-3.14159, "-3.14"), (math.nan, "nan"), (2e-5, "2e-05"), (12345.6, "12,346")],
-)  # fmt: skip
+    [(0.52345, "0.523"), (1234567.0, "1.23e+06"), (0.0, "0"), (-3.14159, "-3.14"), (math.nan, "nan"), (2e-5, "2e-05")],
+)
 def test_numbers_as_text(value, text):
     assert number(value) == text
 
