@@ -37,6 +37,7 @@ class Words(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self._skipped += tag in ("script", "style")
+        self.text += " " if tag in ("th", "td") else ""
 
     def handle_endtag(self, tag):
         self._skipped -= tag in ("script", "style")
