@@ -150,7 +150,7 @@ def _sections(seen: Sequence[Seen], summaries: Sequence[Summary]) -> Iterator[Se
         return [chart for chart in (curves.draw(curve, seen) for curve in which) if chart is not None]
 
     what = list(dict.fromkeys(summary.what for summary in summaries))
-    fitness = panels.fitness_chart(seen, what[0] if len(what) == 1 else "see each run")
+    fitness = panels.fitness_chart(seen, what[0] if len(what) == 1 else "each run's own measure")
     validation = panels.validation_chart(seen)
     yield Section("held-out", "On held-out data", [chart for chart in (fitness, validation) if chart is not None])
     yield Section("learning", "Learning", drawn(curves.LEARNING))

@@ -10,23 +10,9 @@ from agiledpo.hpo.lineage import AgentHistory, Lineage
 from agiledpo.report.chart import Chart, axes, plain
 from agiledpo.report.seen import Seen
 
-# Viridis, from unfit to fit, without its yellow end, which is lost on white. Stretches of equal colour are one trace.
-_SCALE = (
-    "#90d743",
-    "#6ece58",
-    "#4ac16d",
-    "#35b779",
-    "#22a884",
-    "#1f978b",
-    "#23888e",
-    "#29788e",
-    "#31688e",
-    "#39568c",
-    "#404387",
-    "#46327e",
-    "#48186a",
-    "#440154",
-)
+# From unfit to fit; the page has the colours, light to dark or, in the dark theme, dark to light. Stretches of equal
+# colour are one trace.
+_SCALE = tuple(f"@fit{number}" for number in range(14))
 _UNKNOWN = "#b4b4b4"
 _LANE = 36
 _BEND = 0.03
@@ -47,7 +33,7 @@ def tree_chart(seen: Seen) -> Chart | None:
     chart = Chart(
         f"tree-{seen.number}",
         f"Family tree{f' of {seen.run.name}' if seen.prefix else ''}",
-        "A lane is a place in the population, a line an agent from birth to end, dark where it was fit. The broad band "
+        "A lane is a place in the population, a line an agent from birth to end, dark where it was fit (bright in the dark theme). The broad band "
         "leads to the best agent. Curves go from parent to child; a cross is an agent that diverged. Point at a circle "
         "for hyperparameters and mutations.",
         layout=axes(f"{seen.run.unit} seen by each agent", "place in the population"),

@@ -10,12 +10,18 @@
     return `rgba(${value >> 16}, ${(value >> 8) & 255}, ${value & 255}, ${strength})`;
   }
 
+  // Viridis without the end that is lost on the paper: what is fit stands out from it.
+  const viridis = ["#fde725", "#dfe318", "#bddf26", "#9bd93c", "#7ad151", "#5ec962", "#44bf70", "#2fb47c", "#22a884", "#1e9c89", "#21918c", "#25848e", "#2a788e", "#306a8e", "#365c8d", "#3b528b", "#414487", "#463480", "#482475", "#440154"];
+  const fit = (number, dark) => dark ? viridis[14 - number] : viridis[Math.min(4 + Math.round(number * 15 / 13), 19)];
+
   // "@run0-other" and the like become colours of the theme in force.
   function colours() {
     const style = getComputedStyle(root);
     const of = (name) => style.getPropertyValue(`--${name}`).trim();
-    const strengths = { other: 0.5, gone: 0.24, band: 0.26 };
+    const strengths = { other: 0.55, gone: 0.3, band: 0.26 };
+    const dark = !root.classList.contains("print") && matchMedia("(prefers-color-scheme: dark)").matches;
     return (name) => {
+      if (name.startsWith("@fit")) return fit(Number(name.slice(4)), dark);
       const [base, kind] = name.slice(1).split("-");
       return kind ? alpha(of(base), strengths[kind]) : of(base);
     };
