@@ -5,22 +5,22 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agiledpo.disk import complete_or_absent
-from agiledpo.report import curves
+from agiledpo.report import curves, panels
 from agiledpo.report.chart import Chart
-from agiledpo.report.curves import Seen
 from agiledpo.report.lives import Lives
 from agiledpo.report.record import RunRecord
 from agiledpo.report.sampled import questions
+from agiledpo.report.seen import Seen
 from agiledpo.report.summary import Summary, differing, flat
 from agiledpo.report.tree import tree_chart
 
-# Colours of the page's style sheet.
+# As many colours as the style sheet has.
 MOST_RUNS = 6
 
 
@@ -86,19 +86,15 @@ def write_report(runs: RunRecord | Sequence[RunRecord], output: str | Path | Non
 def _distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Runs with names of their own: of equal directory names the parents tell which is which."""
     counts = Counter(run.name for run in runs)
-    named = []
+    named: list[RunRecord] = []
     for number, run in enumerate(runs, start=1):
         name = run.name
         if counts[name] > 1:
             name = f"{run.path.resolve().parent.name}/{name}"
         if any(name == other.name for other in named):
             name = f"{name} ({number})"
-        named.append(run if name == run.name else _renamed(run, name))
+        named.append(replace(run, name=name))
     return named
-
-
-def _renamed(run: RunRecord, name: str) -> RunRecord:
-    return RunRecord(**{key: name if key == "name" else vars(run)[key] for key in RunRecord.__dataclass_fields__})
 
 
 def _render(runs: Sequence[RunRecord]) -> str:
@@ -113,15 +109,16 @@ def _render(runs: Sequence[RunRecord]) -> str:
     seen = [Seen(run, Lives.of(run), number, f"{run.name}: " if compared else "") for number, run in enumerate(runs)]
     summaries = [Summary.of(run) for run in runs]
     sections = [section for section in _sections(seen, summaries) if section.charts]
+    templates = PackageLoader("agiledpo.report")
     environment = Environment(
-        loader=PackageLoader("agiledpo.report"),
+        loader=templates,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     figures = {chart.key: chart.figure() for section in sections for chart in section.charts}
-    style, script = (environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    style, script = (templates.get_source(environment, name)[0] for name in ("report.css", "report.js"))
     plotly = get_plotlyjs()
     from agiledpo import __version__
 
@@ -153,14 +150,14 @@ def _sections(seen: Sequence[Seen], summaries: Sequence[Summary]) -> Iterator[Se
         return [chart for chart in (curves.draw(curve, seen) for curve in which) if chart is not None]
 
     what = list(dict.fromkeys(summary.what for summary in summaries))
-    fitness = curves.fitness_chart(seen, what[0] if len(what) == 1 else "see each run")
-    validation = curves.validation_chart(seen)
+    fitness = panels.fitness_chart(seen, what[0] if len(what) == 1 else "each run's own measure")
+    validation = panels.validation_chart(seen)
     yield Section("held-out", "On held-out data", [chart for chart in (fitness, validation) if chart is not None])
     yield Section("learning", "Learning", drawn(curves.LEARNING))
     trees = [chart for chart in map(tree_chart, seen) if chart is not None]
-    yield Section("population", "Population and hyperparameters", [*trees, *curves.hyperparameter_charts(seen)])
-    yield Section("generations", "What the model writes", [*curves.sample_charts(seen), *drawn(curves.GENERATIONS)])
-    yield Section("speed", "Speed and memory", [*drawn(curves.SPEED), *curves.speed_charts(seen)])
+    yield Section("population", "Population and hyperparameters", [*trees, *panels.hyperparameter_charts(seen)])
+    yield Section("generations", "What the model writes", [*panels.sample_charts(seen), *drawn(curves.GENERATIONS)])
+    yield Section("speed", "Speed and memory", [*drawn(curves.SPEED), *panels.speed_charts(seen)])
     yield Section("others", "All other figures of the log", drawn(curves.other_curves(seen)), folded=True)
 
 

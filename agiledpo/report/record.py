@@ -6,7 +6,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,7 @@ class RunRecord:
         Args:
             notes: What was found to be cut off.
         """
-        known = {name: value for name, value in vars(self).items() if name in type(self).__dataclass_fields__}
-        return RunRecord(**{**known, "missing": [*notes, *self._absent()]})
+        return replace(self, missing=[*notes, *self._absent()])
 
     def _absent(self) -> Iterator[str]:
         if not self.series:
@@ -230,7 +229,8 @@ def _series(lines: Sequence[tuple[int, Mapping[str, Any]]], file: Path) -> dict[
             raise ReportError(f"{file}, line {number}: step={line.get('step')!r} is no number of rows.")
         if step < latest:
             raise ReportError(
-                f"{file}, line {number}: step={step:g} comes after {latest:g}. Two runs seem to have written to one file."
+                f"{file}, line {number}: step={step:g} comes after {latest:g}. Two runs seem to have "
+                f"written to one file."
             )
         latest = step
         for name, told in line.items():
@@ -253,9 +253,15 @@ def _answer(number: int, line: Mapping[str, Any], file: Path) -> Answer:
     if lacking:
         raise ReportError(f"{file}, line {number}: it lacks {', '.join(lacking)}.")
     kinds: dict[str, tuple[type, ...]] = {
-        "step": (int,), "agent": (int, type(None)), "row": (int,), "prompt": (str, list), "answer": (str,),
-        "tokens": (int,), "finished": (bool,), "chosen": (str, type(None)),
-    }  # fmt: skip
+        "step": (int,),
+        "agent": (int, type(None)),
+        "row": (int,),
+        "prompt": (str, list),
+        "answer": (str,),
+        "tokens": (int,),
+        "finished": (bool,),
+        "chosen": (str, type(None)),
+    }
     for key, kind in kinds.items():
         if not isinstance(line[key], kind):
             raise ReportError(f"{file}, line {number}: {key} is {_kind(line[key])}, which makes no sense there.")

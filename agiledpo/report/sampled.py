@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agiledpo.report.curves import Seen
 from agiledpo.report.record import Answer
+from agiledpo.report.seen import Seen
 from agiledpo.report.summary import number
 
 # Answers in between that are shown of a run to one prompt.
@@ -79,11 +79,10 @@ def questions(runs: Sequence[Seen]) -> Iterator[Question]:
 
 
 def _replies(seen: Seen, answers: Sequence[Answer]) -> Replies:
-    first, *others = answers
-    *between, last = others or [None]
-    chosen = [answer for answer in between if answer is not None]
-    if len(chosen) > _BETWEEN:
-        chosen = [chosen[place * len(chosen) // _BETWEEN] for place in range(_BETWEEN)]
+    first, between, last = answers[0], answers[1:-1], answers[-1] if len(answers) > 1 else None
+    chosen = between
+    if len(between) > _BETWEEN:
+        chosen = [between[place * len(between) // _BETWEEN] for place in range(_BETWEEN)]
     return Replies(
         seen,
         _reply(seen, first),
@@ -96,7 +95,12 @@ def _replies(seen: Seen, answers: Sequence[Answer]) -> Replies:
 def _reply(seen: Seen, answer: Answer) -> Reply:
     who = "Before training" if answer.agent is None else f"Agent {answer.agent} after {answer.step:,} {seen.run.unit}"
     ending = "ended by itself" if answer.finished else "cut off at the limit"
-    return Reply(who, answer.answer, f"{answer.tokens} tokens, {ending}, KL {number(answer.kl_per_token)} per token")
+    length = f"{answer.tokens} {'token' if answer.tokens == 1 else 'tokens'}"
+    return Reply(
+        who,
+        answer.answer,
+        f"{length}, {ending}, KL {number(answer.kl_per_token)} per token",
+    )
 
 
 def _turns(prompt: str | Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:

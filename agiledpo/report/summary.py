@@ -111,7 +111,7 @@ class Summary:
             whose = "" if self.last.agent is None else f"agent {self.last.agent}"
             yield "last fitness", str(self.last), whose
         if self.final is not None:
-            yield "final split", str(self.final), "never chosen by"
+            yield "final split", str(self.final), "unseen by selection"
         yield run.unit, f"{run.rows:,}", "per agent"
         if run.seconds is not None:
             yield "time", duration(run.seconds), str(run.about.get("status", ""))

@@ -8,13 +8,11 @@ from agiledpo.hpo.family_tree import evolved_parameters, value_text
 from agiledpo.hpo.lanes import assign_lanes
 from agiledpo.hpo.lineage import AgentHistory, Lineage
 from agiledpo.report.chart import Chart, axes, plain
-from agiledpo.report.curves import Seen
+from agiledpo.report.seen import Seen
 
-# Viridis, from unfit to fit, without its yellow end, which is lost on white. Stretches of equal colour are one trace.
-_SCALE = (
-    "#90d743", "#6ece58", "#4ac16d", "#35b779", "#22a884", "#1f978b", "#23888e", "#29788e", "#31688e", "#39568c",
-    "#404387", "#46327e", "#48186a", "#440154",
-)  # fmt: skip
+# From unfit to fit; the page has the colours, light to dark or, in the dark theme, dark to light. Stretches of equal
+# colour are one trace.
+_SCALE = tuple(f"@fit{number}" for number in range(14))
 _UNKNOWN = "#b4b4b4"
 _LANE = 36
 _BEND = 0.03
@@ -35,7 +33,7 @@ def tree_chart(seen: Seen) -> Chart | None:
     chart = Chart(
         f"tree-{seen.number}",
         f"Family tree{f' of {seen.run.name}' if seen.prefix else ''}",
-        "A lane is a place in the population, a line an agent from birth to end, dark where it was fit. The broad band "
+        "A lane is a place in the population, a line an agent from birth to end, dark where it was fit (bright in the dark theme). The broad band "
         "leads to the best agent. Curves go from parent to child; a cross is an agent that diverged. Point at a circle "
         "for hyperparameters and mutations.",
         layout=axes(f"{seen.run.unit} seen by each agent", "place in the population"),
@@ -43,8 +41,12 @@ def tree_chart(seen: Seen) -> Chart | None:
     )
     chart.top = 56
     chart.layout["yaxis"] |= {
-        "range": [max(lanes.values()) + 0.7, -0.8], "tickvals": [], "showgrid": False, "zeroline": False, "fixedrange": True,
-    }  # fmt: skip
+        "range": [max(lanes.values()) + 0.7, -0.8],
+        "tickvals": [],
+        "showgrid": False,
+        "zeroline": False,
+        "fixedrange": True,
+    }
     chain = [agents[index] for index in seen.lives.shares if index in agents]
     _draw_chain(chart, seen, lineage, lanes, chain)
     _draw_branches(chart, lineage, agents, lanes)
@@ -76,10 +78,16 @@ def _draw_chain(
     y.append(lanes[chain[-1].index])
     chart.add(
         {
-            "type": "scatter", "mode": "lines", "x": x, "y": y, "name": f"agent {chain[-1].index} and its ancestors",
-            "line": {"color": f"{seen.colour}-band", "width": 13}, "hoverinfo": "skip", "showlegend": True,
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "y": y,
+            "name": f"agent {chain[-1].index} and its ancestors",
+            "line": {"color": f"{seen.colour}-band", "width": 13, "simplify": False},
+            "hoverinfo": "skip",
+            "showlegend": True,
         }
-    )  # fmt: skip
+    )
 
 
 def _draw_branches(chart: Chart, lineage: Lineage, agents: dict[int, AgentHistory], lanes: dict[int, int]) -> None:
@@ -95,10 +103,16 @@ def _draw_branches(chart: Chart, lineage: Lineage, agents: dict[int, AgentHistor
     if x:
         chart.add(
             {
-                "type": "scatter", "mode": "lines", "x": x, "y": y, "name": "copied from", "hoverinfo": "skip",
-                "showlegend": False, "line": {"color": "@muted", "width": 1.1},
+                "type": "scatter",
+                "mode": "lines",
+                "x": x,
+                "y": y,
+                "name": "copied from",
+                "hoverinfo": "skip",
+                "showlegend": False,
+                "line": {"color": "@muted", "width": 1.1},
             }
-        )  # fmt: skip
+        )
 
 
 def _draw_lives(chart: Chart, lineage: Lineage, agents: dict[int, AgentHistory], lanes: dict[int, int]) -> None:
@@ -118,26 +132,50 @@ def _draw_lives(chart: Chart, lineage: Lineage, agents: dict[int, AgentHistory],
         x, y = strokes[colour]
         chart.add(
             {
-                "type": "scatter", "mode": "lines", "x": plain(x), "y": y, "hoverinfo": "skip", "showlegend": False,
+                "type": "scatter",
+                "mode": "lines",
+                "x": plain(x),
+                "y": y,
+                "hoverinfo": "skip",
+                "showlegend": False,
                 "line": {"color": colour, "width": 5},
             }
-        )  # fmt: skip
+        )
     if known:
         chart.add(
             {
-                "type": "scatter", "mode": "markers", "x": [None], "y": [None], "showlegend": False, "hoverinfo": "skip",
+                "type": "scatter",
+                "mode": "markers",
+                "x": [None],
+                "y": [None],
+                "showlegend": False,
+                "hoverinfo": "skip",
                 "marker": {
-                    "color": [low], "cmin": low, "cmax": high if high > low else low + 1e-9, "showscale": True,
+                    "color": [low],
+                    "cmin": low,
+                    "cmax": high if high > low else low + 1e-9,
+                    "showscale": True,
                     "colorscale": [[n / (len(_SCALE) - 1), colour] for n, colour in enumerate(_SCALE)],
                     "colorbar": {
-                        "orientation": "h", "thickness": 7, "len": 0.3, "x": 1, "xanchor": "right", "y": 1,
-                        "yanchor": "bottom", "outlinewidth": 0, "ypad": 2, "nticks": 4, "ticklabelposition": "outside top",
-                        "title": {"text": "fitness", "side": "right", "font": {"size": 11, "color": "@soft"}}, "tickfont": {"size": 11}, "tickvals": _two(low, high),
+                        "orientation": "h",
+                        "thickness": 7,
+                        "len": 0.3,
+                        "x": 1,
+                        "xanchor": "right",
+                        "y": 1,
+                        "yanchor": "bottom",
+                        "outlinewidth": 0,
+                        "ypad": 2,
+                        "nticks": 4,
+                        "ticklabelposition": "outside top",
+                        "title": {"text": "fitness", "side": "right", "font": {"size": 11, "color": "@soft"}},
+                        "tickfont": {"size": 11},
+                        "tickvals": _two(low, high),
                         "ticktext": [f"{value:.3g}" for value in _two(low, high)],
                     },
                 },
             }
-        )  # fmt: skip
+        )
 
 
 def _two(low: float, high: float) -> list[float]:
@@ -152,13 +190,22 @@ def _draw_ends(chart: Chart, agents: dict[int, AgentHistory], lanes: dict[int, i
         if ended:
             chart.add(
                 {
-                    "type": "scatter", "mode": "markers", "name": name, "showlegend": True,
-                    "x": [agent.died for agent in ended], "y": [lanes[agent.index] for agent in ended],
-                    "marker": {"symbol": symbol, "size": 10 if name == "diverged" else 9, "color": "@ink",
-                               "line": {"color": "@ink", "width": 2 if name == "diverged" else 1.3}},
-                    "text": [_reason(agent) for agent in ended], "hovertemplate": "%{text}<extra></extra>",
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "showlegend": True,
+                    "x": [agent.died for agent in ended],
+                    "y": [lanes[agent.index] for agent in ended],
+                    "marker": {
+                        "symbol": symbol,
+                        "size": 10 if name == "diverged" else 9,
+                        "color": "@ink",
+                        "line": {"color": "@ink", "width": 2 if name == "diverged" else 1.3},
+                    },
+                    "text": [_reason(agent) for agent in ended],
+                    "hovertemplate": "%{text}<extra></extra>",
                 }
-            )  # fmt: skip
+            )
 
 
 def _reason(agent: AgentHistory) -> str:
@@ -186,17 +233,25 @@ def _draw_births(
     ]
     chart.add(
         {
-            "type": "scatter", "mode": "markers+text", "x": [agent.birth.pairs for agent in agents.values()],
-            "y": [lanes[agent.index] for agent in agents.values()], "text": labels, "textposition": "top right",
+            "type": "scatter",
+            "mode": "markers+text",
+            "x": [agent.birth.pairs for agent in agents.values()],
+            "y": [lanes[agent.index] for agent in agents.values()],
+            "text": labels,
+            "textposition": "top right",
             "textfont": {"size": 11, "color": [seen.colour if i in on_chain else "@ink" for i in agents]},
             "marker": {
-                "size": 7, "color": "@paper",
+                "size": 7,
+                "color": "@paper",
                 "line": {"width": 2, "color": [seen.colour if i in on_chain else "@muted" for i in agents]},
             },
-            "hovertext": [_story(agent, parameters) for agent in agents.values()], "hovertemplate": "%{hovertext}<extra></extra>",
-            "showlegend": False, "cliponaxis": False, "name": "agents",
+            "hovertext": [_story(agent, parameters) for agent in agents.values()],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "showlegend": False,
+            "cliponaxis": False,
+            "name": "agents",
         }
-    )  # fmt: skip
+    )
 
 
 def _story(agent: AgentHistory, parameters: Sequence[str]) -> str:

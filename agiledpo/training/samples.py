@@ -170,10 +170,10 @@ class Samples(Observer):
         """What a completion says; of messages the contents, one below the other."""
         if isinstance(turns, str):
             return turns
-        messages = [turn for turn in turns if isinstance(turn, dict)]
-        if messages:
+        if messages := [turn for turn in turns if isinstance(turn, dict)]:
             return "\n\n".join(_content(message) for message in messages)
-        return str(self._env.tokenizer.decode(turns, skip_special_tokens=True))
+        tokens = [turn for turn in turns if isinstance(turn, int)]
+        return str(self._env.tokenizer.decode(tokens, skip_special_tokens=True))
 
     # Answers --------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from agiledpo.hpo import Lineage
 from agiledpo.hpo.family_picture import draw_lineage
 from agiledpo.hpo.family_tree import evolved_parameters, family_tree_text, plot_lineage, value_text
+from agiledpo.hpo.lanes import assign_lanes
 from agiledpo.hpo.records import Born, Evaluated, Mutated, Selected
 
 

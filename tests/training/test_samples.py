@@ -11,7 +11,7 @@ import torch
 from agiledpo.algorithms import DPO, GRPO, SFT
 from agiledpo.generation import SamplingSettings
 from agiledpo.hpo import Mutations, TournamentSelection
-from agiledpo.llm_envs import SFTGym
+from agiledpo.llm_envs import PreferenceGym, SFTGym
 from agiledpo.training.samples import Samples, kl_per_token
 from agiledpo.training.train_llm import finetune_llm_preference, finetune_llm_reasoning, finetune_llm_sft
 
@@ -181,10 +181,7 @@ def test_prompts_are_distinct_fit_the_model_and_follow_the_seed(make_env, make_p
     assert rows(3, 9, env) != rows(4, 9, env)
     assert sorted(rows(0, 50, env)) == list(range(9))
     # The same prompt twice, and one that leaves the model (64 positions) no room for an answer.
-    env._loaded["test"].dataset
     prompts = ["w5 w6 ", "w5 w6 ", "w7 " * 64, "w8 "]
-    from agiledpo.llm_envs import PreferenceGym
-
     train = make_pairs(8)
     test = train.select(range(4)).remove_columns("prompt").add_column("prompt", prompts)
     found = rows(0, 50, PreferenceGym(train, test, env.tokenizer, 4))

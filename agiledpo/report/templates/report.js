@@ -10,12 +10,18 @@
     return `rgba(${value >> 16}, ${(value >> 8) & 255}, ${value & 255}, ${strength})`;
   }
 
+  // Viridis without the end that is lost on the paper: what is fit stands out from it.
+  const viridis = ["#fde725", "#dfe318", "#bddf26", "#9bd93c", "#7ad151", "#5ec962", "#44bf70", "#2fb47c", "#22a884", "#1e9c89", "#21918c", "#25848e", "#2a788e", "#306a8e", "#365c8d", "#3b528b", "#414487", "#463480", "#482475", "#440154"];
+  const fit = (number, dark) => dark ? viridis[14 - number] : viridis[Math.min(4 + Math.round(number * 15 / 13), 19)];
+
   // "@run0-other" and the like become colours of the theme in force.
   function colours() {
     const style = getComputedStyle(root);
     const of = (name) => style.getPropertyValue(`--${name}`).trim();
-    const strengths = { other: 0.5, gone: 0.24, band: 0.26 };
+    const strengths = { other: 0.55, gone: 0.3, band: 0.26 };
+    const dark = !root.classList.contains("print") && matchMedia("(prefers-color-scheme: dark)").matches;
     return (name) => {
+      if (name.startsWith("@fit")) return fit(Number(name.slice(4)), dark);
       const [base, kind] = name.slice(1).split("-");
       return kind ? alpha(of(base), strengths[kind]) : of(base);
     };
@@ -29,16 +35,16 @@
   }
 
   function layoutOf(figure, colour, width) {
+    const narrow = width < 500;
     const axis = (own, more) => ({
       gridcolor: colour("@grid"), zerolinecolor: colour("@rule"), linecolor: colour("@muted"), tickcolor: colour("@muted"),
-      tickfont: { size: 11 }, automargin: false, ...more, ...own,
+      tickfont: { size: narrow ? 10 : 11 }, automargin: false, ...more, ...own,
       title: { font: { size: 11, color: colour("@soft") }, standoff: 6, ...own.title },
     });
-    const narrow = width < 500;
     return {
       ...figure.layout,
       width, height: figure.height, autosize: false,
-      margin: { l: narrow ? 52 : 66, r: narrow ? 10 : 18, t: figure.top, b: 40 },
+      margin: { l: narrow ? 60 : 66, r: narrow ? 10 : 18, t: figure.top, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("@ink") },
       hovermode: "closest", dragmode: "zoom",
@@ -66,7 +72,10 @@
     const figure = figures[place.id], colour = colours();
     const given = width || place.clientWidth;
     if (!given) return Promise.resolve();
-    return Plotly.react(place, painted(figure.data, colour), layoutOf(figure, colour, given), {
+    const data = painted(figure.data, colour);
+    // A colour bar beside the legend needs room that a phone has not.
+    if (given < 500) for (const trace of data) if (trace.marker && trace.marker.showscale) trace.marker.showscale = false;
+    return Plotly.react(place, data, layoutOf(figure, colour, given), {
       displaylogo: false, displayModeBar: false, doubleClick: "reset", responsive: false,
     }).then(() => {
       if (drawn.has(place.id)) return;
