@@ -13,11 +13,13 @@ _STYLE = """
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; font-size: 15px; }
 @media (prefers-color-scheme: dark) {
   .picture { --ink: #e6e9ee; --quiet: #a7b0bc; --line: #76808d; --plain: #2a2f38;
-    --base: #2c3b4f; --base-line: #7f9cc0; --agent: #17453f; --agent-line: #4fc3b3; --best: #5a4312; --best-line: #e0b04f; }
+    --base: #2c3b4f; --base-line: #7f9cc0; --agent: #17453f; --agent-line: #4fc3b3;
+    --best: #5a4312; --best-line: #e0b04f; }
 }
 .picture text { fill: var(--ink); stroke: none; }
 .picture .quiet { fill: var(--quiet); font-size: 13px; }
 .picture .strong { font-weight: 600; }
+.picture rect { stroke-width: 1.4; }
 .picture .plain { fill: var(--plain); stroke: var(--line); }
 .picture .base { fill: var(--base); stroke: var(--base-line); }
 .picture .agent { fill: var(--agent); stroke: var(--agent-line); }
@@ -37,19 +39,19 @@ class Picture:
         width: Pixels.
         height: Pixels.
         title: What is to be seen, for who does not see it.
+        narrow: It can be read on a telephone, and so need not be wider than its screen.
     """
 
     name: str
     width: int
     height: int
     title: str
+    narrow: bool = False
     parts: list[str] = field(default_factory=list)
 
     def box(self, x: float, y: float, width: float, height: float, kind: str, *lines: str) -> None:
         """A rectangle with centred lines of text, the first of them strong if there are more."""
-        self.parts.append(
-            f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" stroke-width="1.4"/>'
-        )
+        self.parts.append(f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"/>')
         first = y + height / 2 - 9.5 * (len(lines) - 1) + 5
         for number, line in enumerate(lines):
             look = "quiet" if number else "strong" if len(lines) > 1 else ""
@@ -76,8 +78,9 @@ class Picture:
 
     def svg(self) -> str:
         """The file's text."""
+        look = "picture narrow" if self.narrow else "picture"
         head = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="picture" viewBox="0 0 {self.width} {self.height}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="{look}" viewBox="0 0 {self.width} {self.height}" '
             f'width="{self.width}" height="{self.height}" role="img">'
         )
         return "\n".join(
@@ -87,22 +90,25 @@ class Picture:
 
 def one_base() -> Picture:
     """Copies of a model beside one model with adapters."""
-    it = Picture("one_base", 880, 360, "Four agents as four copies of a model, and as four adapters on one base model")
-    it.text(200, 28, "A model for each agent", "strong")
+    it = Picture(
+        "one_base",
+        640,
+        330,
+        "Four agents as four copies of a model, and as four adapters on one base model",
+        narrow=True,
+    )
+    it.text(152, 24, "A model for each agent", "strong")
+    it.text(488, 24, "AgileDPO: one base for all", "strong")
+    it.box(344, 40, 288, 130, "base", "base weights", "frozen, loaded once")
     for number in range(4):
-        x = 20 + 92 * number
-        it.box(x, 50, 84, 150, "base", "base", "weights")
-        it.box(x, 206, 84, 40, "agent", "LoRA")
-        it.box(x, 252, 84, 40, "plain", "optimizer")
-    it.text(200, 326, "with 8 agents: 8 copies of the base, 5372 MB")
-    it.text(640, 28, "AgileDPO: one base for all", "strong")
-    it.box(458, 50, 364, 150, "base", "base weights", "frozen, loaded once")
-    for number in range(4):
-        x = 458 + 93.3 * number
-        it.box(x, 206, 84, 40, "agent", "LoRA")
-        it.box(x, 252, 84, 40, "plain", "optimizer")
-    it.text(640, 326, "with 8 agents: 1 copy of the base, 1326 MB")
-    it.text(440, 350, "SmolLM2-135M in bfloat16, memory held after one generation, AgileRL 2.8.4 on the left", "quiet")
+        left = 8 + 73 * number
+        it.box(left, 40, 69, 130, "base", "base", "weights")
+        for x in (left, left + 336):
+            it.box(x, 176, 69, 36, "agent", "LoRA")
+            it.box(x, 218, 69, 36, "plain", "AdamW")
+    it.text(152, 282, "8 agents: 8 bases, 5372 MB", "strong")
+    it.text(488, 282, "8 agents: 1 base, 1326 MB", "strong")
+    it.text(320, 312, "SmolLM2-135M in bfloat16, held after one generation; on the left AgileRL 2.8.4", "quiet")
     return it
 
 

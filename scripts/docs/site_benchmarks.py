@@ -26,8 +26,8 @@ def benchmark_pictures(root: Path) -> dict[str, Path]:
 
 def _page(root: Path, name: str, result: str) -> str:
     title, _, rest = result.partition("\n")
-    description = _description(root, name)
-    return f'{title}\n\n??? info "How it is measured, and how to measure it again"\n{indent(description, "    ")}\n\n{rest}'
+    method = indent(_description(root, name), "    ")
+    return f'{title}\n\n??? info "How it is measured, and how to measure it again"\n{method}\n\n{rest}'
 
 
 def _description(root: Path, name: str) -> str:
