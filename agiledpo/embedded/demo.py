@@ -25,7 +25,10 @@ from agiledpo.embedded.model import MODEL_NAME, load_embedded_model
 from agiledpo.embedded.preferences import held_out_prompts, load_embedded_preferences, split_by_topic
 from agiledpo.hpo import Mutations, TournamentSelection
 from agiledpo.hpo.family_tree import family_tree_text
+from agiledpo.launch.directory import RunDirectory
 from agiledpo.llm_envs import PreferenceGym
+from agiledpo.report import RunRecord, write_report
+from agiledpo.training.samples import Samples
 from agiledpo.training.train_llm import finetune_llm_preference
 
 _SEED = 7
@@ -91,21 +94,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Answering {len(prompts)} held-out prompts before training ...", flush=True)
     before = measure(agents[0], tokenizer, prompts, seed=_SEED)
     accuracy_before = agents[0].measure(env, "final").fitness("accuracy")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "lineage.jsonl").unlink(missing_ok=True)  # of the demo before this one
+    directory = RunDirectory(options.out)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    for file in (directory.lineage, directory.metrics, directory.samples):
+        file.unlink(missing_ok=True)  # of the demo before this one
     started = time.perf_counter()
-    population, _ = finetune_llm_preference(
-        agents,
-        env,
-        max_steps=options.pairs,
-        evo_steps=max(1, options.pairs // _BATCH_SIZE // options.generations),
-        evaluation_interval=None,
-        tournament=TournamentSelection(2, True, options.agents, rand_seed=_SEED),
-        mutation=Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=_SEED),
-        save_elite=True,
-        elite_path=options.out / "elite",
-        lineage_path=options.out / "lineage.jsonl",
-    )
+    with directory.recorded("dpo", processes=1) as about:
+        about["model"] = {"name": MODEL_NAME, "parameters": model.num_parameters()}
+        about["data"] = {split: {"rows": len(env.lengths(split))} for split in ("train", "test", "final")}
+        population, _ = finetune_llm_preference(
+            agents,
+            env,
+            max_steps=options.pairs,
+            evo_steps=max(1, options.pairs // _BATCH_SIZE // options.generations),
+            evaluation_interval=None,
+            tournament=TournamentSelection(2, True, options.agents, rand_seed=_SEED),
+            mutation=Mutations(no_mutation=0.2, rl_hp=0.8, rand_seed=_SEED),
+            save_elite=True,
+            elite_path=directory.elite,
+            lineage_path=directory.lineage,
+            log_path=directory.metrics,
+            observers=[Samples(directory.samples, env)],
+        )
     seconds = time.perf_counter() - started
     elite, accuracy = population.elite, population.final
     assert elite is not None
@@ -119,11 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{_table(before, after, accuracies=(accuracy_before.value, accuracy.value), pairs=pairs)}\n")
     for number in range(0, len(prompts), max(1, len(prompts) // _SHOWN_PROMPTS))[:_SHOWN_PROMPTS]:
         print(_comparison(prompts[number]["prompt"][-1]["content"], before, after, number))
-    population.lineage.plot(options.out / "family_tree.svg")
-    print(
-        f"The fittest agent's adapter is in {options.out}/elite/actor; PeftModel.from_pretrained(base, path) loads it."
-    )
-    print(f"The family tree is drawn in {options.out}/family_tree.svg; {options.out}/lineage.jsonl says what happened.")
+    population.lineage.plot(directory.path / "family_tree.svg")
+    report = write_report(RunRecord.load(directory.path))
+    print(f"Open {report} in a browser: curves, family tree, and answers before and after, side by side.")
+    print(f"The fittest agent's adapter is in {directory.elite}/actor; PeftModel.from_pretrained(base, path) loads it.")
 
 
 def _table(before: Measurement, after: Measurement, *, accuracies: Sequence[float], pairs: int) -> str:
