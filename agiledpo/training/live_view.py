@@ -138,7 +138,7 @@ class LiveView:
         ]
         left_out = []
         while sum(column.width for column in columns) > width and any(column.rank for column in columns):
-            missed = min((column for column in columns if column.rank), key=lambda column: column.rank)
+            missed = max((column for column in columns if column.rank), key=lambda column: column.rank)
             columns.remove(missed)
             left_out.append(missed.label)
         return columns, left_out
