@@ -60,7 +60,7 @@ def check(config: Config) -> None:
 def _check_least(config: Config, path: str, least: int) -> None:
     value = config.values
     for name in path.split("."):
-        value = None if value is None else value[name]  # type: ignore[assignment]
+        value = None if value is None else value[name]
     if isinstance(value, int) and value < least:
         raise ValueError(f"{path}={value} must be at least {least}.")
 
