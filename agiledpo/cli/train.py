@@ -198,7 +198,7 @@ def _terminable() -> Iterator[None]:
 def _plain_warnings() -> Iterator[None]:
     """Print warnings as sentences, when they come, without the line of code that they come from."""
     previous = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # type: ignore[assignment]
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ def read_file(file: Path, origins: Origins, _above: tuple[Path, ...] = ()) -> Di
         raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}.") from None
     if not isinstance(found, DictConfig):
         raise ConfigError(f"{file} holds no mapping. A configuration has lines such as `beta: 0.1`.")
-    whole = OmegaConf.create({})
+    whole: Any = OmegaConf.create({})
     for base in _bases(found.pop(BASES, None), file):
         whole = OmegaConf.merge(whole, read_file(base, origins, (*_above, file.resolve())))
     origins.add({path: place for path, place in places.items() if path.split(".")[0] != BASES})

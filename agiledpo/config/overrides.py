@@ -63,7 +63,7 @@ def merged(overrides: Sequence[Override]) -> DictConfig:
     Args:
         overrides: The overrides.
     """
-    whole = OmegaConf.create({})
+    whole: Any = OmegaConf.create({})
     for override in overrides:
         one: Any = override.value
         for key in reversed(override.path.split(".")):

@@ -16,7 +16,7 @@ class _Dumper(yaml.SafeDumper):
     """Puts text into quotes that OmegaConf, other than YAML 1.1, reads as a number."""
 
 
-_Dumper.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?$"),
     list("-+0123456789."),

@@ -175,7 +175,7 @@ def _default(value: Any) -> Any:
 
 
 def _function(configured: Callable[..., Any]) -> Callable[..., Any]:
-    return configured.__init__ if inspect.isclass(configured) else configured  # type: ignore[misc]
+    return configured.__init__ if inspect.isclass(configured) else configured
 
 
 def _factories(configured: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from agiledpo.algorithms.core.errors import NoModelError
 from agiledpo.config import Config
@@ -52,12 +53,20 @@ def check(config: Config) -> None:
             if name not in agent.HYPERPARAMETERS:
                 known = ", ".join(agent.HYPERPARAMETERS)
                 raise ValueError(f"evolution.hyperparameters.{name}: {name} can not evolve; these can: {known}.")
-            domain.check(name, {**config.parameters, **differing}[name], agent.HYPERPARAMETERS[name])
+            kind, value = agent.HYPERPARAMETERS[name], {**config.parameters, **differing}[name]
+            domain.check(name, _as(value, kind), kind)
 
 
 def _check_least(config: Config, path: str, least: int) -> None:
     value = config.values
     for name in path.split("."):
-        value = None if value is None else value[name]  # type: ignore[assignment]
+        value = None if value is None else value[name]
     if isinstance(value, int) and value < least:
         raise ValueError(f"{path}={value} must be at least {least}.")
+
+
+def _as(value: Any, kind: type) -> Any:
+    """A value as an agent holds it: of several losses a tuple, also where there is one."""
+    if kind is not tuple or value is None:
+        return value
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -34,7 +34,7 @@ def load_function(path: str, parameter: str) -> Callable[..., Any]:
     if not callable(functions.get(name)):
         own = [key for key, value in functions.items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{parameter}={path!r}: {where} has no function {name!r}. It has {', '.join(own) or 'none'}.")
-    return functions[name]  # type: ignore[no-any-return]
+    return functions[name]
 
 
 def load_rewards(paths: str | Sequence[str] | Mapping[str, str]) -> Any:

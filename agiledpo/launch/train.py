@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from typing_extensions import override
 
 from agiledpo.config import Config
 from agiledpo.distributed.team import Team
@@ -46,29 +47,35 @@ def train(
     check(config)
     team = Team.of(accelerator)
 
-    def claim() -> str | None:
+    def claim() -> None:
         if not resume:
             directory.check_free()
-        previous = directory.config.read_text(encoding="utf-8") if directory.is_run() else None
-        directory.write_config(config.to_yaml())
-        return previous
+        if not resume or not directory.is_run():
+            directory.write_config(config.to_yaml())
 
-    previous = team.leader_does(claim)
+    team.leader_does(claim)
     with ExitStack() as stack:
         about: dict[str, Any] = {}
         if team.leads:
             about = stack.enter_context(directory.recorded(config.algorithm, processes=team.size, resumed=resume))
-        try:
-            prepared = prepare(config, accelerator, stack)
-            about["model"], about["data"] = prepared.model, prepared.data
-            if team.leads:
-                directory.write_about(about)
-            return _finetune(config, directory, prepared, accelerator, resume=resume, observers=observers)
-        except Exception:
-            # What a run was refused to go on with is not what it goes by.
-            if previous is not None:
-                team.leader_does(lambda: directory.write_config(previous))
-            raise
+        prepared = prepare(config, accelerator, stack)
+        about["model"], about["data"] = prepared.model, prepared.data
+        if team.leads:
+            directory.write_about(about)
+        # Last, so that what other observers save keeps its name whether or not there is something to accept.
+        following = [*observers, *_samples(config, directory, prepared, team), _Acceptance(config, directory)]
+        return _finetune(config, directory, prepared, accelerator, resume=resume, observers=following)
+
+
+class _Acceptance(Observer):
+    """Writes the configuration once the run was taken up with it: what is refused is not what the run goes by."""
+
+    def __init__(self, config: Config, directory: RunDirectory) -> None:
+        self._config, self._directory = config, directory
+
+    @override
+    def resumed(self, rows_done: int) -> None:
+        self._directory.write_config(self._config.to_yaml())
 
 
 def _finetune(
@@ -100,7 +107,7 @@ def _finetune(
         trackers=trackers_of(config, directory.path),
         resume_from="latest" if resume else None,
         accelerator=accelerator,
-        observers=[*observers, *_samples(config, directory, prepared, Team.of(accelerator))],
+        observers=observers,
         **({"rollouts_path": directory.rollouts} if config.parts.judges else {}),
         **settings,
     )

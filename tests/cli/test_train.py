@@ -127,7 +127,7 @@ def _environment() -> dict[str, str]:
 def test_a_resumed_run_can_be_longer_but_not_another(here: Path) -> None:
     assert train("dpo", "train.max_steps=16", "--run", "r").exit_code == 0
     before = Path("r/config.yaml").read_text()
-    refused = run("resume", "r", "env.seed=5")
+    refused = run("resume", "r", "population.size=2")
     assert refused.exit_code == 1
     assert refused.output.count("Error") == 1
     assert Path("r/config.yaml").read_text() == before

@@ -149,7 +149,6 @@ def test_overrides_are_read_as_they_are_typed() -> None:
     overrides += [
         "model.revision=1234567",
         "data.train=2024",
-        "loss_type=",
         "sft_loss_weight=${beta}",
         "model.name=a:b",
     ]
