@@ -78,13 +78,10 @@ def test_figures_against_plain_peft(place, tiny_tokenizer) -> None:
     assert found.likelihood_accuracy_per_token.value == np.mean(by_token[:, 0] > by_token[:, 1])
     assert found.calibration.beta == BETA
     assert found.calibration.log_loss.value == pytest.approx(np.mean(np.log1p(np.exp(-BETA * margins))), rel=1e-4)
-    # Prompts come three times, so the interval over prompts: G / (G - 1) times the squared sums of each prompt.
-    sums = ((margins > 0) - np.mean(margins > 0)).reshape(8, 3).sum(1) / 24
-    expected = found.accuracy_wilson
-    assert found.accuracy.low <= expected.low
+    assert found.accuracy.low <= found.accuracy_wilson.low
+    # Prompts come three times, so the error is over 8 sums of influences.
     mean_error = math.sqrt(8 / 7 * (((margins - margins.mean()) / 24).reshape(8, 3).sum(1) ** 2).sum())
     assert (found.margins.mean.high - found.margins.mean.low) / 2 == pytest.approx(1.959964 * mean_error, rel=1e-3)
-    assert sums.shape == (8,)
     kinds = np.sign(lengths[:, 0] - lengths[:, 1])
     assert found.length_control.pairs == ((kinds > 0).sum(), (kinds < 0).sum(), (kinds == 0).sum())
     assert found.length_control.chosen_longer.value == np.mean(margins[kinds > 0] > 0)
@@ -149,22 +146,16 @@ def test_kl_against_a_sum_over_the_vocabulary(place, tiny_tokenizer) -> None:
     with torch.no_grad():
         ids = torch.cat([prompt, completion])[None]
         q = base(ids).logits[0, 2:5].log_softmax(-1)
-        p = (
-            PeftModel.from_pretrained(base, place / "agent" / "actor")
-            .double()
-            .eval()(ids)
-            .logits[0, 2:5]
-            .log_softmax(-1)
-        )
+        policy = PeftModel.from_pretrained(base, place / "agent" / "actor").double().eval()
+        p = policy(ids).logits[0, 2:5].log_softmax(-1)
     assert found.tolist() == pytest.approx([float((p.exp() * (p - q)).sum())], rel=1e-4)
     assert float(found) > 1e-3
 
 
 def test_runs_are_their_fittest_agent(place, tiny_tokenizer, lora) -> None:
     model = AutoModelForCausalLM.from_pretrained(place / "model")
-    agents = DPO.population(
-        2, actor_network=model, lora_config=lora, batch_size=8, lr=5e-2, max_grad_norm=100.0, seed=1
-    )
+    agents = DPO.population(2, actor_network=model, lora_config=lora, batch_size=8, lr=5e-2, max_grad_norm=100.0)
+    agents[1].lr = 1e-4
     env = PreferenceGym(place / "pairs.jsonl", place / "pairs.jsonl", tiny_tokenizer, 8)
     population, _ = finetune_llm_preference(
         agents,
