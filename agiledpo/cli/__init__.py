@@ -6,6 +6,7 @@ import sys
 import typer
 
 from agiledpo.cli.data import data_app
+from agiledpo.cli.doctor import doctor_command
 from agiledpo.cli.evaluate import evaluate_command
 from agiledpo.cli.launch_check import launch_check_command
 from agiledpo.cli.merge import merge_command
@@ -27,6 +28,7 @@ app.command("report")(report_command)
 app.add_typer(data_app)
 app.command("evaluate")(evaluate_command)
 app.command("merge")(merge_command)
+app.command("doctor")(doctor_command)
 
 
 # With a callback, a single command keeps its name.

@@ -11,6 +11,7 @@ from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.embedded.rule import count_words, judge
 from agiledpo.embedded.sampling import Answer, sample_answers
+from agiledpo.evaluation.kl import kl_from_base
 
 MAX_NEW_TOKENS = 160
 _TEMPERATURE = 0.7
@@ -45,7 +46,7 @@ def measure(
     """Let an agent's actor answer prompts and measure the answers.
 
     Args:
-        agent: The agent; its reference must be the base model.
+        agent: The agent.
         tokenizer: The model's tokenizer.
         prompts: Held-out prompts, each with ``prompt`` (chat messages) and ``topic`` (words).
         seed: Seed of the sampling.
@@ -67,45 +68,24 @@ def measure(
         names_topic=_share(verdict.names_topic for verdict in verdicts),
         distinct=_share(texts.count(text) == 1 for text in texts),
         words=sum(map(count_words, texts)) / len(texts),
-        kl_per_token=kl_from_reference(
-            agent, tokenizer, [row["prompt"] for row in prompts[:_KL_ANSWERS]], texts[:_KL_ANSWERS]
-        ),
+        kl_per_token=_mean_kl(agent, tokenizer, [row["prompt"] for row in prompts[:_KL_ANSWERS]], texts[:_KL_ANSWERS]),
         answers=answers,
     )
 
 
-@torch.inference_mode()
-def kl_from_reference(
+def _mean_kl(
     agent: DPO,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[dict[str, str]]],
     answers: Sequence[str],
 ) -> float:
-    """Mean KL(actor || reference) per token of given answers, over the whole vocabulary at each token; nats.
-
-    Args:
-        agent: The agent.
-        tokenizer: The model's tokenizer.
-        prompts: Chat messages, one list per answer.
-        answers: What followed them.
-    """
-    total, tokens = 0.0, 0
+    """Mean KL(policy || base) per token of given answers, nats."""
+    before, after = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
         start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        before = tokenizer.encode(str(start), add_special_tokens=False)
-        after = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
-        ids = torch.tensor([[*before, *after[:-1]]], device=agent.device)
-        policy, reference = (_log_probs(agent, role, ids, len(after)) for role in ("actor", "reference"))
-        total += float((policy.exp() * (policy - reference)).sum())
-        tokens += len(after)
-    return total / max(tokens, 1)
-
-
-def _log_probs(agent: DPO, role: str, ids: torch.Tensor, last: int) -> torch.Tensor:
-    """Log-probabilities of the whole vocabulary at the ``last`` positions, (last, V)."""
-    with agent.select_adapter(role):
-        logits = agent.base.model.eval()(input_ids=ids, logits_to_keep=last).logits[0]
-    return torch.log_softmax(logits.float(), dim=-1)
+        before.append(torch.tensor(tokenizer.encode(str(start), add_special_tokens=False)))
+        after.append(torch.tensor([*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]))
+    return float(kl_from_base(agent, before, after).sum()) / max(sum(map(len, after)), 1)
 
 
 def _share(flags: Any) -> float:

@@ -46,7 +46,8 @@ class Calibration:
         bins: The bins that hold pairs.
         best_beta: The beta, not negative, whose probabilities make these preferences most likely: temperature scaling
             (Guo et al. 2017, section 4.2) with 1 / beta as the temperature. 0 where margins point the wrong way on
-            average; infinite where all pairs are ranked right, as no beta is then too sure.
+            average; infinite where all pairs are ranked right, as no beta is then too sure; NaN where all margins are
+            0, as those of the base model against itself, which say nothing of beta.
         best_log_loss: ``log_loss`` at ``best_beta``.
     """
 
@@ -78,7 +79,7 @@ def calibration_of(margins: Floats, groups: Groups, beta: float) -> Calibration:
         log_loss=mean_of(log_losses(beta * margins), groups),
         bins=bins,
         best_beta=best,
-        best_log_loss=0.0 if math.isinf(best.value) else float(log_losses(best.value * margins).mean()),
+        best_log_loss=0.0 if math.isinf(best.value) else float(log_losses(np.nan_to_num(best.value) * margins).mean()),
     )
 
 
@@ -123,6 +124,8 @@ def _best_beta(margins: Floats, groups: Groups) -> Figure:
     def slope(beta: float) -> float:
         return float((margins * sigmoid(-beta * margins)).sum())
 
+    if not margins.any():
+        return Figure(math.nan)
     if slope(0.0) <= 0:
         return Figure(0.0)
     if (margins >= 0).all():

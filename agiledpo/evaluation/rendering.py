@@ -1,6 +1,7 @@
 """An evaluation as tables for a terminal."""
 
 import math
+from collections.abc import Callable
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -31,12 +32,15 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(_preferences(name, policies, evaluation.accuracy_gain))
     for one in policies:
         for name, figures in one.preferences.items():
-            console.print(_bins(f"{one.name} on {name}", figures))
+            if not _is_reference(figures):
+                console.print(_bins(f"reliability of {one.name} on {name}, beta {settings['beta']:g}", figures))
     if evaluation.policy.answers is not None:
         console.print(_answers(policies))
     if evaluation.win_rate is not None:
         console.print(_win_rate(evaluation))
-    console.print("[figure] [95 % confidence interval over prompts]; what each is: docs/evaluate.md", markup=False)
+    console.print(
+        "In brackets: 95 % confidence intervals, over prompts. -: the policy is its own reference.", markup=False
+    )
 
 
 def _table(title: str, policies: list[PolicyFigures]) -> Table:
@@ -54,32 +58,35 @@ def _preferences(name: str, policies: list[PolicyFigures], gain: dict[str, Figur
     def add(label: str, cells: list[str]) -> None:
         table.add_row(label, *(Text(cell) for cell in cells))
 
-    add("preference accuracy", [str(c.accuracy) for c in columns])
+    def held_against(label: str, cell: Callable[[PreferenceFigures], str]) -> None:
+        add(label, ["-" if _is_reference(column) else cell(column) for column in columns])
+
+    held_against("preference accuracy", lambda c: str(c.accuracy))
     if gain is not None:
-        table.add_row("  gain over the other", str(gain[name]).replace("[", "\\["), "")
-    add("  by length-normalised margins", [str(c.margins_per_token.accuracy) for c in columns])
+        add("  gain over the other", [_signed(gain[name]), ""])
+    held_against("  by length-normalised margins", lambda c: str(c.margins_per_token.accuracy))
     add("  by log p, no reference", [str(c.likelihood_accuracy) for c in columns])
     add("  by log p per token", [str(c.likelihood_accuracy_per_token) for c in columns])
     table.add_section()
-    add("where chosen is longer", [_of(c.length_control.chosen_longer, c.length_control.pairs[0]) for c in columns])
-    add("where chosen is shorter", [_of(c.length_control.chosen_shorter, c.length_control.pairs[1]) for c in columns])
-    add("  mean of both", [str(c.length_control.balanced) for c in columns])
-    add("  at equal length (regression)", [str(c.length_control.at_equal_length) for c in columns])
+    held_against("where chosen is longer", lambda c: _of(c.length_control.chosen_longer, c.length_control.pairs[0]))
+    held_against("where chosen is shorter", lambda c: _of(c.length_control.chosen_shorter, c.length_control.pairs[1]))
+    held_against("  mean of both", lambda c: str(c.length_control.balanced))
+    held_against("  at equal length (regression)", lambda c: str(c.length_control.at_equal_length))
     table.add_section()
-    add("margin, nats", [_signed(c.margins.mean) for c in columns])
-    add("  5 25 50 75 95 %", [_numbers(c.margins.quantiles) for c in columns])
-    add("margin per token, nats", [_signed(c.margins_per_token.mean) for c in columns])
-    add("  5 25 50 75 95 %", [_numbers(c.margins_per_token.quantiles) for c in columns])
+    held_against("margin, nats", lambda c: _signed(c.margins.mean))
+    held_against("  5 25 50 75 95 %", lambda c: _numbers(c.margins.quantiles))
+    held_against("margin per token, nats", lambda c: _signed(c.margins_per_token.mean))
+    held_against("  5 25 50 75 95 %", lambda c: _numbers(c.margins_per_token.quantiles))
     table.add_section()
-    add("calibration error", [f"{c.calibration.expected_error:.3f}" for c in columns])
-    add("Brier score (0.25 knows nothing)", [str(c.calibration.brier) for c in columns])
-    add("log loss (0.693 knows nothing)", [str(c.calibration.log_loss) for c in columns])
-    add("best beta", [_best(c) for c in columns])
+    held_against("calibration error", lambda c: f"{c.calibration.expected_error:.3f}")
+    held_against("Brier score (0.25 knows nothing)", lambda c: str(c.calibration.brier))
+    held_against("log loss (0.693 knows nothing)", lambda c: str(c.calibration.log_loss))
+    held_against("best beta", _best)
     return table
 
 
 def _bins(title: str, figures: PreferenceFigures) -> Table:
-    table = Table(title=f"reliability of {title}", title_justify="left", box=SIMPLE)
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     for heading in ("confidence", "pairs", "mean confidence", "ranked right"):
         table.add_column(heading, justify="right")
     for part in figures.calibration.bins:
@@ -107,7 +114,8 @@ def _win_rate(evaluation: Evaluation) -> Table:
     rate, other = evaluation.win_rate, evaluation.against
     assert rate is not None
     assert other is not None
-    table = Table(title=f"{evaluation.policy.name} against {other.name}", title_justify="left", box=SIMPLE)
+    title = f"{evaluation.policy.name} against {other.name}"
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
     rows = {
@@ -122,6 +130,11 @@ def _win_rate(evaluation: Evaluation) -> Table:
     for problem, count in rate.failures.items():
         table.add_row("not judged", Text(f"{count:,}: {problem}"))
     return table
+
+
+def _is_reference(figures: PreferenceFigures) -> bool:
+    """Whether a policy is its own reference, so that all its margins are 0 and say nothing."""
+    return not any(figures.margins.quantiles) and math.isnan(figures.calibration.best_beta.value)
 
 
 def _of(figure: Figure, pairs: int) -> str:

@@ -1,0 +1,161 @@
+"""A judge's process: what it says, and what becomes of what it does not say."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from agiledpo.evaluation.answers import PolicyAnswer
+from agiledpo.evaluation.duel import compare
+from agiledpo.evaluation.held_out import HeldOutPrompt
+from agiledpo.evaluation.intervals import wilson
+from agiledpo.evaluation.judges import CommandJudge, Comparison, RewardJudge, Verdict, load_function
+from agiledpo.llm_envs.rewards import RewardError
+
+LONGER = """
+import json, sys
+for line in sys.stdin:
+    row = json.loads(line)
+    a, b = len(row["answer_a"]), len(row["answer_b"])
+    print(json.dumps({"winner": "a" if a > b else "b" if b > a else "tie"}), flush=True)
+"""
+
+
+def prompt(row: int) -> HeldOutPrompt:
+    return HeldOutPrompt(row, f"prompt {row} é", f"question {row}", row, torch.tensor([1]))
+
+
+def answer(text: str) -> PolicyAnswer:
+    return PolicyAnswer(text, torch.tensor([1, 2]), True)
+
+
+def comparisons(*lengths: tuple[int, int]) -> list[Comparison]:
+    return [Comparison(prompt(row), "x" * a, "x" * b) for row, (a, b) in enumerate(lengths)]
+
+
+@pytest.fixture
+def script(tmp_path: Path):
+    def write(text: str) -> str:
+        file = tmp_path / "judge.py"
+        file.write_text(text)
+        return f"{sys.executable} -S {file}"
+
+    return write
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_verdicts(script, each: bool) -> None:
+    judge = CommandJudge(script(LONGER), each=each)
+    assert [verdict.winner for verdict in judge.judge(comparisons((3, 1), (1, 2), (5, 5)))] == ["a", "b", "tie"]
+
+
+def test_lines_that_are_wrong_keep_the_others(script) -> None:
+    lines = ['{"winner": "a"}', "loading ...", '{"winner": "c"}', '{"id": 9, "winner": "a"}', "[1]"]
+    text = f"import sys\nsys.stdin.read()\nprint({chr(10).join(lines)!r})\nprint('gone', file=sys.stderr)\nsys.exit(3)"
+    verdicts = CommandJudge(script(text)).judge(comparisons(*[(1, 2)] * 7))
+    assert [verdict.winner for verdict in verdicts] == ["a", *[None] * 6]
+    problems = [verdict.problem for verdict in verdicts]
+    assert problems[1] == "its line is no JSON object: 'loading ...'"
+    assert problems[2] == """its line has no "winner" that is a, b or tie: '{"winner": "c"}'"""
+    assert problems[3] == """its line has an id that there is none of: '{"id": 9, "winner": "a"}'"""
+    assert problems[5] == problems[6] == "it ended with status 3: gone"
+
+
+def test_ids_name_the_comparison(script) -> None:
+    lines = "\n".join(json.dumps({"id": number, "winner": "ab"[number % 2]}) for number in (2, 0, 1))
+    text = f"import sys\nsys.stdin.read()\nprint({lines!r})"
+    assert [v.winner for v in CommandJudge(script(text)).judge(comparisons(*[(1, 2)] * 3))] == ["a", "b", "a"]
+
+
+def test_a_judge_that_hangs_keeps_what_it_said(script) -> None:
+    text = 'import time\nprint(\'{"winner": "b"}\', flush=True)\ntime.sleep(60)'
+    verdicts = CommandJudge(script(text), timeout=0.2).judge(comparisons((1, 2), (1, 2)))
+    assert [verdict.winner for verdict in verdicts] == ["b", None]
+    assert verdicts[1].problem == "no answer within 0.2 s per comparison"
+
+
+def test_no_such_judge() -> None:
+    (verdict,) = CommandJudge("no-such-judge --at-all").judge(comparisons((1, 2)))
+    assert verdict.problem == "no-such-judge cannot be started: No such file or directory"
+    with pytest.raises(ValueError, match="is empty"):
+        CommandJudge("  ")
+    with pytest.raises(ValueError, match="must be above 0"):
+        CommandJudge("x", timeout=0)
+
+
+def test_rewards_get_answer_and_question() -> None:
+    def reward(completion: str, row: int, question: str) -> float:
+        assert question == f"question {row}"
+        return len(completion) - row
+
+    verdicts = RewardJudge(reward).judge(comparisons((3, 1), (1, 2), (2, 2)))
+    assert [verdict.winner for verdict in verdicts] == ["a", "b", "tie"]
+    assert verdicts[1].scores == (0, 1)
+    with pytest.raises(RewardError, match="the answer to row 0"):
+        RewardJudge(lambda completion, row, question: "good").judge(comparisons((3, 1)))
+
+
+class FirstIsBest:
+    """A judge of nothing but positions."""
+
+    def judge(self, shown):
+        return [_verdict("a") for _ in shown]
+
+
+def _verdict(winner: str) -> Verdict:
+    return Verdict(winner)  # type: ignore[arg-type]
+
+
+def duel(judge, *, both: bool, count: int = 400):
+    prompts = [prompt(row) for row in range(count)]
+    return compare(judge, prompts, [answer("xxx")] * count, [answer("x")] * count, both_orders=both, seed=5)
+
+
+def test_position_bias_cancels() -> None:
+    once = duel(FirstIsBest(), both=False)
+    assert once.first_preferred.value == 1.0
+    assert 0.43 < once.rate.value < 0.57
+    assert once.wins + once.losses == 400
+    assert once.rate == wilson(once.wins / 400, 400)
+    twice = duel(FirstIsBest(), both=True)
+    assert (twice.rate.value, twice.wins, twice.losses, twice.consistent.value) == (0.5, 400, 400, 0.0)
+
+
+def test_the_better_policy_wins_wherever_it_stands() -> None:
+    judge = RewardJudge(lambda completion, row, question: len(completion) if row % 4 else 0.0)
+    for both in (False, True):
+        found = duel(judge, both=both)
+        assert found.rate.value == pytest.approx(0.75 + 0.25 / 2)
+        assert (found.ties, found.losses) == (100 * (1 + both), 0)
+    assert found.consistent.value == 1.0
+
+
+def test_what_could_not_be_judged_is_counted() -> None:
+    class Half:
+        def judge(self, shown):
+            lost = CommandJudge("no-such").judge(shown)
+            return [_verdict("tie") if row % 2 else verdict for row, verdict in enumerate(lost)]
+
+    found = duel(Half(), both=False, count=6)
+    assert found.failures == {"no-such cannot be started: No such file or directory": 3}
+    assert (found.rate.value, found.ties) == (0.5, 3)
+    assert [match.score for match in found.matches] == [None, 0.5] * 3
+    nothing = compare(RewardJudge(len), [], [], [], both_orders=False, seed=0)
+    assert math.isnan(nothing.rate.value)
+
+
+def test_functions_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "rewards.py"
+    file.write_text("def short(completion, answer, question):\n    return -len(completion)\n")
+    assert load_function(f"{file}:short")("abc", None, "") == -3
+    assert load_function("math:sqrt") is math.sqrt
+    for name, said in (
+        ("short", "names no function"),
+        (f"{file}:long", "has no function long; it has short"),
+        ("no_such_module:f", "cannot be imported"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_function(name)
