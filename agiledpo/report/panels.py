@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agiledpo.hpo.family_tree import value_text
-from agiledpo.report.chart import Chart, axes, joined
+from agiledpo.report.chart import Chart, axes, finite, joined
 from agiledpo.report.curves import draw_agents, key_of
 from agiledpo.report.seen import Seen, changed_parameters, row_axis
 from agiledpo.report.series import Series
@@ -63,13 +63,13 @@ def fitness_chart(runs: Sequence[Seen], what: str) -> Chart | None:
                     "type": "scatter",
                     "mode": "markers",
                     "x": list(final.steps[-1:]),
-                    "y": list(final.values[-1:]),
+                    "y": [finite(final.values[-1])],
                     "name": f"{seen.prefix}final split",
                     "showlegend": True,
                     "marker": {"symbol": "diamond-open", "size": 11, "color": seen.colour, "line": {"width": 2}},
                     "error_y": {
                         "type": "data",
-                        "array": [0 if error is None or math.isnan(error.values[-1]) else error.values[-1]],
+                        "array": [0 if error is None else finite(error.values[-1]) or 0],
                         "color": seen.colour,
                         "thickness": 1.2,
                         "width": 4,
