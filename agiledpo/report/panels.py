@@ -2,12 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from agiledpo.hpo.family_tree import value_text
-from agiledpo.report.chart import Chart, axes, joined
+from agiledpo.report.chart import Chart, axes, finite, joined
 from agiledpo.report.curves import draw_agents, key_of
+from agiledpo.report.record import Answer
 from agiledpo.report.seen import Seen, changed_parameters, row_axis
 from agiledpo.report.series import Series
 
@@ -63,13 +65,13 @@ def fitness_chart(runs: Sequence[Seen], what: str) -> Chart | None:
                     "type": "scatter",
                     "mode": "markers",
                     "x": list(final.steps[-1:]),
-                    "y": list(final.values[-1:]),
+                    "y": [finite(final.values[-1])],
                     "name": f"{seen.prefix}final split",
                     "showlegend": True,
                     "marker": {"symbol": "diamond-open", "size": 11, "color": seen.colour, "line": {"width": 2}},
                     "error_y": {
                         "type": "data",
-                        "array": [0 if error is None or math.isnan(error.values[-1]) else error.values[-1]],
+                        "array": [0 if error is None else finite(error.values[-1]) or 0],
                         "color": seen.colour,
                         "thickness": 1.2,
                         "width": 4,
@@ -137,7 +139,7 @@ def hyperparameter_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
         chart = Chart(
             f"parameter-{key_of(name)}",
             shown[:1].upper() + shown[1:],
-            "Where a line steps, a mutation changed it; children begin with their parent's value."
+            "Where a line steps, a mutation or a schedule changed it; children begin with their parent's value."
             if high > low
             else "One value throughout.",
             layout=axes(row_axis(runs), f"{shown}{', log scale' if log else ''}"),
@@ -225,7 +227,7 @@ def sample_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
     Args:
         runs: The runs.
     """
-    parts = (
+    parts: Sequence[tuple[str, str, str, str, Callable[[Answer], float]]] = (
         (
             "sample-length",
             "Length of sample answers",
@@ -237,8 +239,8 @@ def sample_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
             "sample-kl",
             "KL drift of sample answers",
             "nats per token",
-            "KL(actor || reference) over the whole vocabulary, mean over the tokens "
-            "of the answers. It is 0 before training; sudden growth is a policy that forgets what it was.",
+            "KL(actor || reference) over the whole vocabulary, mean over the tokens of the answers. It is 0 while the "
+            "policy is the reference; sudden growth is a policy that forgets what it was.",
             lambda answer: answer.kl_per_token,
         ),
     )
@@ -248,11 +250,10 @@ def sample_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
             answers = seen.run.answers
             if not answers:
                 continue
-            steps = sorted({answer.step for answer in answers})
-            means = [
-                math.fsum(value(a) for a in answers if a.step == step) / sum(a.step == step for a in answers)
-                for step in steps
-            ]
+            at: defaultdict[float, list[float]] = defaultdict(list)
+            for answer in answers:
+                at[answer.step].append(value(answer))
+            means = Series(list(at), [math.fsum(each) / len(each) for each in at.values()])
             chart.add(
                 {
                     "type": "scatter",
@@ -267,7 +268,7 @@ def sample_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
                 }
             )
             chart.line(
-                Series(steps, means),
+                means,
                 colour=seen.colour,
                 name="mean",
                 hover=f"{seen.prefix}mean %{{y:.4g}}<br>%{{x:,}} {seen.run.unit}<extra></extra>",

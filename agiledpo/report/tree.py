@@ -33,9 +33,9 @@ def tree_chart(seen: Seen) -> Chart | None:
     chart = Chart(
         f"tree-{seen.number}",
         f"Family tree{f' of {seen.run.name}' if seen.prefix else ''}",
-        "A lane is a place in the population, a line an agent from birth to end, dark where it was fit (bright in the dark theme). The broad band "
-        "leads to the best agent. Curves go from parent to child; a cross is an agent that diverged. Point at a circle "
-        "for hyperparameters and mutations.",
+        "A lane is a place in the population, a line an agent from birth to end, dark where it was fit (bright in the "
+        "dark theme). The broad band leads to the best agent. Curves go from parent to child; a cross is an agent that "
+        "diverged. Point at a circle for hyperparameters and mutations.",
         layout=axes(f"{seen.run.unit} seen by each agent", "place in the population"),
         height=min(max(150, 100 + _LANE * (max(lanes.values()) + 1)), 900),
     )

@@ -234,7 +234,8 @@ def test_two_runs_side_by_side(population_run, grpo_run, copied, tmp_path):
     assert all(name in words for name in names)
     differing = words.split("Settings that differ")[1].split("On held-out data")[0].split()
     assert differing[2:5] == ["lr", "0.01", "0.002"]
-    assert words.count("Before training") == 2 * 2  # prompts agree, so each is shown once with both runs' answers
+    # Prompts agree, so each of the two is shown once with both runs' answers.
+    assert words.split("Held-out prompts, which")[1].count("Before training") == 2 * 2
     colours = {trace["line"]["color"].split("-")[0] for trace in figures(page)["grad-norm"]["data"]}
     assert colours == {"@run0", "@run1"}
     mixed = figures(write_report([runs[0], RunRecord.load(grpo_run)], tmp_path / "mixed.html"))

@@ -41,10 +41,15 @@
       tickfont: { size: narrow ? 10 : 11 }, automargin: false, ...more, ...own,
       title: { font: { size: 11, color: colour("@soft") }, standoff: 6, ...own.title },
     });
+    const left = narrow ? 60 : 66, right = narrow ? 10 : 18;
+    // A legend that needs more than one row makes the chart higher instead of growing out of it.
+    const entries = figure.data.filter((trace) => trace.showlegend).map((trace) => trace.name.length * 6.5 + 48);
+    const across = Math.max(1, Math.floor((width - left - right) / Math.max(...entries, 1)));
+    const rows = Math.max(0, Math.ceil(entries.length / across) - 1);
     return {
       ...figure.layout,
-      width, height: figure.height, autosize: false,
-      margin: { l: narrow ? 60 : 66, r: narrow ? 10 : 18, t: figure.top, b: 40 },
+      width, height: figure.height + 19 * rows, autosize: false,
+      margin: { l: left, r: right, t: figure.top + 19 * rows, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("@ink") },
       hovermode: "closest", dragmode: "zoom",
@@ -75,7 +80,9 @@
     const data = painted(figure.data, colour);
     // A colour bar beside the legend needs room that a phone has not.
     if (given < 500) for (const trace of data) if (trace.marker && trace.marker.showscale) trace.marker.showscale = false;
-    return Plotly.react(place, data, layoutOf(figure, colour, given), {
+    const layout = layoutOf(figure, colour, given);
+    place.style.height = `${layout.height}px`;
+    return Plotly.react(place, data, layout, {
       displaylogo: false, displayModeBar: false, doubleClick: "reset", responsive: false,
     }).then(() => {
       if (drawn.has(place.id)) return;
