@@ -15,22 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 DIGEST = "code_sha256"
+KERNEL = "python3"
 _SHOWN = ("display_data", "execute_result")
 
 
 def execute(
-    notebook: NotebookNode, directory: Path, parameters: Mapping[str, object] | None = None, *, timeout: int = 1800
+    notebook: NotebookNode,
+    directory: Path,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    kernel: KernelManager | None = None,
+    timeout: int = 1800,
 ) -> NotebookNode:
-    """Run a notebook in a kernel of its own, offline.
+    """Run a notebook offline.
 
     Args:
         notebook: The notebook; it is not changed.
         directory: Where the kernel works.
         parameters: Values that replace those of the cell tagged ``parameters``.
+        kernel: One that runs already, to spare imports; its names are forgotten first. None starts one.
         timeout: Most seconds for a cell.
 
     Returns:
@@ -44,10 +52,18 @@ def execute(
         place = next(n for n, cell in enumerate(run.cells) if "parameters" in cell.metadata.get("tags", ()))
         code = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
         run.cells.insert(place + 1, nbformat.v4.new_code_cell(code))
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    client = NotebookClient(run, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": directory}})
-    client.execute(env=environment)
+    place = {"metadata": {"path": directory}}
+    if kernel is None:
+        NotebookClient(run, timeout=timeout, kernel_name=KERNEL, resources=place).execute(env=environment())
+    else:
+        run.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {directory}"))
+        NotebookClient(run, timeout=timeout, km=kernel, resources=place).execute()
     return run
+
+
+def environment() -> dict[str, str]:
+    """What a kernel finds in its environment."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def code_digest(notebook: NotebookNode) -> str:

@@ -1,15 +1,17 @@
 """The notebooks run from top to bottom on a tiny model, and show what their code showed when it was run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from jupyter_client.manager import KernelManager
 from nbformat import NotebookNode
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from agiledpo.embedded.model import embedded_model_path
-from scripts.execute_notebooks import DIGEST, code_digest, execute
+from scripts.execute_notebooks import DIGEST, KERNEL, code_digest, environment, execute
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # What makes each notebook small: values of its cell of parameters, and the files it leaves.
@@ -56,15 +58,23 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return directory
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One for all: each would need ten seconds for the same imports."""
+    manager = KernelManager(kernel_name=KERNEL)
+    manager.start_kernel(env=environment() | {"OMP_NUM_THREADS": "1"})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 def test_every_notebook_is_run() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == set(SMALL)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_notebook_runs(name: str, tiny_chat_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_the_notebook_runs(name: str, tiny_chat_model: str, kernel: KernelManager, tmp_path: Path) -> None:
     parameters, files = SMALL[name]
-    run = execute(read(name), tmp_path, {"MODEL": tiny_chat_model, **parameters}, timeout=120)
+    run = execute(read(name), tmp_path, {"MODEL": tiny_chat_model, **parameters}, kernel=kernel, timeout=120)
     assert all(cell.execution_count for cell in code_cells(run))
     assert [file for file in files if not (tmp_path / file).is_file()] == []
 
