@@ -54,7 +54,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["agiledpo", "agiledpo.*"]),
-    package_data={"agiledpo": ["py.typed"], "agiledpo.embedded": ["*.jsonl", "*.md"]},
+    package_data={
+        "agiledpo": ["py.typed"],
+        "agiledpo.config": ["embedded/*.yaml"],
+        "agiledpo.embedded": ["*.jsonl", "*.md"],
+        "agiledpo.report": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.23,<6",
@@ -67,6 +72,7 @@ setup(
         "filelock>=3.12",
         "numpy>=1.26",
         "psutil>=5.9",
+        "pyyaml>=6.0",
         "tqdm>=4.66",
         "typing-extensions>=4.5",
         "typer>=0.20",

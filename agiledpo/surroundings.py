@@ -2,10 +2,15 @@
 
 import os
 import platform
+import resource
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = ("agiledpo", "torch", "transformers", "peft", "datasets", "accelerate", "deepspeed", "liger-kernel", "vllm")
 
@@ -54,6 +59,30 @@ def gpu_name() -> str | None:
     import torch  # here, because a script that only starts others needs no torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def peak_memory_mb(device: "torch.device") -> float:
+    """The most memory that this process has held so far: on a CUDA device its tensors, elsewhere resident; MB.
+
+    Args:
+        device: Where the process computes.
+    """
+    import torch  # as above
+
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else peak_resident_mb()
+
+
+def peak_resident_mb() -> float:
+    """Largest resident set of this process so far, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux its maximum survives exec, so a small process started by a large one reports the
+        # large one's.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes there, kibibytes elsewhere
 
 
 def package_versions(packages: Sequence[str] = LIBRARIES) -> dict[str, str]:

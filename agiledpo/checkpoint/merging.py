@@ -2,25 +2,18 @@
 
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agiledpo.adapters.files import SavedAdapter, find_actor, read_adapter
 from agiledpo.adapters.folding import bare_twin, fold
 from agiledpo.adapters.shared_base import SharedBaseModel
-from agiledpo.checkpoint.attributes import read_attributes
-from agiledpo.checkpoint.directory import ATTRIBUTES, MANIFEST, TOKENIZER, written_atomically
-from agiledpo.checkpoint.errors import CheckpointError
+from agiledpo.checkpoint.directory import MANIFEST, written_atomically
 from agiledpo.checkpoint.identity import check_base, identity_of
-from agiledpo.checkpoint.manifest import Manifest, library_versions
+from agiledpo.checkpoint.manifest import library_versions
 from agiledpo.checkpoint.merged_card import write_merged_card
-from agiledpo.checkpoint.stored_base import holds_base, loadable, make_base
+from agiledpo.checkpoint.saved_policy import SavedPolicy, load_tokenizer
 
 
 def merge(
@@ -71,11 +64,13 @@ def merge(
     """
     path, out = Path(path), Path(out)
     _check_out(out)
-    source = _read(path)
-    stored = _stored(source) if base_model is None else None
+    source = SavedPolicy.read(path)
+    stored = source.stored_base() if base_model is None else None
     name = _base_name(source, base_model, stored is not None)
     chosen = _tokenizer(source, tokenizer, name)
-    base = SharedBaseModel.of(_base(source, base_model, stored, name))
+    base = SharedBaseModel.of(
+        bare_twin(base_model) if isinstance(base_model, PreTrainedModel) else source.load_base(stored, name)
+    )
     _check_base(source, base)
     model = fold(base, source.adapter, dtype)
     with written_atomically(out) as draft:
@@ -94,63 +89,23 @@ def merge(
     return out
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What there is to merge."""
-
-    path: Path
-    adapter: SavedAdapter
-    manifest: Manifest | None
-
-
 def _check_out(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise FileExistsError(f"{out} is there and is not an empty directory; choose another out or remove it.")
 
 
-def _read(path: Path) -> _Source:
-    if not (path / MANIFEST).exists():
-        return _Source(path, read_adapter(find_actor(path)), None)
-    manifest = Manifest.verify(path)
-    if manifest.kind == "run":
-        agents = ", ".join(str(path / nested) for nested in manifest.nested)
-        raise CheckpointError(f"{path} is the checkpoint of a whole run; merge one of its agents: {agents}.")
-    return _Source(path, read_adapter(path / "actor"), manifest)
-
-
-def _stored(source: _Source) -> dict[str, Any] | None:
-    """Attributes that hold the base model; None if the checkpoint has adapters only."""
-    if source.manifest is None or source.manifest.base_model is None:
-        return None
-    attributes = read_attributes(source.path)
-    return attributes if holds_base(attributes) else None
-
-
-def _base_name(source: _Source, base_model: str | Path | PreTrainedModel | None, is_stored: bool) -> str:
+def _base_name(source: SavedPolicy, base_model: str | Path | PreTrainedModel | None, is_stored: bool) -> str:
     """Name or path of the base model; empty if there is a model that has none."""
     if isinstance(base_model, PreTrainedModel):
         return base_model.name_or_path or ""
     if base_model is not None:
         return os.fspath(base_model)
-    recorded = source.manifest.base_model.name if source.manifest and source.manifest.base_model else ""
-    name = recorded or source.adapter.config.base_model_name_or_path
-    if not name and not is_stored:
+    if not source.base_name and not is_stored:
         raise ValueError(f"{source.path} does not say which base model it belongs to; pass base_model.")
-    return str(name or "")
+    return source.base_name
 
 
-def _base(
-    source: _Source, base_model: str | Path | PreTrainedModel | None, stored: dict[str, Any] | None, name: str
-) -> PreTrainedModel:
-    if isinstance(base_model, PreTrainedModel):
-        return bare_twin(base_model)
-    if stored is not None and source.manifest is not None and source.manifest.base_model is not None:
-        return make_base(stored, source.path / ATTRIBUTES, loadable(source.manifest.base_model.dtype))
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    return loaded
-
-
-def _check_base(source: _Source, base: SharedBaseModel) -> None:
+def _check_base(source: SavedPolicy, base: SharedBaseModel) -> None:
     live = identity_of(base)
     if source.manifest is not None and source.manifest.base_model is not None:
         check_base(source.manifest.base_model, live, str(source.path / MANIFEST))
@@ -165,38 +120,10 @@ def _check_base(source: _Source, base: SharedBaseModel) -> None:
 
 
 def _tokenizer(
-    source: _Source, tokenizer: PreTrainedTokenizerBase | str | Path | None, base_name: str
+    source: SavedPolicy, tokenizer: PreTrainedTokenizerBase | str | Path | None, base_name: str
 ) -> PreTrainedTokenizerBase:
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     if tokenizer is not None:
-        return _load_tokenizer(os.fspath(tokenizer), "tokenizer")
-    own = (source.path / TOKENIZER, source.path, source.adapter.source)
-    for directory in chain(own, _of_the_run(source)):
-        if (directory / "tokenizer_config.json").is_file():
-            return _load_tokenizer(os.fspath(directory), "path")
-    if not base_name:
-        raise ValueError(f"There is no tokenizer in {source.path} and the base model has no name; pass tokenizer.")
-    return _load_tokenizer(base_name, "base_model")
-
-
-def _of_the_run(source: _Source) -> Iterator[Path]:
-    """The tokenizer that all agents of a run have, if this is one of them.
-
-    An agent's manifest does not list it, so it is checked against the run's.
-    """
-    agents = source.path.resolve().parent
-    directory = agents.parent / TOKENIZER
-    if source.manifest is None or agents.name != "agents":
-        return
-    if directory.exists() or (agents.parent / MANIFEST).exists():
-        Manifest.verify_part(agents.parent, directory.name)
-        yield directory
-
-
-def _load_tokenizer(name: str, parameter: str) -> PreTrainedTokenizerBase:
-    try:
-        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"No tokenizer could be loaded from {parameter}={name!r}; pass tokenizer. {error}") from error
-    return loaded
+        return load_tokenizer(os.fspath(tokenizer), "tokenizer")
+    return source.load_tokenizer(base_name)

@@ -6,19 +6,27 @@ import sys
 import typer
 
 from agiledpo.cli.data import data_app
+from agiledpo.cli.evaluate import evaluate_command
 from agiledpo.cli.launch_check import launch_check_command
+from agiledpo.cli.merge import merge_command
 from agiledpo.cli.pairs import pairs_command
+from agiledpo.cli.report import report_command
+from agiledpo.cli.train import resume_command, train_app
 
 app = typer.Typer(
     name="agiledpo",
     help="Preference-tune a population of LoRA agents on one shared language model.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(train_app)
+app.command("resume")(resume_command)
 app.command("pairs")(pairs_command)
 app.command("launch-check")(launch_check_command)
+app.command("report")(report_command)
 app.add_typer(data_app)
+app.command("evaluate")(evaluate_command)
+app.command("merge")(merge_command)
 
 
 # With a callback, a single command keeps its name.

@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.transforms import Bbox
 
 from agiledpo.hpo.family_tree import value_text
+from agiledpo.hpo.lanes import assign_lanes
 from agiledpo.hpo.lineage import AgentHistory, Lineage
 from agiledpo.hpo.records import Final, Selected, Value
 
@@ -102,33 +103,6 @@ def save(figure: Figure, path: Path) -> None:
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
     with matplotlib.rc_context({"svg.hashsalt": "agiledpo"}):
         figure.savefig(path, dpi=150, metadata=metadata)
-
-
-def assign_lanes(agents: Sequence[AgentHistory], end: int) -> dict[int, int]:
-    """Give each agent a lane that is its own while it holds its place in the population.
-
-    A child takes the free lane next to its parent's, so that there are as many lanes as places and branches are short.
-
-    Args:
-        agents: In order of birth.
-        end: Pairs seen at the end.
-
-    Returns:
-        Lane by index of the agent, from 0.
-    """
-    lanes: dict[int, int] = {}
-    free_from: list[float] = []
-    for agent in agents:
-        free = [lane for lane, pairs in enumerate(free_from) if pairs <= agent.birth.pairs]
-        if agent.parent is None or not free:
-            lane = len(free_from)
-            free_from.append(0)
-        else:
-            home = lanes[agent.parent]
-            lane = min(free, key=lambda each: (abs(each - home), each))
-        lanes[agent.index] = lane
-        free_from[lane] = math.inf if agent.replaced is None else agent.replaced.pairs
-    return lanes
 
 
 # The tree -----------------------------------------------------------------------------------------------------------

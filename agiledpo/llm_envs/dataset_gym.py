@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from agiledpo.data import FilterCounts, LoadedRows, PreparedRows, RowSource
+from agiledpo.data.examples import Example
 from agiledpo.data.filtering import filter_table
 from agiledpo.data.limits import Truncation
 from agiledpo.data.tokenization import vocabulary_size
@@ -261,6 +262,34 @@ class DatasetGym(ABC, Generic[Experiences]):
             )
         for start in range(0, len(self._splits[split]), self.rows_per_batch):
             yield self._batch(_Cursor(split, position=start))
+
+    def rows_at(self, split: Split, places: NDArray[np.int64]) -> Experiences:
+        """Some rows of a split as a batch, without changing any place.
+
+        Args:
+            split: Which.
+            places: Their places among the rows that are within the limits.
+        """
+        return self._collate(self._splits[split].take(places), split)
+
+    def example(self, split: Split, row: int) -> Example:
+        """A prompt with its completions as a row has them, before they are rendered; of several the first.
+
+        Args:
+            split: Its split.
+            row: Its number in the dataset that the user handed over.
+
+        Raises:
+            ValueError: There is no such row.
+        """
+        if split not in self._loaded:
+            raise ValueError(f"There is no split {split!r}, only {list(self._loaded)}.")
+        loaded = self._loaded[split]
+        if not 0 <= row < len(loaded):
+            raise ValueError(f"There is no row {row} in the {split} split of {len(loaded)} rows.")
+        columns = loaded.layout.present(loaded.dataset)
+        values = loaded.dataset.with_format(None).select_columns(list(columns))[row]
+        return loaded.layout.read(self._splits[split].form, row, values, name=split)[0]
 
     def filter_table(self) -> str:
         """How many rows of each split were left out or cut and why, as aligned text; none where all are kept whole."""

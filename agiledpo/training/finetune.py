@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
 from agiledpo.training.alike import check_alike, draw_alike
 from agiledpo.training.checkpoints import RunCheckpoints
+from agiledpo.training.display import display_for
 from agiledpo.training.elite import EliteKeeper
 from agiledpo.training.environments import Environments, Gym
 from agiledpo.training.evolution import Evolution
@@ -27,10 +29,10 @@ from agiledpo.training.observer import Observer, Observers, Outline
 from agiledpo.training.population import Agent, Population
 from agiledpo.training.practice import Practice
 from agiledpo.training.processes import check_agents_share, check_environments_share, check_places_shared, team_of
-from agiledpo.training.progress import TrainingProgress
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness, TrainingRun
 from agiledpo.training.schedule import Schedule
+from agiledpo.training.trackers import Trackers, Tracking
 from agiledpo.training.validation import validation_metrics
 
 
@@ -56,6 +58,7 @@ def finetune(
     lineage_path: str | Path | None,
     log_path: str | Path | None,
     observers: Sequence[Observer],
+    trackers: Trackers,
     verbose: bool,
     accelerator: Accelerator | None,
     parallel: Parallel,
@@ -85,6 +88,7 @@ def finetune(
         **({} if lineage_file is None else {"lineage_path": lineage_file}),
         **({} if log is None else {"log_path": log.path}),
         **practice.files,
+        **_files_of(observers),
     }
     if practice.files and not homes.is_one:
         raise ValueError(
@@ -139,13 +143,18 @@ def finetune(
         shown=practice.shown,
         fitness=str(call["fitness"]),
         validation_names=environments.judge.validation_names,
-        settings={name: str(value) for name, value in call.items()},
+        settings={
+            name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in call.items()
+        },
     )
     following: dict[str, Observer] = {f"observer {place}": observer for place, observer in enumerate(observers)}
     if verbose:
-        following["display"] = TrainingProgress()
+        following["display"] = display_for()
     if log is not None:
         following["log"] = log
+    if trackers.names:
+        theirs = agents[0].accelerator if accelerator is None else accelerator
+        following["trackers"] = Tracking(trackers, started=() if theirs is None else theirs.trackers)
 
     def last_checkpoint() -> str | None:
         newest = None if checkpoints is None else checkpoints.newest
@@ -171,7 +180,7 @@ def finetune(
             team=team,
             homes=homes,
         )
-        observer.begins(outline, run.population)
+        observer.begins(replace(outline, resumes=found is not None), run.population)
         if found is not None and checkpoints is not None:
             checkpoints.take_up(run, *found)
             observer.said(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
@@ -266,6 +275,15 @@ def _moved_aside(file: Path) -> str:
         number += 1
     file.rename(aside)
     return f"{file} is of the attempt before and is {aside} now."
+
+
+def _files_of(observers: Sequence[Observer]) -> dict[str, Path]:
+    """The files that observers write, each by a name for messages."""
+    return {
+        f"observers[{place}]" if number == 0 else f"observers[{place}], file {number + 1}": file
+        for place, observer in enumerate(observers)
+        for number, file in enumerate(observer.files)
+    }
 
 
 def _check_agents(agents: Sequence[LLMAlgorithm], algorithm: type[LLMAlgorithm]) -> None:

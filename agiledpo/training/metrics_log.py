@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ class MetricsLog(Recorder):
     NaN and infinities are written as the strings ``NaN``, ``Infinity`` and ``-Infinity``, which JSON's numbers lack and
     Python's ``float`` reads. A run that goes on from a checkpoint moves what came after it to a file beside.
 
+    Lines that cannot be written, because the disk is full, are missing then: a warning says so, the run goes on, and
+    what can be written again is. The file holds whole lines only, and can be gone on with.
+
     Args:
         path: The file.
 
@@ -28,6 +32,7 @@ class MetricsLog(Recorder):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self._journal = Journal(path, holds="metrics")
+        self._fails = False
 
     @property
     def path(self) -> Path:
@@ -46,7 +51,20 @@ class MetricsLog(Recorder):
     @override
     def record(self, step: int, figures: Mapping[str, Number]) -> None:
         line = {"step": step, **{name: _json(value) for name, value in figures.items()}}
-        self._journal.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        try:
+            self._journal.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        except FileExistsError:  # another run's lines, not a matter of the disk
+            raise
+        except OSError as error:
+            if not self._fails:
+                warnings.warn(
+                    f"The figures of step {step} are not in {self.path}, which could not be written: {error}. The run "
+                    "goes on, and so does the log when it can.",
+                    stacklevel=2,
+                )
+            self._fails = True
+        else:
+            self._fails = False
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,7 @@ class Outline:
         fitness: How agents are compared, in a word.
         validation_names: Names of the validation sets.
         settings: What the run goes by, plain values by name.
+        resumes: Whether it goes on from a checkpoint, which ``resumed`` will tell more about.
     """
 
     algorithm: str
@@ -37,6 +39,7 @@ class Outline:
     fitness: str = ""
     validation_names: Sequence[str] = ()
     settings: Mapping[str, Any] | None = None
+    resumes: bool = False
 
 
 class Observer:
@@ -58,6 +61,11 @@ class Observer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Files that it writes: a new run finds them empty or absent."""
+        return ()
 
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
         """A run of these agents begins, or goes on."""

@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from typing_extensions import override
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
+from agiledpo.surroundings import peak_memory_mb
 from agiledpo.training.observer import Observer, Outline
 from agiledpo.training.population import Population
 
@@ -26,7 +28,10 @@ class Recorder(Observer):
     - ``validation-<name>_<metric>`` of the fittest agent, as NeMo RL names them.
     - ``final/fitness`` and ``final/fitness_error``, at the end.
     - ``train/global_step``: rows that each agent has been handed; ``train/generation``.
-    - ``time/elapsed_seconds`` since the process began with the run.
+    - ``time/elapsed_seconds`` since the process began with the run; ``time/rows_per_second``, rows that each agent was
+      handed since the batch before, by the seconds since then, evaluations included.
+    - ``system/peak_memory_mb``, 10^6 bytes: the most that the process has held so far, of its GPU where it has one,
+      otherwise resident.
 
     A step is a number of rows. Names and steps only grow, as trackers want it.
     """
@@ -35,7 +40,9 @@ class Recorder(Observer):
         self._steps: dict[int, list[Mapping[str, float]]] = defaultdict(list)
         self._learners: dict[int, LLMAlgorithm] = {}
         self._generation = 0
-        self._began = time.perf_counter()
+        self._began = self._last = time.perf_counter()
+        self._rows_done = 0
+        self._device = torch.device("cpu")
 
     @abstractmethod
     def record(self, step: int, figures: Mapping[str, Number]) -> None:
@@ -48,7 +55,12 @@ class Recorder(Observer):
 
     @override
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
-        self._began = time.perf_counter()
+        self._began = self._last = time.perf_counter()
+        self._device = agents[0].device
+
+    @override
+    def resumed(self, rows_done: int) -> None:
+        self._last, self._rows_done = time.perf_counter(), rows_done
 
     @override
     def learned(self, agent: LLMAlgorithm, metrics: Mapping[str, float]) -> None:
@@ -59,13 +71,17 @@ class Recorder(Observer):
     def advanced(self, rows_done: int) -> None:
         figures: dict[str, Number] = {"train/global_step": rows_done, "train/generation": self._generation}
         for index, steps in sorted(self._steps.items()):
-            figures |= {f"train/agent_{index}/{name}": value for name, value in _means(steps)}
+            figures |= {f"train/agent_{index}/{name}": value for name, value in means_of_steps(steps)}
             figures |= {
                 f"train/agent_{index}/{name}": value
                 for name, value in self._learners[index].hyperparameters.items()
                 if isinstance(value, (int, float))
             }
-        figures["time/elapsed_seconds"] = time.perf_counter() - self._began
+        now = time.perf_counter()
+        figures["time/elapsed_seconds"] = now - self._began
+        figures["time/rows_per_second"] = (rows_done - self._rows_done) / (now - self._last)
+        figures["system/peak_memory_mb"] = peak_memory_mb(self._device)
+        self._last, self._rows_done = now, rows_done
         self._steps.clear()
         self._learners.clear()
         self.record(rows_done, figures)
@@ -102,7 +118,7 @@ class Recorder(Observer):
         self._generation = state.get("generation", 0)
 
 
-def _means(steps: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
+def means_of_steps(steps: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
     """The mean of each metric over the steps that have it; a metric that is not a number there does not count."""
     for name in dict.fromkeys(name for step in steps for name in step):
         values = [step[name] for step in steps if name in step and not math.isnan(step[name])]

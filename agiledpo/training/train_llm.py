@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from accelerate import Accelerator
 
@@ -13,6 +14,7 @@ from agiledpo.hpo.mutation import Mutations
 from agiledpo.hpo.selection import Selection
 from agiledpo.llm_envs import PreferenceGym, ReasoningGym, SFTGym
 from agiledpo.losses.checks import check_number, check_whole_number
+from agiledpo.training.agilerl_tracking import AgileRLTracking, trackers_from
 from agiledpo.training.finetune import finetune
 from agiledpo.training.observer import Observer
 from agiledpo.training.online import FromComparisons, FromRewards
@@ -21,6 +23,7 @@ from agiledpo.training.practice import FromRows
 from agiledpo.training.processes import team_of
 from agiledpo.training.retention import Retention
 from agiledpo.training.run import Fitness
+from agiledpo.training.trackers import ToTrackers
 
 
 def finetune_llm_preference(
@@ -44,9 +47,11 @@ def finetune_llm_preference(
     lineage_path: str | Path | None = None,
     log_path: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    trackers: ToTrackers = (),
     verbose: bool = True,
     accelerator: Accelerator | None = None,
     parallel: Parallel = "data",
+    **agilerl: Unpack[AgileRLTracking],
 ) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on the pairs of an environment and, if asked, let them evolve.
 
@@ -100,10 +105,14 @@ def finetune_llm_preference(
         lineage_path: File of JSON lines to write the lineage to while the run goes on.
         log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
         observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
-        verbose: Print the objectives and generations, and show a progress bar.
+        trackers: Where the figures go beside the log: ``["tensorboard", "wandb"]``, or
+            :class:`agiledpo.training.trackers.Trackers` to say more.
+        verbose: Show how the run goes on: a live view in terminals and notebooks, lines elsewhere.
         accelerator: Accelerate's handle; only its main process prints.
         parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
             agents of its own, which suits models that fit one device; see docs/distributed.md.
+        **agilerl: AgileRL's ``wb``, ``tensorboard``, ``init_hp`` and so on, see
+            :class:`agiledpo.training.agilerl_tracking.AgileRLTracking`.
 
     Returns:
         The agents as a :class:`Population`, whose ``lineage`` says where they come from, and their last fitness, in its
@@ -139,6 +148,7 @@ def finetune_llm_preference(
         lineage_path=lineage_path,
         log_path=log_path,
         observers=observers,
+        trackers=trackers_from(trackers, agilerl),
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,
@@ -166,9 +176,11 @@ def finetune_llm_sft(
     lineage_path: str | Path | None = None,
     log_path: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    trackers: ToTrackers = (),
     verbose: bool = True,
     accelerator: Accelerator | None = None,
     parallel: Parallel = "data",
+    **agilerl: Unpack[AgileRLTracking],
 ) -> tuple[Population[SFT], list[float]]:
     """Train SFT agents on the rows of an environment and, if asked, let them evolve.
 
@@ -196,10 +208,14 @@ def finetune_llm_sft(
         lineage_path: File of JSON lines to write the lineage to.
         log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
         observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
-        verbose: Print the objectives and generations, and show a progress bar.
+        trackers: Where the figures go beside the log: ``["tensorboard", "wandb"]``, or
+            :class:`agiledpo.training.trackers.Trackers` to say more.
+        verbose: Show how the run goes on: a live view in terminals and notebooks, lines elsewhere.
         accelerator: Accelerate's handle; only its main process prints.
         parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
             agents of its own, which suits models that fit one device; see docs/distributed.md.
+        **agilerl: AgileRL's ``wb``, ``tensorboard``, ``init_hp`` and so on, see
+            :class:`agiledpo.training.agilerl_tracking.AgileRLTracking`.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -228,6 +244,7 @@ def finetune_llm_sft(
         lineage_path=lineage_path,
         log_path=log_path,
         observers=observers,
+        trackers=trackers_from(trackers, agilerl),
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,
@@ -256,10 +273,12 @@ def finetune_llm_reasoning(
     lineage_path: str | Path | None = None,
     log_path: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    trackers: ToTrackers = (),
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
     parallel: Parallel = "data",
+    **agilerl: Unpack[AgileRLTracking],
 ) -> tuple[Population[GRPO], list[float]]:
     """Train GRPO agents on the rewards of what they answer and, if asked, let them evolve.
 
@@ -295,13 +314,17 @@ def finetune_llm_reasoning(
         lineage_path: File of JSON lines to write the lineage to.
         log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
         observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
+        trackers: Where the figures go beside the log: ``["tensorboard", "wandb"]``, or
+            :class:`agiledpo.training.trackers.Trackers` to say more.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
             preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
-        verbose: Print the objectives and generations, and show a progress bar.
+        verbose: Show how the run goes on: a live view in terminals and notebooks, lines elsewhere.
         accelerator: Accelerate's handle; only its main process prints.
         parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
             agents of its own, which suits models that fit one device; see docs/distributed.md.
+        **agilerl: AgileRL's ``wb``, ``tensorboard``, ``init_hp`` and so on, see
+            :class:`agiledpo.training.agilerl_tracking.AgileRLTracking`.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -332,6 +355,7 @@ def finetune_llm_reasoning(
         lineage_path=lineage_path,
         log_path=log_path,
         observers=observers,
+        trackers=trackers_from(trackers, agilerl),
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,
@@ -374,10 +398,12 @@ def finetune_llm_online_preference(
     lineage_path: str | Path | None = None,
     log_path: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    trackers: ToTrackers = (),
     rollouts_path: str | Path | None = None,
     verbose: bool = True,
     accelerator: Accelerator | None = None,
     parallel: Parallel = "data",
+    **agilerl: Unpack[AgileRLTracking],
 ) -> tuple[Population[DPO], list[float]]:
     """Train DPO agents on preferences between their own completions and, if asked, let them evolve.
 
@@ -385,8 +411,8 @@ def finetune_llm_online_preference(
     completions, and the best of each group is preferred to its worst. Groups of equal rewards or equal completions make
     no pair; a round without any changes nothing. ``agent.batch_size`` pairs make an optimizer step, and what is left
     over at the end of a round makes a smaller one. This is online DPO (Guo et al. 2024,
-    https://arxiv.org/abs/2402.04792); with ``reference_refresh_rounds`` it is iterative DPO. The progress bar shows the
-    mean reward and ``pairs``, the share of groups that made a pair, as means over the agents.
+    https://arxiv.org/abs/2402.04792); with ``reference_refresh_rounds`` it is iterative DPO. The live view shows the
+    mean reward and ``pairs``, the share of groups that made a pair.
 
     Make the agents with ``reference_cache=None``: no pair comes again, and none of what a cache keeps is ever asked
     for. ``"memory"`` only takes up its ``reference_cache_bytes``; a directory would grow with every pair and is
@@ -432,13 +458,17 @@ def finetune_llm_online_preference(
         lineage_path: File of JSON lines to write the lineage to.
         log_path: File of JSON lines to write the run's figures to, see :class:`agiledpo.training.recorder.Recorder`.
         observers: Who else follows the run, see :class:`agiledpo.training.observer.Observer`.
+        trackers: Where the figures go beside the log: ``["tensorboard", "wandb"]``, or
+            :class:`agiledpo.training.trackers.Trackers` to say more.
         rollouts_path: File of JSON lines to write all training rollouts to, as NeMo Gym does: ``agiledpo pairs`` makes
             preference pairs of it. A run that goes on from a checkpoint moves what came after it to a file beside,
             ``<name>.from_<bytes before it>``, so that the file has each rollout once.
-        verbose: Print the objectives and generations, and show a progress bar.
+        verbose: Show how the run goes on: a live view in terminals and notebooks, lines elsewhere.
         accelerator: Accelerate's handle; only its main process prints.
         parallel: How its processes share the work: ``"data"``: all of them on every agent; ``"population"``: each has
             agents of its own, which suits models that fit one device; see docs/distributed.md.
+        **agilerl: AgileRL's ``wb``, ``tensorboard``, ``init_hp`` and so on, see
+            :class:`agiledpo.training.agilerl_tracking.AgileRLTracking`.
 
     Returns:
         The agents as a :class:`Population` and their last fitness, in its order.
@@ -490,6 +520,7 @@ def finetune_llm_online_preference(
         lineage_path=lineage_path,
         log_path=log_path,
         observers=observers,
+        trackers=trackers_from(trackers, agilerl),
         verbose=verbose,
         accelerator=accelerator,
         parallel=parallel,

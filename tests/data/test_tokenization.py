@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
@@ -255,6 +255,8 @@ def test_chat_has_exactly_the_tokens_of_the_template(
 @pytest.mark.parametrize("template", ["chatml", "llama3"])
 @settings(max_examples=60, deadline=None)
 @given(question=TEXTS, chosen=TEXTS.filter(str.strip), rejected=TEXTS.filter(str.strip))
+@example(question="", chosen="</s>", rejected="</s>")  # equal, and of no tokens of their own
+@example(question="", chosen="</s>", rejected="yes")
 def test_any_chat_has_exactly_the_tokens_of_the_template(
     template: str, question: str, chosen: str, rejected: str, make_tokenizer: MakeTokenizer
 ) -> None:
@@ -268,11 +270,12 @@ def test_any_chat_has_exactly_the_tokens_of_the_template(
         problem = ""
     if problem:
         says_nothing = any(not completion.replace("</s>", "").strip() for completion in (chosen, rejected))
-        assert (
-            ("no tokens of its own" in problem)
-            if says_nothing
-            else ("are equal" in problem or "are the same tokens" in problem)
-        )
+        if chosen == rejected:
+            assert "are equal" in problem
+        elif says_nothing:
+            assert "no tokens of its own" in problem
+        else:
+            assert "are equal" in problem or "are the same tokens" in problem
         return
     assert pair.prompt_ids == tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     for content, ids in ((chosen, pair.chosen_ids), (rejected, pair.rejected_ids)):

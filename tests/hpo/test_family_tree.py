@@ -13,8 +13,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 
 from agiledpo.hpo import Lineage
-from agiledpo.hpo.family_picture import assign_lanes, draw_lineage
+from agiledpo.hpo.family_picture import draw_lineage
 from agiledpo.hpo.family_tree import evolved_parameters, family_tree_text, plot_lineage, value_text
+from agiledpo.hpo.lanes import assign_lanes
 from agiledpo.hpo.records import Born, Evaluated, Mutated, Selected
 
 

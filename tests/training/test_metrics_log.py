@@ -2,6 +2,11 @@
 
 import json
 import math
+import resource
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,8 @@ import pytest
 
 from agiledpo.algorithms import DPO
 from agiledpo.hpo import Mutations, TournamentSelection
+from agiledpo.surroundings import peak_resident_mb
+from agiledpo.training.metrics_log import MetricsLog
 from agiledpo.training.observer import Observer
 from agiledpo.training.train_llm import finetune_llm_preference
 
@@ -27,7 +34,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def without_times(path: Path) -> list[dict[str, Any]]:
     """What two runs of one seed have in common."""
-    timed = ("elapsed_seconds", "tokens_per_second", "validation_time")
+    timed = ("elapsed_seconds", "rows_per_second", "tokens_per_second", "validation_time", "peak_memory_mb")
     return [{name: value for name, value in line.items() if not name.endswith(timed)} for line in lines(path)]
 
 
@@ -93,3 +100,46 @@ def test_the_log_of_another_run_is_left_alone(make_env, make_population, tmp_pat
     with pytest.raises(FileExistsError, match=r"log_path=.* holds what another run wrote"):
         finetune_llm_preference(make_population(1), make_env(), max_steps=4, log_path=path, verbose=False)
     assert path.read_text() == "{}\n"
+
+
+def test_speed_and_memory(make_env, make_population, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    before, began = peak_resident_mb(), time.perf_counter()
+    finetune_llm_preference(make_population(1), make_env(batch=4), max_steps=8, log_path=path, verbose=False)
+    seconds = time.perf_counter() - began
+    train = [line for line in lines(path) if "train/global_step" in line]
+    assert [before <= line["system/peak_memory_mb"] <= peak_resident_mb() for line in train] == [True, True]
+    # Four rows a batch, and both batches within the time that the call took.
+    assert sum(4 / line["time/rows_per_second"] for line in train) == pytest.approx(train[-1]["time/elapsed_seconds"])
+    assert train[-1]["time/elapsed_seconds"] < seconds
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """What a full disk does to a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.record(4, {"train/loss": 0.5})
+    # Ten bytes of the next line find room.
+    with no_file_larger_than(path.stat().st_size + 10):
+        with pytest.warns(UserWarning, match="figures of step 8 are not in"):
+            log.record(8, {"train/loss": 0.4})
+        with warnings.catch_warnings(action="error"):  # said once
+            log.record(12, {"train/loss": 0.3})
+        state = log.state_dict()
+    log.record(16, {"train/loss": 0.2})
+    assert [line["step"] for line in lines(path)] == [4, 16]
+    resumed = MetricsLog(path)
+    resumed.check_state(state)
+    resumed.load_state_dict(state)
+    resumed.record(8, {"train/loss": 0.4})
+    assert [line["step"] for line in lines(path)] == [4, 8]

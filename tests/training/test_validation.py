@@ -199,7 +199,7 @@ def test_the_lines_of_progress(make_env, make_population, sets, capsys):
     for name in sets:
         loss, accuracy = (population.validation[f"validation-{name}_{figure}"] for figure in ("loss", "accuracy"))
         assert f"validation-{name}: loss {loss:.4f}, accuracy {accuracy:.3f}" in printed.out
-        assert f"validation-{name}={loss:.4f} ({accuracy:.2f})" in printed.err
+        assert f"validation-{name}={loss:.4f} ({accuracy:.2f})" in printed.out
 
 
 # What they do not change --------------------------------------------------------------------------------------------

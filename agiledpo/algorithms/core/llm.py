@@ -28,6 +28,7 @@ from agiledpo.algorithms.core.arguments import (
     read_ranges,
 )
 from agiledpo.algorithms.core.construction import compare_constructions, construction, warn_of_rounding
+from agiledpo.algorithms.core.errors import NoModelError
 from agiledpo.algorithms.core.evolvable import HISTORY, EvolvableAlgorithm
 from agiledpo.algorithms.core.measured import Measured, check_fitness_name
 from agiledpo.algorithms.core.plain import plain
@@ -152,7 +153,7 @@ class LLMAlgorithm(EvolvableAlgorithm):
         self.max_grad_norm = max_grad_norm
         LLMAlgorithm.check_settings(self)
         if (model_name is None) == (actor_network is None):
-            raise ValueError("Pass exactly one of actor_network (a loaded model) and model_name (a name or path).")
+            raise NoModelError("Pass exactly one of actor_network (a loaded model) and model_name (a name or path).")
         if model_name is not None:
             base = SharedBaseModel.load(model_name, model_config)
         else:

@@ -1,7 +1,8 @@
 """What an agent needs to know and to refuse before it is made: accelerator, device, tokens, LoRA configuration."""
 
 import warnings
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -13,6 +14,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agiledpo.adapters import SharedBaseModel
 from agiledpo.distributed.zero_config import check_config, deepspeed_config, warn_of_precision
 from agiledpo.scoring.causal_lm import embedding_rows
+
+# What an agent gets that was made without a LoRA configuration, AgileRL's; everything else is PEFT's default.
+DEFAULT_LORA: Mapping[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 
 _DISTRIBUTED = (
     DistributedType.NO,
@@ -148,11 +152,9 @@ def resolve_lora(lora_config: LoraConfig | None, start: LoraConfig | None) -> Lo
         return start
     if lora_config is not None:
         return lora_config
-    warnings.warn(
-        "No lora_config given; using LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules='all-linear').",
-        stacklevel=4,
-    )
-    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = ", ".join(f"{name}={value!r}" for name, value in DEFAULT_LORA.items())
+    warnings.warn(f"No lora_config given; using LoraConfig({settings}).", stacklevel=4)
+    return LoraConfig(**DEFAULT_LORA, task_type="CAUSAL_LM")
 
 
 def _lora_differences(given: LoraConfig | None, start: LoraConfig) -> list[str]:
