@@ -44,8 +44,9 @@ def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files
     """Make our own pictures part of the page, so that they follow its light or dark scheme."""
 
     def inline(match: re.Match[str]) -> str:
-        picture = Path(config.docs_dir, "images", match["name"])
-        return f'<div class="picture-frame">{picture.read_text()}</div>'
+        picture = Path(config.docs_dir, "images", match["name"]).read_text()
+        # Those of pictures.py; others have colours of their own.
+        return f'<div class="picture-frame">{picture}</div>' if 'class="picture' in picture else match[0]
 
     return re.sub(r'<p><img [^>]*src="[^"]*images/(?P<name>[\w-]+\.svg)"[^>]*></p>', inline, html)
 

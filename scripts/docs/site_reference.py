@@ -32,6 +32,7 @@ MODULES = {
     ),
     "agiledpo.generation": ("agiledpo.generation.privileged",),
     "agiledpo.hpo": ("agiledpo.hpo.records",),
+    "agiledpo.launch": ("agiledpo.launch.train", "agiledpo.launch.directory"),
     "agiledpo.training": (
         "agiledpo.training.population",
         "agiledpo.training.observer",
