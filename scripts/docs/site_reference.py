@@ -1,6 +1,7 @@
 """A page of the API reference for each package: its exports, then those of its modules that users import from."""
 
 import ast
+import re
 from pathlib import Path
 
 # Modules whose public names are documented too, since they are imported from there.
@@ -38,6 +39,8 @@ MODULES = {
         "agiledpo.training.observer",
         "agiledpo.training.recorder",
         "agiledpo.training.metrics_log",
+        "agiledpo.training.samples",
+        "agiledpo.training.trackers",
     ),
     "agiledpo.utils": ("agiledpo.utils.utils",),
 }
@@ -69,7 +72,8 @@ def _source(root: Path, module: str) -> Path:
 
 
 def _summary(root: Path, module: str) -> str:
-    return (ast.get_docstring(ast.parse(_source(root, module).read_text())) or "").partition("\n")[0]
+    line = (ast.get_docstring(ast.parse(_source(root, module).read_text())) or "").partition("\n")[0]
+    return re.sub(r":[a-z]+:(?=`)", "", line)
 
 
 def _page(root: Path, package: str) -> str:
