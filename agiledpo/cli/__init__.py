@@ -40,7 +40,7 @@ def _commands() -> None:
 
 def main() -> None:
     """Run the command line of this process."""
-    # Before torch is imported: threads that wait without spinning, several times faster where others use the machine too.
+    # Before torch is imported: threads that wait without spinning, far faster where others use the machine too.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # A terminal that lacks a character shows a question mark; it is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
