@@ -95,8 +95,8 @@ def main(path: Path) -> None:
             parameter.data.mul_(6)
     agents = DPO.population(
         4, actor_network=model, lora_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
-        lr=2e-3, batch_size=8, nll_alpha=0.0,
-        hp_config=HyperparameterConfig(lr=RLParameter(min=1e-4, max=1e-2), beta=RLParameter(min=0.01, max=1.0)),
+        lr=8e-3, batch_size=8, nll_alpha=0.0,
+        hp_config=HyperparameterConfig(lr=RLParameter(min=1e-3, max=5e-2), beta=RLParameter(min=0.01, max=1.0)),
     )  # fmt: skip
     env = PreferenceGym(
         make_pairs(480, 0), make_pairs(128, 1), tokenizer, data_batch_size_per_gpu=16,

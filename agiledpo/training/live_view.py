@@ -31,7 +31,7 @@ class _Column:
 
     @property
     def width(self) -> int:
-        return max(map(len, (self.label, *self.cells))) + 2
+        return max(map(len, (self.label, *self.cells))) + 2  # a space, and the box's line, which is one
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class LiveView:
             caption="; ".join(notes) or None,
             caption_justify="left",
             caption_style="dim",
-            padding=(0, 1),
+            padding=(0, 1, 0, 0),
             pad_edge=False,
             show_edge=False,
         )

@@ -67,6 +67,7 @@ def test_many_agents_fit_a_small_terminal(width, height):
     numbers = [int(line.split()[0]) for line in text if "±" in line]
     assert len(numbers) == min(max(3, height - 14), 20) - 1
     assert (numbers[0], numbers[-1]) == (63, 0)  # the best first, the worst last
+    assert not any("…" in line for line in text if "±" in line or "held-out" in line)
     assert numbers == sorted(numbers, reverse=True)
     assert any(f"{64 - len(numbers)} more agents between them" in line for line in text)
     assert any("and 5 more validation sets" in line for line in text)
