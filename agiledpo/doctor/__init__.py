@@ -1,5 +1,6 @@
 """What is there on this machine, whether it works, and what to do about what does not."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from agiledpo.doctor.finding import Examination, Finding, guarded
@@ -18,7 +19,7 @@ def examine(*, network: bool = False) -> Examination:
     Args:
         network: Also try to reach the Hugging Face Hub.
     """
-    checks = [
+    checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("software", check_python),
         ("software", check_libraries),
         ("devices", check_devices),
