@@ -99,7 +99,10 @@ def evaluate_command(
         int, typer.Option("--batch-size", "--batch_size", min=1, help="Pairs in a forward pass.")
     ] = 8,
     dtype: Annotated[
-        DtypeName | None, typer.Option(help="Of the base weights. Default: that of its files.", show_default=False)
+        DtypeName | None,
+        typer.Option(
+            help="Of the base weights. Default: the checkpoint's, else that of the files.", show_default=False
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where to compute. Default: the first GPU, or the CPU.", show_default=False)

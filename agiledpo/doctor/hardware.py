@@ -126,7 +126,7 @@ def check_disk() -> Iterator[Finding]:
 
     places = {
         "current directory": Path.cwd(),
-        "AgileDPO's cache": cache_directory(".").parent,
+        "AgileDPO's cache": cache_directory("tokenized").parent,
         "Hugging Face's cache": Path(HF_HUB_CACHE),
     }
     remedies = {

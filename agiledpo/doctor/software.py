@@ -46,9 +46,9 @@ def check_libraries() -> Iterator[Finding]:
             "pip install -e . in its folder.",
         )
         return
-    for requirement in needed:
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield _required(requirement)
+    always = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    for requirement in {one.name: one for one in always}.values():
+        yield _required(requirement)
     for extra, purpose in _EXTRAS.items():
         parts = [
             one

@@ -230,7 +230,7 @@ def evaluate(
         max_length: Pairs of more tokens are left out; None for what the model can read.
         chat_template_kwargs: What the chat template is told.
         batch_size: Pairs in a forward pass.
-        dtype: Of the base model's weights; None for that of its files.
+        dtype: Of the base model's weights; None for what the checkpoint was trained with, else that of its files.
         device: Where to compute; None for the first GPU, or the CPU.
         seed: Of prompts, answers and orders.
 

@@ -52,7 +52,8 @@ def wilson(share: float, trials: float) -> Figure:
     square = Z * Z / trials
     centre = (share + square / 2) / (1 + square)
     half = Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    return Figure(share, max(0.0, centre - half), min(1.0, centre + half))
+    # At the ends the two terms are equal, but for rounding.
+    return Figure(share, 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half)
 
 
 def share_of(values: Floats, groups: Groups) -> Figure:

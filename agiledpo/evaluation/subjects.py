@@ -19,6 +19,7 @@ from agiledpo.checkpoint.errors import CheckpointError
 from agiledpo.checkpoint.manifest import Manifest
 from agiledpo.checkpoint.run import read_run
 from agiledpo.checkpoint.saved_policy import SavedPolicy
+from agiledpo.checkpoint.stored_base import loadable
 from agiledpo.embedded.model import embedded_model_path
 
 BASE = "base"
@@ -127,7 +128,7 @@ def load_base(
     Args:
         subjects: Who shares it.
         model: Its name or path, or "embedded"; None for what the first subject that names one says.
-        dtype: Of its weights; None for that of its files.
+        dtype: Of its weights; None for what the first subject that says so was trained with, else that of its files.
         device: Where to compute; None for the first GPU, or the CPU.
 
     Raises:
@@ -141,10 +142,12 @@ def load_base(
         raise ValueError(
             f"Nothing says which base model {who} is on; pass model (--model): its name, its path, or 'embedded'."
         )
+    trained = [one.manifest.base_model.dtype for one in saved if one.manifest and one.manifest.base_model]
+    precision = dtype if dtype is not None else loadable(trained[0]) if trained else "auto"
     loaded: PreTrainedModel = (
         saved[0].load_base(stored, name)
         if stored is not None
-        else AutoModelForCausalLM.from_pretrained(name, dtype="auto" if dtype is None else dtype)
+        else AutoModelForCausalLM.from_pretrained(name, dtype=precision)
     )
     tokenizer = saved[0].load_tokenizer(name) if saved else AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token_id is None:

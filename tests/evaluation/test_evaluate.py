@@ -122,7 +122,8 @@ def test_kl_and_win_rate(place, tiny_tokenizer) -> None:
     assert found.against.answers.kl.per_token.value == pytest.approx(0.0, abs=1e-7)
     assert found.against.preferences["test"].accuracy.value == 0.5
     assert found.accuracy_gain is not None
-    assert found.accuracy_gain["test"].value == found.policy.preferences["test"].accuracy.value - 0.5
+    accuracy = found.policy.preferences["test"].accuracy.value
+    assert found.accuracy_gain["test"].value == pytest.approx(accuracy - 0.5)
     rate = found.win_rate
     assert rate is not None
     lengths = [(len(match.answer.split()), len(match.other.split())) for match in rate.matches]
