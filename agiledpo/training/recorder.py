@@ -22,9 +22,10 @@ class Recorder(Observer):
     """Makes figures of what happens, one set for each batch of the environment, and hands them on.
 
     - ``train/agent_<i>/<metric>``: the mean over the optimizer steps that the agent made on the batch, of each figure
-      of its ``learn``; ``train/agent_<i>/<hyperparameter>``: what is a number among its hyperparameters.
+      of its ``learn``; ``train/agent_<i>/<hyperparameter>``: what is a number among its hyperparameters, and
+      switches as 0 and 1. Of agents at home in other processes these come when processes hear of each other.
     - ``eval/agent_<i>/<metric>`` of the test split, with ``fitness`` and ``fitness_error``; ``eval/best_fitness`` and
-      ``eval/mean_fitness`` over the agents that are well.
+      ``eval/mean_fitness`` over the agents that are well and whose fitness is a number.
     - ``validation-<name>_<metric>`` of the fittest agent, as NeMo RL names them.
     - ``final/fitness`` and ``final/fitness_error``, at the end.
     - ``train/global_step``: rows that each agent has been handed; ``train/generation``.
@@ -38,7 +39,8 @@ class Recorder(Observer):
 
     def __init__(self) -> None:
         self._steps: dict[int, list[Mapping[str, float]]] = defaultdict(list)
-        self._learners: dict[int, LLMAlgorithm] = {}
+        # As they were when the agent learned: its place may be another's by the time that they are told.
+        self._values: dict[int, dict[str, Number]] = {}
         self._generation = 0
         self._began = self._last = time.perf_counter()
         self._rows_done = 0
@@ -65,29 +67,29 @@ class Recorder(Observer):
     @override
     def learned(self, agent: LLMAlgorithm, metrics: Mapping[str, float]) -> None:
         self._steps[agent.index].append(metrics)
-        self._learners[agent.index] = agent
+        self._values[agent.index] = {
+            name: int(value) if isinstance(value, bool) else value
+            for name, value in agent.hyperparameters.items()
+            if isinstance(value, (int, float))
+        }
 
     @override
     def advanced(self, rows_done: int) -> None:
-        figures: dict[str, Number] = {"train/global_step": rows_done, "train/generation": self._generation}
-        for index, steps in sorted(self._steps.items()):
-            figures |= {f"train/agent_{index}/{name}": value for name, value in means_of_steps(steps)}
-            figures |= {
-                f"train/agent_{index}/{name}": value
-                for name, value in self._learners[index].hyperparameters.items()
-                if isinstance(value, (int, float))
-            }
+        figures: dict[str, Number] = {
+            "train/global_step": rows_done,
+            "train/generation": self._generation,
+            **self._lessons(),
+        }
         now = time.perf_counter()
         figures["time/elapsed_seconds"] = now - self._began
         figures["time/rows_per_second"] = (rows_done - self._rows_done) / (now - self._last)
         figures["system/peak_memory_mb"] = peak_memory_mb(self._device)
         self._last, self._rows_done = now, rows_done
-        self._steps.clear()
-        self._learners.clear()
         self.record(rows_done, figures)
 
     @override
     def evaluated(self, population: Population[Any], rows_done: int) -> None:
+        self._tell_late_lessons()
         figures: dict[str, Number] = {}
         fitness = []
         for agent in population.well:
@@ -96,7 +98,8 @@ class Recorder(Observer):
             figures |= {f"{place}/fitness": agent.fitness[-1], f"{place}/fitness_error": agent.fitness_errors[-1]}
             fitness.append(agent.fitness[-1])
         if fitness:
-            figures |= {"eval/best_fitness": max(fitness), "eval/mean_fitness": sum(fitness) / len(fitness)}
+            known = [value for value in fitness if not math.isnan(value)] or [math.nan]
+            figures |= {"eval/best_fitness": max(known), "eval/mean_fitness": sum(known) / len(known)}
         self.record(rows_done, {**figures, **population.validation})
 
     @override
@@ -111,11 +114,27 @@ class Recorder(Observer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        self._tell_late_lessons()
         return {"generation": self._generation}
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._generation = state.get("generation", 0)
+
+    def _tell_late_lessons(self) -> None:
+        """Of agents at home in other processes it is told after the batch, when processes hear of each other."""
+        if lessons := self._lessons():
+            self.record(self._rows_done, lessons)
+
+    def _lessons(self) -> dict[str, Number]:
+        """What agents have learned since this was asked last, with their hyperparameters."""
+        figures: dict[str, Number] = {}
+        for index, steps in sorted(self._steps.items()):
+            figures |= {f"train/agent_{index}/{name}": value for name, value in means_of_steps(steps)}
+            figures |= {f"train/agent_{index}/{name}": value for name, value in self._values[index].items()}
+        self._steps.clear()
+        self._values.clear()
+        return figures
 
 
 def means_of_steps(steps: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:

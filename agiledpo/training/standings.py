@@ -67,6 +67,7 @@ class Standings:
 
     def evaluated(self, population: Population[Any]) -> None:
         """The agents were measured."""
+        self.advanced()  # of agents at home in other processes it is told only now
         self._fitness = {
             agent.index: Estimate(agent.fitness[-1], agent.fitness_errors[-1]) for agent in population.well
         }

@@ -3,7 +3,7 @@
 import datetime
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -158,14 +158,14 @@ class Tracking(Recorder):
                 tracker = service.make(self._trackers, run_name, run, rows_done)
             try:
                 tracker.start()
+                if not goes_on:  # what is recorded of a run is recorded once
+                    tracker.store_init_configuration(self._configuration())
             except Exception as error:
                 error.add_note(f"The tracker {name} could not be started; correct that, or leave it out of trackers.")
                 raise
             self._open[name] = tracker
             if name in self._services:
                 self._runs[name] = self._services[name].run_of(tracker)
-            if not goes_on:  # what is recorded of a run is recorded once
-                tracker.store_init_configuration(self._configuration())
 
     def _finish(self, name: str, tracker: GeneralTracker, *, failed: bool) -> None:
         if any(tracker is other for other in self._started):
@@ -203,7 +203,18 @@ class Tracking(Recorder):
                 config |= {
                     f"agent_{agent.index}/{name}": value for agent, value in zip(self._agents, values, strict=True)
                 }
-        return {name: _plain(value) for name, value in {**config, **self._trackers.config}.items()}
+        # Hyperparameters are the agents', whatever a configuration says that they were made by.
+        given = {name: value for name, value in _flat(self._trackers.config) if name not in names}
+        return {name: _plain(value) for name, value in {**config, **given}.items()}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a nested configuration, by names such as ``lora/r``, by which trackers can filter."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
 
 
 def _plain(value: Any) -> Plain:

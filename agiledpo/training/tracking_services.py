@@ -66,8 +66,8 @@ class TensorBoard(Service):
     def make(self, trackers: "Trackers", run_name: str, run: str | None, rows_done: int | None) -> GeneralTracker:
         parent = Path("runs" if trackers.directory is None else trackers.directory).absolute()
         place = parent / run_name if run is None else Path(run)
-        # What was written after the point that the run goes on from is written again.
-        purge = {} if rows_done is None else {"purge_step": rows_done + 1}
+        # What was written after the point that the run goes on from, or begins anew at, is written again.
+        purge = {"purge_step": 0 if rows_done is None else rows_done + 1} if place.exists() else {}
         return TensorBoardTracker(place.name, place.parent, **purge, **trackers.init_kwargs.get(self.name, {}))
 
     @override

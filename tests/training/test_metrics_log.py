@@ -14,9 +14,12 @@ import pytest
 
 from agiledpo.algorithms import DPO
 from agiledpo.hpo import Mutations, TournamentSelection
+from agiledpo.hpo.lineage import Lineage
 from agiledpo.surroundings import peak_resident_mb
 from agiledpo.training.metrics_log import MetricsLog
-from agiledpo.training.observer import Observer
+from agiledpo.training.observer import Observer, Outline
+from agiledpo.training.population import Population
+from agiledpo.training.recorder import Recorder
 from agiledpo.training.train_llm import finetune_llm_preference
 
 
@@ -143,3 +146,47 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path):
     resumed.load_state_dict(state)
     resumed.record(8, {"train/loss": 0.4})
     assert [line["step"] for line in lines(path)] == [4, 8]
+
+
+class Figures(Recorder):
+    """What a recorder hands on."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def record(self, step, figures):
+        self.told.append((step, dict(figures)))
+
+
+def test_what_is_told_after_the_batch_is_of_that_batch_and_of_who_learned(make_population):
+    agents = make_population(2)
+    outline = Outline(algorithm="DPO", unit="pair", total_rows=16, shown={})
+    population = Population(agents, Lineage())
+    for agent, fitness in zip(agents, (math.nan, 0.5), strict=True):
+        agent.fitness, agent.fitness_errors = [fitness], [0.1]
+    recorder = Figures()
+    recorder.begins(outline, agents)
+    recorder.learned(agents[0], {"loss": 1.0})
+    recorder.advanced(8)
+    # Of an agent at home in another process it is told when processes hear of each other; then its place is another's.
+    learned_with = agents[1].lr
+    recorder.learned(agents[1], {"loss": 3.0})
+    agents[1].lr = 10 * learned_with
+    recorder.evaluated(population, 8)
+    recorder.evolved(1, population, 8)
+    recorder.learned(agents[0], {"loss": 2.0})
+    recorder.advanced(16)
+    recorder.learned(agents[1], {"loss": 4.0})
+    recorder.state_dict()
+    steps = [step for step, _ in recorder.told]
+    assert steps == [8, 8, 8, 16, 16]
+    first, late, measured, second, last = (figures for _, figures in recorder.told)
+    assert (first["train/agent_0/loss"], "train/agent_1/loss" in first) == (1.0, False)
+    assert (late["train/agent_1/loss"], late["train/agent_1/lr"]) == (3.0, learned_with)
+    assert (measured["eval/best_fitness"], measured["eval/mean_fitness"]) == (0.5, 0.5)
+    assert (second["train/agent_0/loss"], "train/agent_1/loss" in second) == (2.0, False)
+    assert (last["train/agent_1/loss"], last["train/agent_1/lr"]) == (4.0, 10 * learned_with)
+    # A switch is a number, as trackers want it.
+    assert first["train/agent_0/use_weighting"] == 0
+    assert not isinstance(first["train/agent_0/use_weighting"], bool)
