@@ -1,5 +1,6 @@
 """Being asked to stop, by Ctrl-C or by a scheduler, is no reason to lose anything."""
 
+import os
 import signal
 import threading
 from time import monotonic
@@ -77,6 +78,10 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested is None:
             self.requested, self._since = signal.Signals(number), monotonic()
+            if self._team.leads:
+                # Not by print, which may be in the midst of something.
+                how = f"\n{self.requested.name}: finishing the batch in hand, then saving. Once more stops at once.\n"
+                os.write(2, how.encode())
             if self._team.is_alone:
                 self._restore()
         elif monotonic() - self._since > _SAME:

@@ -71,7 +71,7 @@ class PlainLines(Observer):
         self._standings.evaluated(population)
         standings = self._standings.now()
         elite = next((standing for standing in standings if standing.is_elite), None)
-        self._held_out = {} if elite is None else {"held-out": str(elite.fitness)}
+        self._held_out = {} if elite is None else {_held_out_label(self._outline.fitness): str(elite.fitness)}
         for split, loss, accuracy in validation_lines(population, self._outline.validation_names):
             self._held_out[split] = f"{loss:.4f} ({accuracy:.2f})"
         self._tell(_comparison(standings) if len(standings) > 1 else "")
@@ -87,12 +87,14 @@ class PlainLines(Observer):
             self.said(f"{split}: loss {loss:.4f}, accuracy {accuracy:.3f}")
 
     def _tell(self, more: str = "") -> None:
-        pace = self._pace
-        rate = "" if pace.rate is None else f"{pace.rate:.3g} {self._outline.unit}s/s, "
+        pace, figures = self._pace, self._figures()
+        # Until somebody has learned, rows were only handed out.
+        rate = "" if pace.rate is None or not figures else f"{pace.rate:.3g} {self._outline.unit}s/s, "
         times = f"{rate}{clock_face(pace.elapsed)} elapsed, {clock_face(pace.remaining)} left"
         agents = len(self._standings.now())
         whose = f", mean of {agents} agents" if agents > 1 else ""
-        self.said("; ".join(filter(None, (f"{self._place()}{whose}: {self._figures()}", more, times))))
+        where = f"{self._place()}{whose}: {figures}" if figures else self._place()
+        self.said("; ".join(filter(None, (where, more, times))))
         self._next = self._clock() + self._interval
 
     def _place(self) -> str:
@@ -120,6 +122,11 @@ def validation_lines(population: Population[Any], names: Sequence[str]) -> Itera
     for split in map(validation_split, names):
         if f"{split}_loss" in figures:
             yield split, figures[f"{split}_loss"], figures[f"{split}_accuracy"]
+
+
+def _held_out_label(fitness: str) -> str:
+    """What the fitness of the elite is called: a loss is compared with its sign turned, so that more is better."""
+    return f"held-out {({'loss': '-loss', 'a function': 'fitness'}).get(fitness, fitness)}".rstrip()
 
 
 def describe(generation: int, population: Population[Any]) -> str:

@@ -146,7 +146,7 @@ def test_progress_shows_what_was_promised(make_env, make_agent, capsys):
     finetune_llm_preference([make_agent(index=4)], make_env(), accelerator=Accelerator(cpu=True))
     out, err = capsys.readouterr()
     assert "agent 4: minimise 1 * sigmoid(beta=0.1)" in out + err
-    for part in ("20/20", "loss=", "accuracy=", "margin=", "tokens/s=", "held-out=", "0:00:00 left"):
+    for part in ("20/20", "loss=", "accuracy=", "margin=", "tokens/s=", "held-out accuracy=", "0:00:00 left"):
         assert part in out
     assert "kept" not in out + err  # all rows are, whole
 

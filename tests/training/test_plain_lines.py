@@ -52,7 +52,7 @@ def test_each_line_of_a_run_can_be_read_by_itself(make_env, tiny_model, lora):
     text = stream.getvalue()
     assert all(character.isprintable() or character == "\n" for character in text)
     assert "agent 0: minimise" in text
-    evaluated = [line for line in text.splitlines() if "held-out=" in line]
+    evaluated = [line for line in text.splitlines() if "held-out accuracy=" in line]
     assert [line.split(" ")[0] for line in evaluated] == ["8/16", "16/16"]
     assert "16/16 pairs (100%), mean of 3 agents: loss=" in evaluated[-1]
     assert evaluated[-1].endswith("0:00:00 left")
