@@ -31,7 +31,7 @@ def test_at_most_a_line_in_ten_seconds_of_training():
     text = stream.getvalue().splitlines()
     assert len(text) == 10
     assert [line.split("/")[0] for line in text[:3]] == ["4", "44", "84"]
-    assert text[2] == "84/400 pairs (21%): ; 4 pairs/s, 0:00:21 elapsed, 0:01:19 left"
+    assert text[2] == "84/400 pairs (21%); 0:00:21 elapsed, 0:01:19 left"
 
 
 def test_each_line_of_a_run_can_be_read_by_itself(make_env, tiny_model, lora):
