@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from agiledpo.hpo.family_tree import value_text
-from agiledpo.report.chart import Chart, axes, finite, joined
+from agiledpo.report.chart import Chart, axes, error_bars, error_text, finite, joined
 from agiledpo.report.curves import draw_agents, key_of
 from agiledpo.report.record import Answer
 from agiledpo.report.seen import Seen, changed_parameters, row_axis
@@ -51,7 +51,7 @@ def fitness_chart(runs: Sequence[Seen], what: str) -> Chart | None:
                 series,
                 colour=seen.colour,
                 name="best agent and its ancestors",
-                hover=seen.hover("fitness", extra=" ± %{error_y.array:.2g}"),
+                hover=seen.hover("fitness", extra="{error}"),
                 agents=agents,
                 errors=bars,
                 markers=True,
@@ -59,26 +59,21 @@ def fitness_chart(runs: Sequence[Seen], what: str) -> Chart | None:
             )
         final = seen.run.series.get("final/fitness")
         if final is not None:
-            error = seen.run.series.get("final/fitness_error")
-            chart.add(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "x": list(final.steps[-1:]),
-                    "y": [finite(final.values[-1])],
-                    "name": f"{seen.prefix}final split",
-                    "showlegend": True,
-                    "marker": {"symbol": "diamond-open", "size": 11, "color": seen.colour, "line": {"width": 2}},
-                    "error_y": {
-                        "type": "data",
-                        "array": [0 if error is None else finite(error.values[-1]) or 0],
-                        "color": seen.colour,
-                        "thickness": 1.2,
-                        "width": 4,
-                    },
-                    "hovertemplate": f"{seen.prefix}final split %{{y:.5g}} ± %{{error_y.array:.2g}}<extra></extra>",
-                }
-            )
+            told = seen.run.series.get("final/fitness_error")
+            error = math.nan if told is None else told.values[-1]
+            diamond = {
+                "type": "scatter",
+                "mode": "markers",
+                "x": list(final.steps[-1:]),
+                "y": [finite(final.values[-1])],
+                "name": f"{seen.prefix}final split",
+                "showlegend": True,
+                "marker": {"symbol": "diamond-open", "size": 11, "color": seen.colour, "line": {"width": 2}},
+                "hovertemplate": f"{seen.prefix}final split %{{y:.5g}}{error_text(error)}<extra></extra>",
+            }
+            if math.isfinite(error):
+                diamond["error_y"] = error_bars([error], seen.colour)
+            chart.add(diamond)
     return chart
 
 
@@ -92,13 +87,16 @@ def validation_chart(runs: Sequence[Seen]) -> Chart | None:
         "validation",
         "Accuracy on validation sets",
         "The fittest agent at each evaluation, on sets by which nothing is selected. Bars, where the number of pairs "
-        "is known, are one standard error.",
+        "is known, are one standard error as if pairs were independent: too short where several share a prompt.",
         layout=axes(row_axis(runs), "share right"),
     )
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
     for seen in runs:
         found = [
-            (match[1], series) for name, series in seen.run.series.items() if (match := _VALIDATION.fullmatch(name))
+            (match[1], series)
+            for name, series in seen.run.series.items()
+            # "validation-x_mean_token_accuracy" is another figure of the set x; each set has a loss.
+            if (match := _VALIDATION.fullmatch(name)) and f"validation-{match[1]}_loss" in seen.run.series
         ]
         for number, (name, series) in enumerate(found):
             pairs = seen.run.series.get(f"validation-{name}_pairs")
