@@ -170,6 +170,21 @@ def test_an_error_that_is_not_known_is_not_zero(tmp_path):
     assert "±" not in final["hovertemplate"]
 
 
+def test_a_mean_leaves_out_what_is_not_finite(tmp_path):
+    line = {"step": 0, "agent": None, "prompt": "a", "answer": "\ud800", "tokens": 1, "finished": True, "chosen": None}
+    drift = ["Infinity", "-Infinity", 0.25, 0.75, "NaN"]
+    (tmp_path / "samples.jsonl").write_text(
+        "".join(json.dumps({**line, "row": row, "kl_per_token": kl}) + "\n" for row, kl in enumerate(drift))
+    )
+    (tmp_path / "about.json").write_text('{"seconds": Infinity}')
+    run = RunRecord.load(tmp_path)
+    dots, means = figures(write_report(run))["sample-kl"]["data"]
+    assert dots["y"] == [None, None, 0.25, 0.75, None]
+    assert means["y"] == [0.5]
+    assert Summary.of(run).figures()["KL of sample answers, after"] == "0.500 nats per token, 2 of 5 answers"
+    assert run.seconds is None
+
+
 def test_validation_sets_are_drawn_once(tmp_path):
     run = written(
         tmp_path,
