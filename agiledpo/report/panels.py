@@ -203,7 +203,7 @@ def speed_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
     memory = Chart(
         "memory",
         "Memory",
-        "The most that the process has held so far: of its GPU where it has one, otherwise resident. 1 MB is 10^6 bytes.",
+        "The most that the process has held so far, of its GPU where it has one, otherwise resident; in 10^6 bytes.",
         layout=axes(row_axis(runs), "MB"),
     )
     for seen in runs:
