@@ -53,16 +53,19 @@ _VITAL = ("software", "training")
 
 
 def guarded(area: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Run a check; one that fails is a finding itself, and the others go on.
+    """Run a check; one that fails is a finding itself after those that it made, and the others go on.
 
     Args:
         area: What it is about.
         check: The check.
     """
+    found: list[Finding] = []
     try:
-        return list(check())
+        for finding in check():
+            found.append(finding)  # one by one: what comes before a failure is kept
     except Exception as error:  # whatever is wrong with the machine is what is looked for
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         status: Status = "error" if area in _VITAL else "warning"
         remedy = "Look at the message; where it does not help, install agiledpo anew."
-        return [Finding(area, "could not be looked at", status, f"{type(error).__name__}: {reason}", remedy)]
+        found.append(Finding(area, "could not be looked at", status, f"{type(error).__name__}: {reason}", remedy))
+    return found

@@ -5,7 +5,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from agiledpo.cache import cache_directory
 from agiledpo.doctor.finding import Finding
 
 _TIMEOUT = 5.0
@@ -13,18 +12,19 @@ _TIMEOUT = 5.0
 
 def check_embedded_model() -> Iterator[Finding]:
     """Whether the embedded model is installed and converted."""
-    from agiledpo.embedded.model import MODEL_NAME, EmbeddedModelError, find_gguf
+    from agiledpo.embedded.model import EmbeddedModelError, embedded_model_destination, find_gguf
 
-    converted = sorted(path.name for path in cache_directory("embedded").glob(f"{MODEL_NAME}-*") if path.is_dir())
+    destination = embedded_model_destination()
+    converted = destination.is_dir()
     try:
         weights = find_gguf()
     except EmbeddedModelError as error:
         if converted:
-            yield Finding("models", "embedded model", "ok", f"{converted[-1]}, converted")
+            yield Finding("models", "embedded model", "ok", f"{destination.name}, converted")
         else:
             yield Finding("models", "embedded model", "note", "not installed", str(error))
         return
-    said = f"{converted[-1]}, converted" if converted else f"{weights.name}, converted on first use (half a minute)"
+    said = f"{destination.name}, converted" if converted else f"{weights.name}, converted on first use (half a minute)"
     yield Finding("models", "embedded model", "ok", said)
 
 

@@ -20,6 +20,7 @@ _EXTRAS = {
     "vllm": "sampling through a vLLM server",
     "trackers": "TensorBoard, Weights & Biases, MLflow, Trackio",
     "report": "the HTML report",
+    "demo": "agiledpo demo, which reads the embedded model",
     "plots": "pictures of family trees",
 }
 

@@ -51,10 +51,15 @@ def embedded_model_path() -> Path:
         EmbeddedModelError: If the package with the weights or ``gguf`` is not installed, or the weights are not the
             expected ones.
     """
-    destination = cache_directory("embedded") / f"{MODEL_NAME}-{_short_hash()}"
+    destination = embedded_model_destination()
     if not destination.is_dir():
         convert_gguf(find_gguf(), destination, GGUF_SHA256)
     return destination
+
+
+def embedded_model_destination() -> Path:
+    """The directory of :func:`embedded_model_path`, whether the model has been converted or not; nothing is made."""
+    return cache_directory("embedded") / f"{MODEL_NAME}-{_short_hash()}"
 
 
 def load_embedded_model(

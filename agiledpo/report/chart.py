@@ -71,7 +71,8 @@ class Chart:
             hover: What hovering says of a point, plotly's template.
             width: Pixels.
             dash: Plotly's name of a dash.
-            errors: Standard errors; None for none.
+            errors: Standard errors, NaN where one is not known; None for none. Where the hover template has
+                ``{error}``, hovering says those that are known.
             markers: Draw the points as well.
             agents: Which agent each point is of; None where that is no question.
             shape: ``"hv"`` for a value that holds until the next point.
@@ -94,13 +95,8 @@ class Chart:
         if agents is not None:
             trace["customdata"] = list(agents)
         if errors is not None:
-            trace["error_y"] = {
-                "type": "data",
-                "array": [finite(error) or 0 for error in errors],
-                "color": colour,
-                "thickness": 1.2,
-                "width": 3,
-            }
+            trace["hovertemplate"] = [hover.replace("{error}", error_text(error)) for error in errors]
+            trace["error_y"] = error_bars(errors, colour)
         self.add(trace)
 
     def bundle(
@@ -185,6 +181,16 @@ def joined(parts: Iterable[tuple[int, Series]]) -> tuple[Series, list[int]]:
 def finite(value: float) -> float | None:
     """The number as JSON has it; a gap where it is none."""
     return value if math.isfinite(value) else None
+
+
+def error_bars(errors: Iterable[float], colour: str) -> dict[str, Any]:
+    """Bars for standard errors; none where an error is not known, which is not the same as zero."""
+    return {"type": "data", "array": [finite(error) for error in errors], "color": colour, "thickness": 1.2, "width": 3}
+
+
+def error_text(error: float) -> str:
+    """What follows a figure whose standard error is this: nothing where it is not known."""
+    return f" ± {error:.2g}" if math.isfinite(error) else ""
 
 
 def plain(values: Iterable[float | None]) -> list[float | None]:

@@ -79,7 +79,7 @@ def write_report(runs: RunRecord | Sequence[RunRecord], output: str | Path | Non
     path = shown[0].path / "report.html" if output is None else Path(output)
     page = _render(_distinct(shown))
     with complete_or_absent(path, overwrite=True) as draft:
-        draft.write(page.encode())
+        draft.write(page.encode(errors="replace"))  # half a surrogate pair in an answer is no character
     return path
 
 

@@ -4,14 +4,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from agiledpo.hpo.family_tree import value_text
-from agiledpo.report.chart import Chart, axes, finite, joined
+from agiledpo.report.chart import Chart, axes, error_bars, error_text, finite, joined
 from agiledpo.report.curves import draw_agents, key_of
 from agiledpo.report.record import Answer
 from agiledpo.report.seen import Seen, changed_parameters, row_axis
-from agiledpo.report.series import Series
+from agiledpo.report.series import Series, mean_of_finite
 
 # Numbers on a logarithmic axis.
 _MOST_TICKS = 6
@@ -51,7 +52,7 @@ def fitness_chart(runs: Sequence[Seen], what: str) -> Chart | None:
                 series,
                 colour=seen.colour,
                 name="best agent and its ancestors",
-                hover=seen.hover("fitness", extra=" ± %{error_y.array:.2g}"),
+                hover=seen.hover("fitness", extra="{error}"),
                 agents=agents,
                 errors=bars,
                 markers=True,
@@ -59,26 +60,21 @@ def fitness_chart(runs: Sequence[Seen], what: str) -> Chart | None:
             )
         final = seen.run.series.get("final/fitness")
         if final is not None:
-            error = seen.run.series.get("final/fitness_error")
-            chart.add(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "x": list(final.steps[-1:]),
-                    "y": [finite(final.values[-1])],
-                    "name": f"{seen.prefix}final split",
-                    "showlegend": True,
-                    "marker": {"symbol": "diamond-open", "size": 11, "color": seen.colour, "line": {"width": 2}},
-                    "error_y": {
-                        "type": "data",
-                        "array": [0 if error is None else finite(error.values[-1]) or 0],
-                        "color": seen.colour,
-                        "thickness": 1.2,
-                        "width": 4,
-                    },
-                    "hovertemplate": f"{seen.prefix}final split %{{y:.5g}} ± %{{error_y.array:.2g}}<extra></extra>",
-                }
-            )
+            told = seen.run.series.get("final/fitness_error")
+            error = math.nan if told is None else told.values[-1]
+            diamond = {
+                "type": "scatter",
+                "mode": "markers",
+                "x": list(final.steps[-1:]),
+                "y": [finite(final.values[-1])],
+                "name": f"{seen.prefix}final split",
+                "showlegend": True,
+                "marker": {"symbol": "diamond-open", "size": 11, "color": seen.colour, "line": {"width": 2}},
+                "hovertemplate": f"{seen.prefix}final split %{{y:.5g}}{error_text(error)}<extra></extra>",
+            }
+            if math.isfinite(error):
+                diamond["error_y"] = error_bars([error], seen.colour)
+            chart.add(diamond)
     return chart
 
 
@@ -92,13 +88,16 @@ def validation_chart(runs: Sequence[Seen]) -> Chart | None:
         "validation",
         "Accuracy on validation sets",
         "The fittest agent at each evaluation, on sets by which nothing is selected. Bars, where the number of pairs "
-        "is known, are one standard error.",
+        "is known, are one standard error as if pairs were independent: too short where several share a prompt.",
         layout=axes(row_axis(runs), "share right"),
     )
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
     for seen in runs:
         found = [
-            (match[1], series) for name, series in seen.run.series.items() if (match := _VALIDATION.fullmatch(name))
+            (match[1], series)
+            for name, series in seen.run.series.items()
+            # "validation-x_mean_token_accuracy" is another figure of the set x; each set has a loss.
+            if (match := _VALIDATION.fullmatch(name)) and f"validation-{match[1]}_loss" in seen.run.series
         ]
         for number, (name, series) in enumerate(found):
             pairs = seen.run.series.get(f"validation-{name}_pairs")
@@ -171,7 +170,7 @@ def _log_axis(low: float, high: float) -> dict[str, Any]:
 
 
 def speed_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
-    """Rows per second and whatever the log says of memory.
+    """Rows per second, and the peak of memory.
 
     Args:
         runs: The runs.
@@ -186,15 +185,11 @@ def speed_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
         elapsed = seen.run.series.get("time/elapsed_seconds")
         if elapsed is None or len(elapsed) < 2:
             continue
-        pace = Series(
-            elapsed.steps[1:],
-            [
-                (b - a) / (u - t) if u > t else math.nan  # a new attempt counts from its own beginning
-                for a, b, t, u in zip(
-                    elapsed.steps, elapsed.steps[1:], elapsed.values, elapsed.values[1:], strict=False
-                )
-            ],
-        )
+        points = list(zip(elapsed.steps, elapsed.values, strict=True))
+        rates = [(b - a) / (u - t) if u > t else math.nan for (a, t), (b, u) in pairwise(points)]
+        for place in seen.run.attempts:  # a new attempt counts from its own beginning
+            rates[place - 1] = math.nan
+        pace = Series(elapsed.steps[1:], rates)
         chart.line(
             pace,
             colour=seen.colour,
@@ -205,10 +200,15 @@ def speed_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
         )
     if chart.traces:
         yield chart
-    memory = Chart("memory", "Memory", "As logged.", layout=axes(row_axis(runs), "as logged"))
+    memory = Chart(
+        "memory",
+        "Memory",
+        "The most that the process has held so far, of its GPU where it has one, otherwise resident; in 10^6 bytes.",
+        layout=axes(row_axis(runs), "MB"),
+    )
     for seen in runs:
         for name, series in seen.run.series.items():
-            if "memory" in name.lower():
+            if name == "system/peak_memory_mb":
                 memory.line(
                     series,
                     colour=seen.colour,
@@ -240,7 +240,8 @@ def sample_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
             "KL drift of sample answers",
             "nats per token",
             "KL(actor || reference) over the whole vocabulary, mean over the tokens of the answers. It is 0 while the "
-            "policy is the reference; sudden growth is a policy that forgets what it was.",
+            "policy is the reference; sudden growth is a policy that forgets what it was. Answers whose KL is not "
+            "finite are left out.",
             lambda answer: answer.kl_per_token,
         ),
     )
@@ -253,13 +254,13 @@ def sample_charts(runs: Sequence[Seen]) -> Iterator[Chart]:
             at: defaultdict[float, list[float]] = defaultdict(list)
             for answer in answers:
                 at[answer.step].append(value(answer))
-            means = Series(list(at), [math.fsum(each) / len(each) for each in at.values()])
+            means = Series(list(at), [mean_of_finite(each) for each in at.values()])
             chart.add(
                 {
                     "type": "scatter",
                     "mode": "markers",
                     "x": [a.step for a in answers],
-                    "y": [v if math.isfinite(v := value(a)) else None for a in answers],
+                    "y": [finite(value(a)) for a in answers],
                     "name": "answers",
                     "showlegend": False,
                     "marker": {"color": f"{seen.colour}-other", "size": 4},

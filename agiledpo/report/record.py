@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from agiledpo.report.series import Series
 
 _AGENT = re.compile(r"(train|eval)/agent_(\d+)/(.+)")
 _SAMPLE_KEYS = ("step", "agent", "row", "prompt", "answer", "tokens", "finished", "kl_per_token", "chosen")
+# Seconds of one clock agree to rounding; a new attempt is off by the time that loading took.
+_CLOCK_TOLERANCE = 1e-6
+# Characters of a value in a message.
+_SHOWN = 60
 
 
 class ReportError(ValueError):
@@ -102,7 +107,7 @@ class RunRecord:
         if not present:
             raise ReportError(f"{directory} holds no run: there is none of {', '.join(files)}. Pass a run's directory.")
         missing: list[str] = []
-        text = files["config.yaml"].read_text(encoding="utf-8") if "config.yaml" in present else ""
+        text = _text(files["config.yaml"]) if "config.yaml" in present else ""
         metrics = _lines(files["metrics.jsonl"], missing) if "metrics.jsonl" in present else []
         samples = _lines(files["samples.jsonl"], missing) if "samples.jsonl" in present else []
         record = RunRecord(
@@ -175,14 +180,34 @@ class RunRecord:
     def seconds(self) -> float | None:
         """How long the run took, all attempts together; None if that is not known."""
         told = self.about.get("seconds")
-        if isinstance(told, int | float):
-            return float(told)
+        known = [float(told)] if isinstance(told, int | float) and math.isfinite(told) else []
+        elapsed = self.series.get("time/elapsed_seconds")
+        if elapsed is not None:
+            begins = [*self.attempts, len(elapsed)]
+            known.append(math.fsum(elapsed.values[begin - 1] for begin in begins))
+        # about.json does not know how long an attempt took that was killed, the log not what came after its last line.
+        return max(known, default=None)
+
+    @cached_property
+    def attempts(self) -> Sequence[int]:
+        """Places in ``time/elapsed_seconds`` at which a later attempt begins, which counts from its own beginning.
+
+        Seconds fall there, or they are not those that passed since the place before, which follow from the rows and
+        ``time/rows_per_second``: that figure knows when training went on.
+        """
         elapsed = self.series.get("time/elapsed_seconds")
         if elapsed is None:
-            return None
-        # Each attempt counts from its own beginning.
-        ends = [a for a, b in zip(elapsed.values, [*elapsed.values[1:], -math.inf], strict=True) if b < a]
-        return math.fsum(ends)
+            return []
+        told = self.series.get("time/rows_per_second")
+        pace = {} if told is None else dict(zip(told.steps, told.values, strict=True))
+        found = []
+        points = zip(elapsed.steps, elapsed.values, strict=True)
+        for place, ((step, seconds), (later_step, later)) in enumerate(pairwise(points), start=1):
+            rate = pace.get(later_step, math.nan)
+            passed = (later_step - step) / rate if rate > 0 else math.nan
+            if later < seconds or abs(later - seconds - passed) > _CLOCK_TOLERANCE * max(later, passed):
+                found.append(place)
+        return found
 
     @property
     def algorithm(self) -> str:
@@ -226,7 +251,7 @@ def _series(lines: Sequence[tuple[int, Mapping[str, Any]]], file: Path) -> dict[
     for number, line in lines:
         step = _number(line.get("step"))
         if step is None or not math.isfinite(step):
-            raise ReportError(f"{file}, line {number}: step={line.get('step')!r} is no number of rows.")
+            raise ReportError(f"{file}, line {number}: step={_shown(line.get('step'))} is no number of rows.")
         if step < latest:
             raise ReportError(
                 f"{file}, line {number}: step={step:g} comes after {latest:g}. Two runs seem to have "
@@ -236,7 +261,7 @@ def _series(lines: Sequence[tuple[int, Mapping[str, Any]]], file: Path) -> dict[
         for name, told in line.items():
             value = _number(told)
             if value is None:
-                raise ReportError(f"{file}, line {number}: {name}={told!r} is no number.")
+                raise ReportError(f"{file}, line {number}: {name}={_shown(told)} is no number.")
             if name != "step":
                 steps, values = columns[name]
                 # Measured again at the same step, by a run that was taken up there: the last word counts.
@@ -265,10 +290,26 @@ def _answer(number: int, line: Mapping[str, Any], file: Path) -> Answer:
     for key, kind in kinds.items():
         if not isinstance(line[key], kind):
             raise ReportError(f"{file}, line {number}: {key} is {_kind(line[key])}, which makes no sense there.")
+    if isinstance(line["prompt"], list):
+        for message in line["prompt"]:
+            if not isinstance(message, dict):
+                raise ReportError(
+                    f"{file}, line {number}: prompt holds {_kind(message)}, and chat messages are objects with role "
+                    "and content."
+                )
     kl = _number(line["kl_per_token"])
     if kl is None:
-        raise ReportError(f"{file}, line {number}: kl_per_token={line['kl_per_token']!r} is no number.")
+        raise ReportError(f"{file}, line {number}: kl_per_token={_shown(line['kl_per_token'])} is no number.")
     return Answer(**{**{key: line[key] for key in _SAMPLE_KEYS}, "kl_per_token": kl})
+
+
+def _text(file: Path) -> str:
+    content = file.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ReportError(f"{file}, line {line}: it is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
 
 
 def _config(text: str, file: Path) -> dict[str, Any]:
@@ -277,14 +318,22 @@ def _config(text: str, file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise ReportError(f"{file}{where}: it is not YAML: {error.problem}.") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ReportError(
+            f"{file}, line {line}: it is not YAML: the character #x{error.character:04x} is not allowed there."
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that is none
+        raise ReportError(f"{file}: it is not YAML: {error}.") from None
     if config is not None and not isinstance(config, dict):
         raise ReportError(f"{file}, line 1: it is {_kind(config)}, not settings by name.")
     return config or {}
 
 
 def _about(file: Path) -> dict[str, Any]:
+    text = _text(file)
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = json.loads(text)
     except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ReportError(f"{file}{line}: it is not JSON ({error}).") from None
@@ -306,11 +355,19 @@ def _lineage(file: Path, missing: list[str]) -> Lineage | None:
 
 def _number(value: object) -> float | None:
     if isinstance(value, int | float):  # a switch among the hyperparameters is 0 or 1
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return None
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _kind(value: object) -> str:
     return {"str": "a text", "list": "a list", "dict": "an object", "NoneType": "null"}.get(
-        type(value).__name__, f"{value!r}"
+        type(value).__name__, _shown(value)
     )

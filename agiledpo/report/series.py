@@ -1,7 +1,7 @@
 """A figure over the course of a run, and how it is thinned out to be drawn."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -58,3 +58,9 @@ class Series:
             if len(finite) < len(places):  # one gap is as good as many
                 kept.add(next(place for place in places if not math.isfinite(self.values[place])))
         return sorted(kept)
+
+
+def mean_of_finite(values: Iterable[float]) -> float:
+    """The mean of the values that are finite; NaN where none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan

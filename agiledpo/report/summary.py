@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agiledpo.report.record import Answer, RunRecord
+from agiledpo.report.series import mean_of_finite
 
 _DEFAULT_FITNESS = {"DPO": "accuracy", "SFT": "loss", "GRPO": "reward"}
 _WORDS = {
@@ -140,7 +141,9 @@ class Summary:
                 lengths = [answer.tokens for answer in answers]
                 told[f"length of sample answers, {label}"] = f"{sum(lengths) / len(lengths):.1f} tokens"
             drift = [answer.kl_per_token for answer in answers_at(run, first=False)]
-            told["KL of sample answers, after"] = f"{number(math.fsum(drift) / len(drift))} nats per token"
+            known = sum(map(math.isfinite, drift))
+            share = "" if known == len(drift) else f", {known} of {len(drift)} answers"
+            told["KL of sample answers, after"] = f"{number(mean_of_finite(drift))} nats per token{share}"
         return told
 
 

@@ -16,6 +16,7 @@ from agiledpo.doctor.models import check_embedded_model, check_hub
 from agiledpo.doctor.self_test import check_training
 from agiledpo.doctor.software import check_compilers, check_libraries
 from agiledpo.doctor.terminal import check_terminal
+from agiledpo.embedded.model import MODEL_NAME, EmbeddedModelError, embedded_model_destination, embedded_model_path
 
 
 def by_name(findings) -> dict[str, Finding]:
@@ -48,6 +49,45 @@ def test_devices_compute_and_a_wrong_gradient_is_found(monkeypatch) -> None:
     assert by_name(check_devices())["cpu"].status == "error"
 
 
+def test_a_gpu_that_rounds_products_to_tf32_is_sound(monkeypatch) -> None:
+    honest = torch.Tensor.__matmul__
+
+    def rounded(tensor: torch.Tensor) -> torch.Tensor:
+        """To the nearest of 10 bits of mantissa, as tensor cores take float32."""
+        if tensor.dtype != torch.float32:
+            return tensor
+        return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    class TF32(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, left, right):
+            ctx.save_for_backward(left, right)
+            return honest(rounded(left), rounded(right))
+
+        @staticmethod
+        def backward(ctx, grad):
+            left, right = ctx.saved_tensors
+            return honest(rounded(grad), rounded(right).mT), honest(rounded(left).mT, rounded(grad))
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda left, right: TF32.apply(left, right))
+    hardware._check_product(torch.device("cpu"))
+
+
+def test_only_the_embedded_model_of_this_version_counts(monkeypatch, tmp_path) -> None:
+    def nowhere():
+        raise EmbeddedModelError("install it")
+
+    monkeypatch.setenv("AGILEDPO_CACHE", str(tmp_path))
+    monkeypatch.setattr("agiledpo.embedded.model.find_gguf", nowhere)
+    (tmp_path / "embedded" / f"{MODEL_NAME}-of-old").mkdir(parents=True)
+    (finding,) = check_embedded_model()
+    assert (finding.status, finding.said) == ("note", "not installed")
+    embedded_model_destination().mkdir()
+    (finding,) = check_embedded_model()
+    assert (finding.status, finding.said) == ("ok", f"{embedded_model_destination().name}, converted")
+    assert embedded_model_path() == embedded_model_destination()
+
+
 def test_libraries_against_what_the_package_asks_for(monkeypatch) -> None:
     found = by_name(check_libraries())
     assert found["torch"].said.startswith(torch.__version__.split("+")[0])
@@ -60,6 +100,7 @@ def test_libraries_against_what_the_package_asks_for(monkeypatch) -> None:
     assert (found["typer"].status, found["typer"].said) == ("error", "not installed")
     assert (found["liger"].status, found["liger"].said) == ("note", "not installed: liger-kernel")
     assert "agiledpo[liger]" in found["liger"].remedy
+    assert {"gguf", "matplotlib"} <= set(re.findall(r"[a-z]+", found["demo"].said))
 
 
 def test_threads_and_disk(monkeypatch, tmp_path) -> None:
@@ -96,6 +137,13 @@ def test_a_check_that_fails_is_a_finding() -> None:
     (vital,), (other,) = guarded("training", fails), guarded("storage", fails)
     assert (vital.status, other.status, vital.said) == ("error", "warning", "OSError: no such luck")
     assert not Examination((vital,)).can_train
+    good = Finding("training", "first part", "ok", "fine")
+
+    def fails_later():
+        yield good
+        fails()
+
+    assert guarded("training", fails_later) == [good, vital]
     assert Examination((other,)).can_train
 
 

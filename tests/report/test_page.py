@@ -149,6 +149,51 @@ def test_lines_end_where_agents_were_replaced(population_run):
     assert steps == sorted(set(steps)) == list(range(4, 33, 4))  # an unbroken line from the founder to the best
 
 
+def written(place: Path, *told: dict) -> RunRecord:
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    return RunRecord.load(place)
+
+
+def test_an_error_that_is_not_known_is_not_zero(tmp_path):
+    run = written(
+        tmp_path,
+        {"step": 4, "eval/agent_0/fitness": 0.5, "eval/agent_0/fitness_error": "NaN"},
+        {"step": 8, "eval/agent_0/fitness": 0.6, "eval/agent_0/fitness_error": 0.125},
+        {"step": 12, "eval/agent_0/fitness": 0.7},
+        {"step": 12, "final/fitness": 0.8, "final/fitness_error": "NaN"},
+    )
+    best, final = figures(write_report(run))["fitness"]["data"]
+    assert best["error_y"]["array"] == [None, 0.125, None]
+    assert ["±" in hover for hover in best["hovertemplate"]] == [False, True, False]
+    assert "± 0.12<" in best["hovertemplate"][1]
+    assert "error_y" not in final
+    assert "±" not in final["hovertemplate"]
+
+
+def test_a_mean_leaves_out_what_is_not_finite(tmp_path):
+    line = {"step": 0, "agent": None, "prompt": "a", "answer": "\ud800", "tokens": 1, "finished": True, "chosen": None}
+    drift = ["Infinity", "-Infinity", 0.25, 0.75, "NaN"]
+    (tmp_path / "samples.jsonl").write_text(
+        "".join(json.dumps({**line, "row": row, "kl_per_token": kl}) + "\n" for row, kl in enumerate(drift))
+    )
+    (tmp_path / "about.json").write_text('{"seconds": Infinity}')
+    run = RunRecord.load(tmp_path)
+    dots, means = figures(write_report(run))["sample-kl"]["data"]
+    assert dots["y"] == [None, None, 0.25, 0.75, None]
+    assert means["y"] == [0.5]
+    assert Summary.of(run).figures()["KL of sample answers, after"] == "0.500 nats per token, 2 of 5 answers"
+    assert run.seconds is None
+
+
+def test_validation_sets_are_drawn_once(tmp_path):
+    run = written(
+        tmp_path,
+        {"step": 4, "validation-x_loss": 2.0, "validation-x_accuracy": 0.25, "validation-x_mean_token_accuracy": 0.25},
+    )
+    drawn = figures(write_report(run))["validation"]["data"]
+    assert [(trace["name"], trace["y"]) for trace in drawn] == [("x", [0.25])]
+
+
 def test_an_ancestors_line_goes_on_beside_its_child():
     lineage = Lineage()
     for event in (

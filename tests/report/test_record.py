@@ -26,6 +26,7 @@ def test_every_number_of_the_log(population_run):
             repr((float(step), value)) for step, value in points
         ]
     assert run.rows == 32
+    assert run.attempts == []
     assert run.seconds == 83.4
     assert (run.algorithm, run.unit, run.name) == ("DPO", "pairs", "population")
     assert run.config["lora"] == {"r": 4}
@@ -52,6 +53,20 @@ def test_time_of_several_attempts_adds_up(tmp_path):
     times = [3.0, 7.0, 2.0, 5.0]
     log.write_text("".join(json.dumps({"step": i, "time/elapsed_seconds": t}) + "\n" for i, t in enumerate(times)))
     assert RunRecord.load(tmp_path).seconds == 12.0
+
+
+@pytest.mark.parametrize(("told", "seconds"), [(None, 33.0), (20.0, 33.0), (40.0, 40.0)])
+def test_time_before_a_kill_counts(tmp_path, told, seconds):
+    # Each line: rows, seconds since its attempt began, seconds since the line before or since training went on. The
+    # second attempt, whose figures come later than the first one's last, took 4 s to load; the third is the shortest.
+    attempts = [(4, 5.0, 5.0), (8, 10.0, 5.0), (12, 15.0, 11.0), (16, 20.0, 5.0), (20, 3.0, 3.0)]
+    text = [
+        {"step": step, "time/elapsed_seconds": elapsed, "time/rows_per_second": 4 / since}
+        for step, elapsed, since in attempts
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in text))
+    (tmp_path / "about.json").write_text(json.dumps({"seconds": told}))
+    assert RunRecord.load(tmp_path).seconds == seconds
 
 
 @pytest.mark.parametrize(
@@ -113,6 +128,31 @@ def test_an_answer_of_the_wrong_type(population_run, copied):
     (place / "samples.jsonl").write_text(json.dumps({**first, "answer": 3}) + "\n")
     with pytest.raises(ReportError, match=r"samples.jsonl, line 1: answer is 3"):
         RunRecord.load(place)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.yaml", b"lr: 1\nname: a\x07b\n", r"config.yaml, line 2: it is not YAML: .*#x0007"),
+        ("config.yaml", b"lr: 1\nname: \xff\n", r"config.yaml, line 2: it is not UTF-8"),
+        ("config.yaml", b"made: 2026-13-45\n", r"config.yaml: it is not YAML: month must be"),
+        ("about.json", b'{"error": "\xff"}', r"about.json, line 1: it is not UTF-8"),
+        ("lineage.jsonl", b"\xff\n", r"lineage.jsonl, line 1: "),
+        ("metrics.jsonl", b'{"step": 1%s}\n' % (b"0" * 400), r"metrics.jsonl, line 1: step=10*\.\.\. is no number"),
+    ],
+)
+def test_files_that_hold_something_odd(tmp_path, file, content, message):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ReportError, match=message):
+        RunRecord.load(tmp_path)
+
+
+@pytest.mark.parametrize("prompt", [["x"], [{"role": "user", "content": "x"}, None]])
+def test_a_prompt_that_is_no_conversation(tmp_path, prompt):
+    line = {"step": 0, "agent": None, "row": 0, "prompt": prompt, "answer": "", "tokens": 1, "finished": True}
+    (tmp_path / "samples.jsonl").write_text(json.dumps({**line, "kl_per_token": 0.0, "chosen": None}) + "\n")
+    with pytest.raises(ReportError, match=r"samples.jsonl, line 1: prompt holds .* chat messages are objects"):
+        RunRecord.load(tmp_path)
 
 
 def test_no_run(tmp_path):
