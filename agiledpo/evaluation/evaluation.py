@@ -269,7 +269,8 @@ def evaluate(
             )
             for name, source in sources.items()
         ]
-        scored = [[score_pairs(agent, one.rows, one.groups, name=one.name) for one in pairs] for agent in agents]
+        by_dataset = [score_pairs(agents, one.rows, one.groups, name=one.name) for one in pairs]
+        scored = list(zip(*by_dataset, strict=True))
         prompts = _prompts(pairs, samples, chosen, seed=seed, told=chat_template_kwargs)
         answers = [
             sample_policy(agent, chosen, prompts, settings=settings, seed=seed, stream=stream) if prompts else []

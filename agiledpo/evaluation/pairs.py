@@ -1,17 +1,21 @@
 """What a policy makes of preference pairs, pair by pair."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agiledpo.adapters import Role
 from agiledpo.algorithms import DPO
 from agiledpo.data import PreparedRows
 from agiledpo.evaluation.intervals import Floats, Groups
 from agiledpo.llm_envs.batching import collate_pairs
 from agiledpo.losses.sequence import sequence_logps
 from agiledpo.scoring import PairScores, PreferenceBatch
+
+_ROLES: tuple[Role, Role] = ("actor", "reference")
 
 # Pairs that are handed to the agent at once; it takes them batch by batch.
 _PAIRS = 256
@@ -59,30 +63,43 @@ class ScoredPairs:
         return _difference(self.lengths)
 
 
-def score_pairs(agent: DPO, rows: PreparedRows, groups: Groups, *, name: str) -> ScoredPairs:
-    """Score pairs under an agent's actor and its reference.
+def score_pairs(agents: Sequence[DPO], rows: PreparedRows, groups: Groups, *, name: str) -> list[ScoredPairs]:
+    """Score pairs under the actors of some agents and their references; what is equal among these is scored once.
 
     Args:
-        agent: The agent.
+        agents: The agents, on one base model.
         rows: Tokenised pairs.
         groups: The number of the prompt of each row of the user's dataset.
         name: What messages call the rows.
+
+    Returns:
+        The scores of each agent.
     """
-    policy, reference, lengths, numbers = [], [], [], []
+    contents = [[agent.adapters.content(role, portable=False) for role in _ROLES] for agent in agents]
+    sums: list[dict[str, Tensor]] = []
+    lengths, numbers = [], []
     for start in range(0, len(rows), _PAIRS):
         columns = rows.take(np.arange(start, min(start + _PAIRS, len(rows))))
-        batch = PreferenceBatch.from_experiences(collate_pairs(columns, split=name, pad_token_id=agent.pad_token_id))
-        scores = agent.score(batch, "actor")
-        policy.append(_sums(scores))
-        reference.append(_sums(agent.score(batch, "reference")))
-        lengths.append(torch.stack([scores.chosen.lengths, scores.rejected.lengths], dim=1).double().cpu())
+        batch = PreferenceBatch.from_experiences(
+            collate_pairs(columns, split=name, pad_token_id=agents[0].pad_token_id)
+        )
+        scored: dict[str, Tensor] = {}
+        for agent, own in zip(agents, contents, strict=True):
+            for role, content in zip(_ROLES, own, strict=True):
+                if content not in scored:
+                    scored[content] = _sums(agent.score(batch, role))
+        sums.append(scored)
+        lengths.append(torch.tensor([[len(side[pair]) for side in batch.sides] for pair in range(len(batch))]))
         numbers.append(groups[np.asarray(columns["row"])])
-    return ScoredPairs(
-        policy=torch.cat(policy).numpy(),
-        reference=torch.cat(reference).numpy(),
-        lengths=torch.cat(lengths).numpy(),
-        groups=np.concatenate(numbers),
-    )
+    return [
+        ScoredPairs(
+            policy=torch.cat([part[actor] for part in sums]).numpy(),
+            reference=torch.cat([part[reference] for part in sums]).numpy(),
+            lengths=torch.cat(lengths).double().numpy(),
+            groups=np.concatenate(numbers),
+        )
+        for actor, reference in contents
+    ]
 
 
 def _sums(scores: PairScores) -> Tensor:

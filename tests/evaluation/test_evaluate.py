@@ -135,6 +135,10 @@ def test_kl_and_win_rate(place, tiny_tokenizer) -> None:
     assert other.win_rate is not None
     assert [match.answer for match in other.win_rate.matches] != [match.answer for match in rate.matches]
     json.dumps(found.to_dict(), allow_nan=False)
+    # Two policies draw from two streams: the base does not merely repeat itself.
+    same = evaluate("base", place / "pairs.jsonl", model=place / "model", **arguments)
+    assert same.win_rate is not None
+    assert any(match.answer != match.other for match in same.win_rate.matches)
 
 
 def test_kl_against_a_sum_over_the_vocabulary(place, tiny_tokenizer) -> None:
