@@ -41,7 +41,13 @@ Files = Annotated[
 ]
 Run = Annotated[
     Path | None,
-    typer.Option("--run", help="Directory of the run. Default: runs/ALGORITHM-TIME.", show_default=False),
+    typer.Option(
+        "--run",
+        "--run-dir",  # torchrun takes --run for an abbreviation of its own --run-path
+        "--run_dir",
+        help="Directory of the run. Default: runs/ALGORITHM-TIME. With torchrun write --run-dir.",
+        show_default=False,
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in --run; begin if nothing is.")]
 PrintConfig = Annotated[
@@ -117,6 +123,7 @@ def _train(
         from agiledpo.config import load_config
         from agiledpo.launch.checking import check
         from agiledpo.launch.directory import RunDirectory
+        from agiledpo.launch.resuming import check_changes
 
         if resume and run is None:
             raise ValueError("--resume goes on with the run in --run DIR; say which.")
@@ -125,6 +132,8 @@ def _train(
         config = load_config(algorithm, files or [], overrides or [])
         if not print_config:
             check(config)
+        if resume and run is not None and not print_config:
+            check_changes(config, RunDirectory(run))
     if print_config:
         print(config.to_yaml(), end="")
     elif dry_run:
@@ -140,6 +149,8 @@ def _try_out(config: "Config") -> None:
     set_threads(config)
     with _run_errors(), _plain_warnings(), ExitStack() as stack:
         prepared = prepare(config, None, stack)
+    if os.environ.get("RANK", "0") != "0":
+        return
     rows = ", ".join(f"{figures['rows']:,} {split}" for split, figures in prepared.data.items())
     agents = len(prepared.agents)
     print(f"Model: {prepared.model['name']}, {prepared.model['parameters']:,} parameters")
@@ -152,7 +163,7 @@ def _run(config: "Config", run: Path | None, *, resume: bool) -> None:
     from agiledpo.distributed.team import Team
     from agiledpo.launch.directory import RunDirectory, fresh_directory
     from agiledpo.launch.model import launched_accelerator
-    from agiledpo.launch.train import set_threads, train
+    from agiledpo.launch.train import set_threads, train_checked
     from agiledpo.training.interruption import TrainingInterrupted
 
     set_threads(config)
@@ -168,10 +179,12 @@ def _run(config: "Config", run: Path | None, *, resume: bool) -> None:
 
     if config.is_example:
         say("Neither model nor data given: this is the embedded example. --print-config shows what it is.")
+    with _run_errors():
+        team.leader_does(lambda: directory.check_usable(resume=resume))
     say(f"The run is in {shown}")
     try:
         with _run_errors(), _terminable(), _plain_warnings():
-            train(config, directory, resume=resume, accelerator=accelerator)
+            train_checked(config, directory, resume=resume, accelerator=accelerator)
     except TrainingInterrupted:
         say(f"To go on: agiledpo resume {shown}")
         raise
@@ -231,5 +244,6 @@ def _run_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         rank = os.environ.get("RANK", "0")
-        print(f"Error{'' if rank == '0' else f' in process {rank}'}: {error}", file=sys.stderr)
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        print(f"Error{'' if rank == '0' else f' in process {rank}'}: {error}{notes}", file=sys.stderr)
         raise typer.Exit(1) from None

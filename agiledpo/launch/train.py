@@ -8,13 +8,16 @@ import torch
 from accelerate import Accelerator
 from typing_extensions import override
 
+from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.config import Config
 from agiledpo.distributed.team import Team
 from agiledpo.launch.checking import check
-from agiledpo.launch.directory import RunDirectory
+from agiledpo.launch.directory import About, RunDirectory
+from agiledpo.launch.places import with_absolute_paths
 from agiledpo.launch.preparing import Prepared, prepare
+from agiledpo.launch.resuming import check_changes
 from agiledpo.launch.settings import retention_of, trackers_of
-from agiledpo.training.observer import Observer
+from agiledpo.training.observer import Observer, Outline
 from agiledpo.training.population import Population
 from agiledpo.training.samples import Samples
 
@@ -41,41 +44,66 @@ def train(
 
     Raises:
         DatasetError: The data cannot be used.
-        FileExistsError: Another run is in the directory.
-        ValueError: Something in the configuration is out of range, or does not go together.
+        FileExistsError: Something else is in the directory.
+        ValueError: Something in the configuration is out of range, does not go together, or cannot change when a run
+            goes on.
     """
     check(config)
+    if resume:
+        check_changes(config, directory)
+    return train_checked(config, directory, resume=resume, accelerator=accelerator, observers=observers)
+
+
+def train_checked(
+    config: Config,
+    directory: RunDirectory,
+    *,
+    resume: bool = False,
+    accelerator: Accelerator | None = None,
+    observers: Sequence[Observer] = (),
+) -> Population[Any]:
+    """The same as :func:`train` for a configuration that was checked already."""
     team = Team.of(accelerator)
 
     def claim() -> None:
-        if not resume:
-            directory.check_free()
+        directory.check_usable(resume=resume)
         if not resume or not directory.is_run():
-            directory.write_config(config.to_yaml())
+            directory.write_config(with_absolute_paths(config).to_yaml())
 
     team.leader_does(claim)
     with ExitStack() as stack:
-        about: dict[str, Any] = {}
+        about: About | None = None
         if team.leads:
             about = stack.enter_context(directory.recorded(config.algorithm, processes=team.size, resumed=resume))
         prepared = prepare(config, accelerator, stack)
-        about["model"], about["data"] = prepared.model, prepared.data
-        if team.leads:
-            directory.write_about(about)
-        # Last, so that what other observers save keeps its name whether or not there is something to accept.
-        following = [*observers, *_samples(config, directory, prepared, team), _Acceptance(config, directory)]
+        following = [*_samples(config, directory, prepared, team), *observers]
+        if about is not None:
+            about.values.update(model=prepared.model, data=prepared.data)
+            about.tell()
+        # Last, so that what other observers save keeps its name.
+        following.append(_Acceptance(config, directory, about))
         return _finetune(config, directory, prepared, accelerator, resume=resume, observers=following)
 
 
 class _Acceptance(Observer):
-    """Writes the configuration once the run was taken up with it: what is refused is not what the run goes by."""
+    """Writes what the run goes by once it was taken up with it, for what is refused is not that; in the leader only."""
 
-    def __init__(self, config: Config, directory: RunDirectory) -> None:
-        self._config, self._directory = config, directory
+    def __init__(self, config: Config, directory: RunDirectory, about: About | None) -> None:
+        self._config, self._directory, self._about = config, directory, about
+
+    @override
+    def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
+        if not outline.resumes:
+            self._accept()
 
     @override
     def resumed(self, rows_done: int) -> None:
-        self._directory.write_config(self._config.to_yaml())
+        self._accept()
+
+    def _accept(self) -> None:
+        self._directory.write_config(with_absolute_paths(self._config).to_yaml())
+        if self._about is not None:
+            self._about.taken_up()
 
 
 def _finetune(
@@ -115,10 +143,13 @@ def _finetune(
 
 
 def _samples(config: Config, directory: RunDirectory, prepared: Prepared, team: Team) -> list[Observer]:
-    """Who writes answers to look at; one process can, and several leave it."""
+    """Who writes answers to look at; one process can, and several leave it.
+
+    Also who writes none is there, so that checkpoints know how far the file is when some are wanted again.
+    """
     settings = config.seeded("samples")
-    if settings["count"] == 0 or not team.is_alone:
-        return []
+    if not team.is_alone:
+        settings["count"] = 0
     return [Samples(directory.samples, prepared.env, **settings)]
 
 

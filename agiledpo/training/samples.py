@@ -55,7 +55,8 @@ class Samples(Observer):
     Args:
         path: The file.
         env: The environment whose test split the prompts are from: ``PreferenceGym``, ``SFTGym`` or ``ReasoningGym``.
-        count: Prompts; fewer if there are no more distinct ones that fit the model. Equal seeds choose the same.
+        count: Prompts, 0 for none; fewer if there are no more distinct ones that fit the model. Equal seeds choose the
+            same.
         max_new_tokens: Longest answer, tokens.
         temperature: What logits are divided by; 0 takes the most likely token each time.
         seed: Of the choice and of the sampling; not negative.
@@ -75,9 +76,9 @@ class Samples(Observer):
         temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
-        check_whole_number("count", count)
+        check_whole_number("count", count, minimum=0)
         check_whole_number("seed", seed, minimum=0)
-        if env.accelerator is not None and env.accelerator.num_processes > 1:
+        if count and env.accelerator is not None and env.accelerator.num_processes > 1:
             raise ValueError(
                 f"Samples are answered in one process, and the environment's accelerator has "
                 f"{env.accelerator.num_processes}. Leave Samples out of this run."
@@ -105,7 +106,7 @@ class Samples(Observer):
     @override
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
         self._journal.check_place()
-        self._prompts = self._choose(agents[0].lm.max_positions)
+        self._prompts = self._choose(agents[0].lm.max_positions) if self.count else ()
         self._first = self._answers(agents[0], None, 0)
 
     @override

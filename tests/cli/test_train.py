@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from safetensors.torch import load_file
+from torch.distributed.run import get_args_parser
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
@@ -124,16 +125,89 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 
+def begun(run_directory: str) -> str:
+    return Path(run_directory, "about.json").read_text()
+
+
 def test_a_resumed_run_can_be_longer_but_not_another(here: Path) -> None:
     assert train("dpo", "train.max_steps=16", "--run", "r").exit_code == 0
-    before = Path("r/config.yaml").read_text()
-    refused = run("resume", "r", "population.size=2")
+    before, about = Path("r/config.yaml").read_text(), begun("r")
+    for change in ("population.size=2", "lr=0.5", "beta=0.7", "env.seed=7", "lora.lora_alpha=3", "seed=1"):
+        refused = run("resume", "r", change, "train.max_steps=24")
+        assert refused.exit_code == 2
+        assert f"agiledpo train dpo --config r/config.yaml {change}." in refused.output
+        assert refused.output.count("Error") == 1
+    # What only the run itself can find out: other rows.
+    refused = run("resume", "r", "data.train=test.jsonl", "train.max_steps=24")
     assert refused.exit_code == 1
-    assert refused.output.count("Error") == 1
+    assert "other training rows" in refused.output
     assert Path("r/config.yaml").read_text() == before
-    assert run("resume", "r", "train.max_steps=24").exit_code == 0
+    assert begun("r") == about
+    resumed = run("resume", "r", "train.max_steps=24", "micro_batch_size_per_gpu=2", "train.verbose=false")
+    assert resumed.exit_code == 0, resumed.output
     assert Path("r/checkpoints/step_24").exists()
-    assert load_config("dpo", ["r/config.yaml"]).values["train"]["max_steps"] == 24
+    values = load_config("dpo", ["r/config.yaml"]).values
+    assert (values["train"]["max_steps"], values["micro_batch_size_per_gpu"]) == (24, 2)
+
+
+def test_before_the_first_checkpoint_everything_may_change(here: Path) -> None:
+    assert train("dpo", "data.train=nowhere.jsonl", "train.max_steps=8", "--run", "r").exit_code == 1
+    result = run("resume", "r", "data.train=pairs.jsonl", "lr=0.0007", "lora.r=4")
+    assert result.exit_code == 0, result.output
+    values = load_config("dpo", ["r/config.yaml"]).values
+    assert (values["data"]["train"], values["lr"], values["lora"]["r"]) == (str(here / "pairs.jsonl"), 0.0007, 4)
+    assert json.loads(Path("r/lineage.jsonl").read_text().splitlines()[0])["hyperparameters"]["lr"] == 0.0007
+
+
+def test_a_run_goes_on_from_anywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("templates").mkdir()
+    Path("reward.py").write_text("def length(completion, answer, question):\n    return float(len(completion))\n")
+    few = ["max_completion_length=2", "group_size=2", "train.max_steps=4", "reward=reward.py:length"]
+    assert train("grpo", *few, "--run", "r").exit_code == 0
+    monkeypatch.chdir("templates")
+    result = run("resume", "../r", "train.max_steps=8")
+    assert result.exit_code == 0, result.output
+
+
+def test_what_user_code_raises_can_be_traced(here: Path) -> None:
+    Path("reward.py").write_text("def f(completion, answer, question):\n    return float('much')\n")
+    few = ["max_completion_length=2", "group_size=2", "train.max_steps=4", "reward=reward.py:f"]
+    result = train("grpo", *few, "--run", "r")
+    assert result.exit_code == 1
+    assert "The traceback is in r/about.json." in result.output
+    assert "return float('much')" in json.loads(begun("r"))["traceback"]
+    refused = train("dpo", "data.max_rows=0", "--run", "s")
+    assert "traceback" not in refused.output
+    assert json.loads(begun("s"))["traceback"] is None
+
+
+def test_resuming_writes_into_no_other_directory(here: Path) -> None:
+    Path("home").mkdir()
+    Path("home/precious.txt").write_text("x")
+    refused = train("dpo", "--resume", "--run", "home")
+    assert refused.exit_code == 1
+    assert "home exists and is no run" in refused.output
+    assert "The run is in" not in refused.output
+    assert [path.name for path in Path("home").iterdir()] == ["precious.txt"]
+
+
+def test_samples_can_be_left_and_taken_up_again(here: Path) -> None:
+    some = ["samples.count=1", "samples.max_new_tokens=2"]
+    assert train("dpo", "train.max_steps=8", *some, "--run", "r").exit_code == 0
+    first = Path("r/samples.jsonl").read_text()
+    assert run("resume", "r", "train.max_steps=12", "samples.count=0").exit_code == 0
+    assert Path("r/samples.jsonl").read_text() == first
+    result = run("resume", "r", "train.max_steps=16", *some)
+    assert result.exit_code == 0, result.output
+    later = Path("r/samples.jsonl").read_text().removeprefix(first)
+    assert [json.loads(line)["step"] for line in later.splitlines()] == [16]
+
+
+def test_torchrun_leaves_the_options_alone() -> None:
+    options = ["--run-dir", "r", "--resume", "--config", "c.yaml", "--dry-run", "--print-config"]
+    read = get_args_parser().parse_args(["--nproc-per-node", "2", "-m", "agiledpo", "train", "dpo", *options])
+    assert read.training_script_args == ["train", "dpo", *options]
+    assert "--run-dir" in run("train", "dpo", "--help").output
 
 
 def test_stages_chain(here: Path) -> None:

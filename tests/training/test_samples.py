@@ -192,7 +192,7 @@ def test_prompts_are_distinct_fit_the_model_and_follow_the_seed(make_env, make_p
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"count": 0}, "count=0"), ({"seed": -1}, "seed=-1"), ({"temperature": -1.0}, "temperature=-1.0")],
+    [({"count": -1}, "count=-1"), ({"seed": -1}, "seed=-1"), ({"temperature": -1.0}, "temperature=-1.0")],
 )
 def test_numbers_out_of_range(make_env, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
