@@ -270,7 +270,8 @@ def _train(parts: Algorithm) -> Section:
     )
     text = "Which checkpoints are kept; null for the last two"
     entries["retention"] = section("retention", text, Retention, is_optional=True)
-    return Section("train", "How long to train, and when to evaluate and save", entries)
+    text = "How long to train, and when to evaluate and save; num_epochs and max_steps exclude each other"
+    return Section("train", text, entries, alternatives=(("num_epochs", "max_steps"),))
 
 
 def _samples() -> Section:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agiledpo.config.errors import ConfigError
+from agiledpo.config.merging import Layer, at_path, expanded, merged
+from agiledpo.config.schema import Section
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w/-]+)*")
 
@@ -57,19 +59,16 @@ def read_override(argument: str) -> Override:
     return Override(path, _parsed(path, text), text)
 
 
-def merged(overrides: Sequence[Override]) -> DictConfig:
+def layer_of(overrides: Sequence[Override], schema: Section) -> Layer:
     """What several overrides set together; the last one wins.
 
     Args:
         overrides: The overrides.
+        schema: What there is.
     """
-    whole: Any = OmegaConf.create({})
+    whole: Layer = {}
     for override in overrides:
-        one: Any = override.value
-        for key in reversed(override.path.split(".")):
-            one = {key: one}
-        whole = OmegaConf.merge(whole, OmegaConf.create(one))
-    assert isinstance(whole, DictConfig)
+        whole = merged(whole, expanded(at_path(override.path, override.value), schema), schema, is_one=True)
     return whole
 
 
