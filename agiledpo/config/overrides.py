@@ -14,6 +14,8 @@ from agiledpo.config.merging import Layer, at_path, expanded, merged
 from agiledpo.config.schema import Section
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w/-]+)*")
+# What YAML takes for the beginning of a comment.
+_COMMENT = re.compile(r"(^|\s)#")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def _parsed(path: str, text: str) -> Any:
     """A value as YAML reads it in a file."""
     if not text.strip():
         return "" if text else None
+    if _COMMENT.search(text) and text.lstrip()[0] not in "'\"[{":
+        return text  # the shell has no comments within a word
     try:
         # Inside a mapping, since OmegaConf reads a text alone as a configuration.
         found = OmegaConf.create(f"value: {text}")
