@@ -76,7 +76,7 @@ def check(config: Config) -> None:
 
 
 def _check_least(config: Config, path: str, least: int) -> None:
-    value = config.values
+    value: Any = config.values
     for name in path.split("."):
         value = None if value is None else value.get(name)
     if isinstance(value, int | float) and not value >= least:
@@ -114,8 +114,8 @@ def _check_columns(config: Config) -> None:
     for name, column in (("response_column", "chosen"), ("answer_column", "topic")):
         if name in env and env[name] in (None, "answer"):
             raise ValueError(
-                f"data.train={EMBEDDED} holds preferences, and env.{name}={env[name] or 'null'}. Set data.train=FILE to learn from your "
-                f"own rows, or env.{name}={column} for the embedded ones."
+                f"data.train={EMBEDDED} holds preferences, and env.{name}={env[name] or 'null'}. Set "
+                f"data.train=FILE to learn from your own rows, or env.{name}={column} for the embedded ones."
             )
 
 

@@ -100,7 +100,7 @@ def _rows(config: Config) -> Rows:
     try:
         return open_data(config.parts.load, **rows_of(config))
     except DatasetError as error:
-        if "rename_column" not in str(error):
+        if "rename" not in str(error).lower():
             raise
         named = [
             f"{section}.{name}=COLUMN"
