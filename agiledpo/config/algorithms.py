@@ -183,6 +183,13 @@ def _program(parts: Algorithm) -> dict[str, Entry]:
 
 def _model() -> Section:
     entries = parameters_of(open_model)
+    entries["device"] = Parameter(
+        "device",
+        str | None,
+        None,
+        'Where to compute, such as "cuda:1" or "cpu"; null takes a GPU if there is one. Several processes have one '
+        "each.",
+    )
     entries["adapter"] = Parameter(
         "adapter",
         str | None,
@@ -270,7 +277,8 @@ def _train(parts: Algorithm) -> Section:
     )
     text = "Which checkpoints are kept; null for the last two"
     entries["retention"] = section("retention", text, Retention, is_optional=True)
-    return Section("train", "How long to train, and when to evaluate and save", entries)
+    text = "How long to train, and when to evaluate and save; num_epochs and max_steps exclude each other"
+    return Section("train", text, entries, alternatives=(("num_epochs", "max_steps"),))
 
 
 def _samples() -> Section:
@@ -301,5 +309,9 @@ def _trackers() -> Section:
 
 
 def _generator() -> Section:
-    text = "The vLLM server that samples completions; null for the model itself"
-    return section("generator", text, VLLMGenerator, is_optional=True)
+    text = (
+        "The vLLM server that samples completions; null for the model itself. Its key, if it has one, is in the "
+        "environment variable VLLM_API_KEY"
+    )
+    # A configuration is written to the run's directory and to trackers.
+    return section("generator", text, VLLMGenerator, is_optional=True, leave_out=("api_key",))

@@ -12,8 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from agiledpo.config.algorithms import ALGORITHMS, SEEDS, Algorithm, parameters_of_agent, schema_of
 from agiledpo.config.errors import ConfigError
 from agiledpo.config.files import read_file
+from agiledpo.config.merging import Layer, check_alternatives, merged
 from agiledpo.config.origins import Origins
-from agiledpo.config.overrides import merged, read_override
+from agiledpo.config.overrides import layer_of, read_override
 from agiledpo.config.printing import to_yaml
 from agiledpo.config.resolving import check_names, check_sections, checked, with_defaults
 from agiledpo.config.schema import Section
@@ -95,15 +96,16 @@ def load_config(algorithm: str, files: Sequence[str | Path] = (), overrides: Seq
     """
     schema = schema_of(algorithm)
     origins = Origins()
-    layers = [_expanded(read_file(Path(file), origins), schema) for file in files]
+    layers = [read_file(Path(file), schema, origins) for file in files]
     typed = [read_override(override) for override in overrides]
     origins.add({override.path: "command line" for override in typed})
-    layers.append(_expanded(merged(typed), schema))
-    given = _plain(OmegaConf.merge(*layers), resolve=False)
+    layers.append(layer_of(typed, schema))
+    check_alternatives(layers[-1], schema, "command line")
+    given = _together(layers, schema)
     is_example = not _says(given, "model", "name") and not _says(given, "data", "train")
     if is_example:
-        example = read_file(_EXAMPLES / f"{algorithm}.yaml", Origins())
-        given = _plain(OmegaConf.merge(example, *layers), resolve=False)
+        example = read_file(_EXAMPLES / f"{algorithm}.yaml", schema, Origins())
+        given = _together([example, *layers], schema)
     check_sections(given, schema, origins)
     check_names(given, schema, origins)
     values = _resolved(with_defaults(given, schema))
@@ -111,14 +113,11 @@ def load_config(algorithm: str, files: Sequence[str | Path] = (), overrides: Seq
     return Config(algorithm, checked(values, schema, origins, raw), schema, is_example)
 
 
-def _expanded(layer: DictConfig, schema: Section) -> DictConfig:
-    """What a file says, with sections for what stands for them: ``trackers: [wandb]`` is ``trackers.names``."""
-    for name, entry in schema.entries.items():
-        if isinstance(entry, Section) and entry.shorthand and name in layer:
-            value = _plain(layer, resolve=False)[name]
-            if isinstance(value, str | list):
-                layer[name] = {entry.shorthand: [value] if isinstance(value, str) else value}
-    return layer
+def _together(layers: Sequence[Layer], schema: Section) -> Layer:
+    whole: Layer = {}
+    for layer in layers:
+        whole = merged(whole, layer, schema)
+    return whole
 
 
 def _says(given: Mapping[str, Any], section: str, name: str) -> bool:
@@ -126,17 +125,11 @@ def _says(given: Mapping[str, Any], section: str, name: str) -> bool:
     return isinstance(inside, Mapping) and name in inside
 
 
-def _plain(config: Any, *, resolve: bool) -> dict[str, Any]:
-    found = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(found, dict)
-    return found  # type: ignore[return-value]
-
-
 def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values with ``${...}`` replaced by what it names."""
     # Without flags that check types: our own schema does.
     whole = DictConfig(values, flags={"allow_objects": True})
     try:
-        return _plain(whole, resolve=True)
+        return OmegaConf.to_container(whole, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split()) + ".") from None

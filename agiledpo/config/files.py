@@ -8,21 +8,25 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agiledpo.config.errors import ConfigError
+from agiledpo.config.merging import Layer, check_alternatives, expanded, merged
 from agiledpo.config.origins import Origins, places_in
+from agiledpo.config.schema import Section
 
 # A file that lists others there goes on from them.
 BASES = "defaults"
 
 
-def read_file(file: Path, origins: Origins, _above: tuple[Path, ...] = ()) -> DictConfig:
+def read_file(file: Path, schema: Section, origins: Origins, _above: tuple[Path, ...] = ()) -> Layer:
     """What a YAML file sets, merged over the files that it names under ``defaults``.
 
     Args:
         file: The file; the others are relative to it, and may leave out ``.yaml``.
+        schema: What there is.
         origins: Is told where each value was set.
 
     Raises:
-        ConfigError: A file is not there, is not a mapping in YAML, or goes on from itself.
+        ConfigError: A file is not there, is not a mapping in YAML, or goes on from itself, or it sets parameters that
+            exclude each other.
     """
     if file.resolve() in _above:
         raise ConfigError(f"{file} goes on from itself, by way of {_above[-1]}. Take it out of `defaults` there.")
@@ -34,13 +38,14 @@ def read_file(file: Path, origins: Origins, _above: tuple[Path, ...] = ()) -> Di
         raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}.") from None
     if not isinstance(found, DictConfig):
         raise ConfigError(f"{file} holds no mapping. A configuration has lines such as `beta: 0.1`.")
-    whole: Any = OmegaConf.create({})
-    for base in _bases(found.pop(BASES, None), file):
-        whole = OmegaConf.merge(whole, read_file(base, origins, (*_above, file.resolve())))
+    layer: Any = OmegaConf.to_container(found, resolve=False)
+    whole: Layer = {}
+    for base in _bases(layer.pop(BASES, None), file):
+        whole = merged(whole, read_file(base, schema, origins, (*_above, file.resolve())), schema)
     origins.add({path: place for path, place in places.items() if path.split(".")[0] != BASES})
-    merged = OmegaConf.merge(whole, found)
-    assert isinstance(merged, DictConfig)
-    return merged
+    layer = expanded(layer, schema)
+    check_alternatives(layer, schema, str(file))
+    return merged(whole, layer, schema)
 
 
 def _read(file: Path, *, named_by: Path | None) -> str:
@@ -56,8 +61,8 @@ def _read(file: Path, *, named_by: Path | None) -> str:
 def _bases(named: Any, file: Path) -> list[Path]:
     if named is None:
         return []
-    names = [named] if isinstance(named, str) else list(named)
-    if not all(isinstance(name, str) for name in names):
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{file}: `{BASES}` lists files, such as `{BASES}: [other.yaml]`, got {named}.")
     found = []
     for name in names:

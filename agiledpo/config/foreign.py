@@ -5,6 +5,16 @@ docs/configuration.md maps every key of the configurations that these names are 
 
 from collections.abc import Mapping
 
+# Keys that are secrets, and the environment variable that takes each.
+SECRETS: Mapping[str, str] = {
+    "api_key": "VLLM_API_KEY",
+    "wandb_api_key": "WANDB_API_KEY",
+    "token": "HF_TOKEN",
+    "hf_token": "HF_TOKEN",
+    "hub_token": "HF_TOKEN",
+    "use_auth_token": "HF_TOKEN",
+}
+
 # A key, whole or from its last dot on, and what it is here.
 OTHER_NAMES: Mapping[str, str] = {
     # NeMo RL, and NeMo Gym's example

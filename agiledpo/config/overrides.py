@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agiledpo.config.errors import ConfigError
+from agiledpo.config.merging import Layer, at_path, expanded, merged
+from agiledpo.config.schema import Section
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w/-]+)*")
+# What YAML takes for the beginning of a comment.
+_COMMENT = re.compile(r"(^|\s)#")
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,16 @@ def read_override(argument: str) -> Override:
     return Override(path, _parsed(path, text), text)
 
 
-def merged(overrides: Sequence[Override]) -> DictConfig:
+def layer_of(overrides: Sequence[Override], schema: Section) -> Layer:
     """What several overrides set together; the last one wins.
 
     Args:
         overrides: The overrides.
+        schema: What there is.
     """
-    whole: Any = OmegaConf.create({})
+    whole: Layer = {}
     for override in overrides:
-        one: Any = override.value
-        for key in reversed(override.path.split(".")):
-            one = {key: one}
-        whole = OmegaConf.merge(whole, OmegaConf.create(one))
-    assert isinstance(whole, DictConfig)
+        whole = merged(whole, expanded(at_path(override.path, override.value), schema), schema, is_one=True)
     return whole
 
 
@@ -77,6 +78,8 @@ def _parsed(path: str, text: str) -> Any:
     """A value as YAML reads it in a file."""
     if not text.strip():
         return "" if text else None
+    if _COMMENT.search(text) and text.lstrip()[0] not in "'\"[{":
+        return text  # the shell has no comments within a word
     try:
         # Inside a mapping, since OmegaConf reads a text alone as a configuration.
         found = OmegaConf.create(f"value: {text}")

@@ -80,7 +80,8 @@ def plain_yaml(value: Any) -> str:
 def _escaped(value: Any) -> Any:
     """A value in which no text is taken for the name of another parameter."""
     if isinstance(value, str):
-        return value.replace("${", "\\${")
+        # Backslashes before an escape would escape it.
+        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
     if isinstance(value, dict):
         return {name: _escaped(held) for name, held in value.items()}
     return [_escaped(held) for held in value] if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agiledpo.config.errors import ConfigError
-from agiledpo.config.foreign import OTHER_NAMES
+from agiledpo.config.foreign import OTHER_NAMES, SECRETS
 from agiledpo.config.kinds import KindError, coerce
 from agiledpo.config.origins import Origins
 from agiledpo.config.schema import Entry, Parameter, Required, Section, accepts_null, defaults_of
@@ -14,6 +14,9 @@ from agiledpo.config.schema import Entry, Parameter, Required, Section, accepts_
 _ALIKE, _HERE, _SURE = 0.6, 0.1, 0.9
 
 _MOST_NAMED = 10
+
+# How OmegaConf writes that a value has to be given.
+_MISSING = "???"
 
 
 def check_names(given: Mapping[str, Any], schema: Section, origins: Origins) -> None:
@@ -68,8 +71,21 @@ def checked(values: Mapping[str, Any], schema: Section, origins: Origins, raw: M
             if isinstance(entry, Section):
                 found[name] = None if value is None else visit(value, entry.chosen(value), f"{path}.")
                 continue
+            if value == _MISSING:
+                wrong.append(
+                    f"{_at(origins.of(path))}{path}=??? stands for a value that is still to be given; "
+                    f"{name} must be {entry.allowed}."
+                )
+                continue
             if isinstance(value, Required):
                 wrong.append(f"{path} is needed and has no default: {entry.help} Set {path}=... ({entry.allowed}).")
+                continue
+            if secrets := list(_secrets(value, path)):
+                wrong.extend(
+                    f"{_at(origins.of(secret))}{secret} is a secret, and a configuration is written to the run's "
+                    f"directory and to trackers. Leave it out and set the environment variable {variable}."
+                    for secret, variable in secrets
+                )
                 continue
             try:
                 found[name] = _coerced(value, entry, raw.get(path))
@@ -83,6 +99,15 @@ def checked(values: Mapping[str, Any], schema: Section, origins: Origins, raw: M
     if wrong:
         raise ConfigError("\n".join(wrong))
     return result
+
+
+def _secrets(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The paths of texts that are secrets by their names, and the environment variables to put them in."""
+    for name, held in value.items() if isinstance(value, Mapping) else ():
+        inside = f"{path}.{name}"
+        if name in SECRETS and isinstance(held, str):
+            yield inside, SECRETS[name] if not path.startswith("trackers.") else "of the tracker, such as WANDB_API_KEY"
+        yield from _secrets(held, inside)
 
 
 def _coerced(value: Any, entry: Parameter, typed: str | None) -> Any:
@@ -118,6 +143,11 @@ def _leaves(value: Any, path: str) -> list[str]:
 def _nearest(path: str, section: Section, name: str, schema: Section, leaves: Sequence[str]) -> str:
     """What may have been meant."""
     prefix = path[: len(path) - len(name)]
+    if name in SECRETS:
+        return (
+            ", since a configuration is written to the run's directory and to trackers. Set the environment variable "
+            f"{SECRETS[name]}."
+        )
     of_variants = [value for value, entries in section.variants.items() if name in entries]
     if of_variants:
         choice = f"{prefix}{section.variant}"

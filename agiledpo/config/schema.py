@@ -61,6 +61,7 @@ class Section:
         variant: The parameter whose value decides which others there are; empty without one.
         variants: The entries that come with each of its values.
         shorthand: The parameter that a text or a list in place of the section sets; empty for none.
+        alternatives: Groups of parameters of which one at most is not null.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Section:
     variant: str = ""
     variants: Mapping[str, Mapping[str, "Entry"]] = field(default_factory=dict)
     shorthand: str = ""
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
     def chosen(self, given: Mapping[str, Any]) -> Mapping[str, "Entry"]:
         """The entries, with those that come with what `given` says of the variant.

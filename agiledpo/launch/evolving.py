@@ -113,6 +113,17 @@ def _spread(name: str, given: Any, size: int, algorithm: type[LLMAlgorithm]) -> 
 
 def _domain(name: str, given: Any) -> Domain:
     where = f"evolution.hyperparameters.{name}"
+    try:
+        domain = _made(given)
+    except ValueError as error:
+        raise ValueError(f"{where}={given!r}: {error}") from None
+    if domain is None:
+        raise ValueError(f"{where}={given!r} must be {_DOMAINS}; ends and factors are numbers.")
+    return domain
+
+
+def _made(given: Any) -> Domain | None:
+    """The domain that a mapping describes; None if it describes none."""
     if isinstance(given, Mapping):
         if given.keys() == {"choice"} and isinstance(given["choice"], list):
             return Choice(*(tuple(option) if isinstance(option, list) else option for option in given["choice"]))
@@ -122,11 +133,15 @@ def _domain(name: str, given: Any) -> Domain:
             and len(given["log_uniform"]) == 2
         ):
             low, high = given["log_uniform"]
-            return LogUniform(low, high)
+            return LogUniform(low, high) if _is_number(low) and _is_number(high) else None
         if {"min", "max"} <= given.keys() <= {"min", "max", "shrink_factor", "grow_factor"}:
-            return RLParameter(**given)
-    raise ValueError(f"{where}={given!r} must be {_DOMAINS}.")
+            return RLParameter(**given) if all(map(_is_number, given.values())) else None
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return _is_number(value) and bool(value > 0)

@@ -19,7 +19,6 @@ def open_model(
     name: str = EMBEDDED,
     *,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    device: str | None = None,
     tokenizer: str | None = None,
     chat_template: str | None = None,
     attn_implementation: str | None = None,
@@ -32,8 +31,6 @@ def open_model(
     Args:
         name: Directory or name on the Hub; "embedded" is SmolLM2-135M-Instruct, which needs no network.
         dtype: Type of the weights; "auto" takes that of the files. Adapters and log-probabilities are float32 always.
-        device: Where to compute, such as "cuda:1" or "cpu"; null takes a GPU if there is one. Several processes have
-            one each.
         tokenizer: Directory or name of another tokenizer than the model's.
         chat_template: File with a Jinja template for chats in place of the tokenizer's, as base models lack one.
         attn_implementation: How attention is computed, such as "sdpa"; null lets Transformers choose.
@@ -43,7 +40,7 @@ def open_model(
 
     Raises:
         OSError: There is no such model.
-        ValueError: There is no such device.
+        ValueError: The model does not take what `from_pretrained` says.
     """
     place = str(embedded_model_path()) if name == EMBEDDED else name
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -60,13 +57,21 @@ def open_model(
         read.pad_token = read.eos_token
     if chat_template is not None:
         read.chat_template = Path(chat_template).read_text(encoding="utf-8")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        place,
-        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        **({} if attn_implementation is None else {"attn_implementation": attn_implementation}),
-        **source,
-        **(from_pretrained or {}),
-    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            **({} if attn_implementation is None else {"attn_implementation": attn_implementation}),
+            **source,
+            **(from_pretrained or {}),
+        )
+    except TypeError as error:  # which is how constructors answer arguments that they do not have
+        if not from_pretrained:
+            raise
+        raise ValueError(
+            f"model.from_pretrained={dict(from_pretrained)} is not what {name} takes: {error}. Leave out what is no "
+            "argument of its from_pretrained, or is a parameter of model."
+        ) from error
     return model.eval(), read
 
 

@@ -9,10 +9,14 @@ from accelerate import Accelerator
 
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.config import Config
-from agiledpo.launch.data import open_data
+from agiledpo.data import DatasetError
+from agiledpo.launch.data import Rows, open_data
 from agiledpo.launch.evolving import Evolution, founders, hyperparameter_config, make_evolution
 from agiledpo.launch.model import choose_device, model_label, open_model
 from agiledpo.launch.settings import fitness_of, generator_of, lora_of, rewards_of, rows_of
+
+# Parameters that say which column is which.
+_COLUMNS = {"data": ("prompt_key", "chosen_key", "rejected_key"), "env": ("response_column", "answer_column")}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def prepare(config: Config, accelerator: Accelerator | None, stack: ExitStack) -
         ValueError: Something does not go together.
     """
     parts = config.parts
-    rows = open_data(parts.load, **rows_of(config))
+    rows = _rows(config)
     settings = config.section("model")
     adapter, device = settings.pop("adapter"), choose_device(settings.pop("device"), accelerator)
     model, tokenizer = open_model(**settings)
@@ -89,3 +93,19 @@ def prepare(config: Config, accelerator: Accelerator | None, stack: ExitStack) -
         {"name": model_label(settings["name"]), "parameters": model.num_parameters()},
         {split: {"rows": len(env.lengths(split))} for split in env.splits},
     )
+
+
+def _rows(config: Config) -> Rows:
+    """The data, or what is wrong with them and which parameter names a column."""
+    try:
+        return open_data(config.parts.load, **rows_of(config))
+    except DatasetError as error:
+        if "rename" not in str(error).lower():
+            raise
+        named = [
+            f"{section}.{name}=COLUMN"
+            for section, names in _COLUMNS.items()
+            for name in names
+            if name in config.values[section]
+        ]
+        raise ValueError(f"{error} Or name it in the configuration: {', '.join(named)}.") from error

@@ -1,5 +1,6 @@
 """Sections of a configuration as what they configure wants them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,20 @@ def rewards_of(config: Config) -> Any:
     Raises:
         ValueError: Nothing says it.
     """
-    if config.values["reward"] is None:
+    given = config.values["reward"]
+    if not given:
+        shown = "null" if given is None else repr(given)
         raise ValueError(
-            "reward=null: nothing says what an answer is worth. Set reward=module:function or reward=file.py:function, "
-            "a function of completion, answer and question that returns a number."
+            f"reward={shown}: nothing says what an answer is worth. Set reward=module:function or "
+            "reward=file.py:function, a function of completion, answer and question that returns a number."
         )
-    return load_rewards(config.values["reward"])
+    return load_rewards(given)
 
 
 def generator_of(config: Config) -> VLLMGenerator | None:
-    """The server that samples completions."""
+    """The server that samples completions; its key is what the environment variable ``VLLM_API_KEY`` holds."""
     given = config.values["generator"]
-    return None if given is None else VLLMGenerator(**given)
+    return None if given is None else VLLMGenerator(**given, api_key=os.environ.get("VLLM_API_KEY"))
 
 
 def rows_of(config: Config) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def test_errors_are_sentences(here: Path, arguments: list[str], status: int, mes
 
 
 def test_a_failed_run_says_so_in_its_directory(here: Path) -> None:
-    result = train("dpo", "data.max_rows=0", "--run", "r")
+    result = train("dpo", "data.train=missing.jsonl", "--run", "r")
     assert result.exit_code == 1
     about = json.loads(Path("r/about.json").read_text())
     assert about["status"] == "failed"

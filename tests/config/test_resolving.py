@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agiledpo.config import ConfigError, load_config
 from agiledpo.config.algorithms import ALGORITHMS, schema_of
 from agiledpo.config.kinds import is_plain
+from agiledpo.config.printing import plain_yaml
 from agiledpo.config.schema import Parameter, Section
 
 _TEXTS = st.text(string.ascii_letters + string.digits + " :-#'\"[]{},&*!|>%@`\\/._=é", max_size=12)
@@ -230,3 +231,35 @@ def test_a_list_stands_for_a_section(tmp_path: Path) -> None:
 
 def test_sections_are_what_they_say() -> None:
     assert all(isinstance(schema_of(name).entries["lora"], Section) for name in ALGORITHMS)
+
+
+@pytest.mark.parametrize("text", ["#c", "a #b", "a:#b", "x${y}", "a\\${b}", "a\\\\${b}", "\\", "${", "a\\"])
+def test_text_is_read_as_it_is_typed_or_written(tmp_path: Path, text: str) -> None:
+    typed = text if "$" not in text else plain_yaml(text)
+    config = load_config("dpo", [], [*_OWN, f"model.tokenizer={typed}"])
+    assert config.values["model"]["tokenizer"] == text
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config("dpo", [tmp_path / "again.yaml"]).values == config.values
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "override", "message"),
+    [
+        ("grpo", "generator.api_key=hush", "VLLM_API_KEY"),
+        ("dpo", "model.from_pretrained={token: hush}", "model.from_pretrained.token is a secret"),
+        ("dpo", "model.from_pretrained.token=hush", "HF_TOKEN"),
+        ("dpo", "model.token=hush", "HF_TOKEN"),
+        ("dpo", "trackers.init_kwargs={wandb: {settings: {api_key: hush}}}", "WANDB_API_KEY"),
+    ],
+)
+def test_secrets_are_refused_and_not_shown(algorithm: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(algorithm, [], [*_OWN, override])
+    assert message in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_missing_value_is_refused() -> None:
+    for override in ("batch_size=???", "model.name=???"):
+        with pytest.raises(ConfigError, match=r"=\?\?\? stands for a value that is still to be given"):
+            load_config("dpo", [], [*_OWN, override])
