@@ -71,7 +71,13 @@ def evaluate_command(
         bool, typer.Option("--judge-each", "--judge_each", help="Start the command for each comparison, not once.")
     ] = False,
     judge_timeout: Annotated[
-        float, typer.Option("--judge-timeout", "--judge_timeout", help="Most seconds of a comparison.")
+        float,
+        typer.Option(
+            "--judge-timeout",
+            "--judge_timeout",
+            help="Most seconds without a verdict, counted from the start or the last verdict; a judge that answers only "
+            "at the end needs as many as all of it takes.",
+        ),
     ] = 60.0,
     both_orders: Annotated[
         bool, typer.Option("--both-orders", "--both_orders", help="Judge each pair of answers in both orders.")

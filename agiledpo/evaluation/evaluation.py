@@ -220,7 +220,7 @@ def evaluate(
         judge: Decides who wins: a command, see :class:`agiledpo.evaluation.judges.CommandJudge`, or an object with
             the method ``judge``.
         judge_each: Start the command for each comparison, instead of once.
-        judge_timeout: Most seconds of the command for a comparison.
+        judge_timeout: Most seconds without a verdict of the command, counted from its start or its last verdict.
         both_orders: Have each pair of answers judged in both orders.
         max_new_tokens: Most tokens of an answer.
         temperature: Of the sampling; 0 takes the likeliest token. Anything but 1 (and ``top_p`` 1) makes the KL one on
