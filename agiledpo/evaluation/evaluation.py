@@ -18,7 +18,7 @@ from agiledpo.evaluation.answers import PolicyAnswer, sample_policy
 from agiledpo.evaluation.calibration import Calibration, calibration_of, hits
 from agiledpo.evaluation.duel import WinRate, compare
 from agiledpo.evaluation.held_out import HeldOutPairs, HeldOutPrompt
-from agiledpo.evaluation.intervals import Figure, Floats, Groups, mean_of, share_of, wilson
+from agiledpo.evaluation.intervals import Figure, Floats, Groups, difference_of, mean_of, share_of, wilson
 from agiledpo.evaluation.judges import CommandJudge, Judge, RewardJudge
 from agiledpo.evaluation.kl import Divergence, kl_from_base
 from agiledpo.evaluation.length_control import LengthControl, length_control_of
@@ -386,7 +386,15 @@ def _answer_figures(agent: DPO, prompts: Sequence[HeldOutPrompt], answers: Seque
 
 
 def _gain(policy: ScoredPairs, other: ScoredPairs) -> Figure:
-    return mean_of(hits(policy.margins) - hits(other.margins), policy.groups)
+    """The difference of accuracies; over a policy that is its own reference, and so ties always, it is less by 0.5."""
+    own, others = hits(policy.margins), hits(other.margins)
+    if not other.margins.any():
+        accuracy = share_of(own, policy.groups)
+        return Figure(accuracy.value - 0.5, accuracy.low - 0.5, accuracy.high - 0.5)
+    if not policy.margins.any():
+        accuracy = share_of(others, policy.groups)
+        return Figure(0.5 - accuracy.value, 0.5 - accuracy.high, 0.5 - accuracy.low)
+    return difference_of(own - others, policy.groups)
 
 
 def _plain(value: Any) -> Any:

@@ -93,6 +93,32 @@ def share_with_error(value: float, error: float, *, most: float, groups: int) ->
     return wilson(value, min(most, trials))
 
 
+def difference_of(values: Floats, groups: Groups) -> Figure:
+    """The mean of paired differences of hits, in [-1, 1], with an interval that has a width where all of them agree.
+
+    Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data": the mean and the variance are taken with one difference of 1 and one of -1 added to the n that there are.
+    Where values of a group resemble each other, n is divided by the design effect, as for `share_of`. Unlike an interval
+    for the share (1 + d) / 2 it is narrow for policies that mostly agree, which is what pairing is for.
+
+    Args:
+        values: (n,).
+        groups: (n,) the number of each one's group.
+    """
+    if not len(values):
+        return Figure(math.nan)
+    count, value, square = len(values), float(values.mean()), float((values**2).mean())
+    error = group_error((values - value) / count, groups)
+    spread = square - value**2
+    if math.isnan(error) or spread <= 0:
+        trials = float(min(count, len(np.unique(groups))))
+    else:
+        trials = float(count) if error == 0 else min(count, spread / error**2 * count / max(count - 1, 1))
+    centre = trials * value / (trials + 2)
+    half = Z * math.sqrt(((trials * square + 2) / (trials + 2) - centre**2) / (trials + 2))
+    return Figure(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
 def mean_of(values: Floats, groups: Groups) -> Figure:
     """The mean of any values, with a normal interval over groups.
 

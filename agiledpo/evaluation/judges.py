@@ -207,7 +207,8 @@ class _Said:
 
     def found(self) -> dict[int, Verdict]:
         """Verdicts by place. What is skipped ahead of the first object is taken for a banner, if the process did not
-        mean to end with so few."""
+        mean to end with so few.
+        """
         sure = self._count
         if not self.complete and self._sure is not None and (self._sure > 0 or self.ended_well):
             sure = self._sure

@@ -124,6 +124,7 @@ def test_kl_and_win_rate(place, tiny_tokenizer) -> None:
     assert found.accuracy_gain is not None
     accuracy = found.policy.preferences["test"].accuracy.value
     assert found.accuracy_gain["test"].value == pytest.approx(accuracy - 0.5)
+    assert found.accuracy_gain["test"].high == found.policy.preferences["test"].accuracy.high - 0.5
     rate = found.win_rate
     assert rate is not None
     lengths = [(len(match.answer.split()), len(match.other.split())) for match in rate.matches]
