@@ -98,8 +98,8 @@ def difference_of(values: Floats, groups: Groups) -> Figure:
 
     Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
     data": the mean and the variance are taken with one difference of 1 and one of -1 added to the n that there are.
-    Where values of a group resemble each other, n is divided by the design effect, as for `share_of`. Unlike an interval
-    for the share (1 + d) / 2 it is narrow for policies that mostly agree, which is what pairing is for.
+    Where values of a group resemble each other, n is divided by the design effect, as for `share_of`. Unlike an
+    interval for the share (1 + d) / 2 it is narrow for policies that mostly agree, which is what pairing is for.
 
     Args:
         values: (n,).

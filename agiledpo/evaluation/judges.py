@@ -206,9 +206,8 @@ class _Said:
         return True
 
     def found(self) -> dict[int, Verdict]:
-        """Verdicts by place. What is skipped ahead of the first object is taken for a banner, if the process did not
-        mean to end with so few.
-        """
+        """Verdicts by place."""
+        # What is skipped ahead of the first object is taken for a banner, unless the process meant to end with so few.
         sure = self._count
         if not self.complete and self._sure is not None and (self._sure > 0 or self.ended_well):
             sure = self._sure
