@@ -20,7 +20,7 @@ from agiledpo.evaluation.duel import WinRate, compare
 from agiledpo.evaluation.held_out import HeldOutPairs, HeldOutPrompt
 from agiledpo.evaluation.intervals import Figure, Floats, Groups, difference_of, mean_of, share_of, wilson
 from agiledpo.evaluation.judges import CommandJudge, Judge, RewardJudge
-from agiledpo.evaluation.kl import Divergence, kl_from_base
+from agiledpo.evaluation.kl import Divergence, kl_of
 from agiledpo.evaluation.length_control import LengthControl, length_control_of
 from agiledpo.evaluation.pairs import ScoredPairs, score_pairs
 from agiledpo.evaluation.subjects import DEFAULT_BETA, ReferenceName, Subject, check_device, load_base
@@ -412,7 +412,7 @@ def _prompts(
 def _answer_figures(agent: DPO, prompts: Sequence[HeldOutPrompt], answers: Sequence[PolicyAnswer]) -> AnswerFigures:
     own = np.arange(len(answers))
     lengths = np.array([len(answer.tokens) for answer in answers], dtype=np.float64)
-    totals = kl_from_base(agent, [prompt.tokens for prompt in prompts], [answer.tokens for answer in answers])
+    totals = kl_of(agent, [prompt.tokens for prompt in prompts], [answer.tokens for answer in answers])
     return AnswerFigures(
         answers=len(answers),
         tokens=mean_of(lengths, own),

@@ -215,8 +215,8 @@ def check_device(device: str | torch.device | None) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # which of them depends on PyTorch's build
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"device (--device) is {str(device)!r}, which cannot be used here ({reason}). Leave it out for the first GPU"
-            " or else the CPU, or pass 'cpu', 'cuda' or 'cuda:1'."
+            f"device (--device) is {str(device)!r}, which cannot be used here ({reason}). Leave it out for the first"
+            " GPU or else the CPU, or pass 'cpu', 'cuda' or 'cuda:1'."
         ) from None
 
 

@@ -140,11 +140,11 @@ def test_kl_and_win_rate(place, tiny_tokenizer) -> None:
 
 
 def test_kl_against_a_sum_over_the_vocabulary(place, tiny_tokenizer) -> None:
-    from agiledpo.evaluation.kl import kl_from_base
+    from agiledpo.evaluation.kl import kl_of
 
     agent = DPO.load(place / "agent")
     prompt, completion = torch.tensor([1, 9, 30]), torch.tensor([50, 7, 2])
-    found = kl_from_base(agent, [prompt], [completion])
+    found = kl_of(agent, [prompt], [completion])
     base = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float64)
     with torch.no_grad():
         ids = torch.cat([prompt, completion])[None]
