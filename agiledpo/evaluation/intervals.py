@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agiledpo.data.checks.length_bias import Z95, wilson_interval
+
 # Of the normal distribution, for 95 %.
-Z = 1.959963984540054
+Z = Z95
 
 Floats = NDArray[np.float64]
 Groups = NDArray[np.int64]
@@ -42,18 +44,13 @@ class Figure:
 def wilson(share: float, trials: float) -> Figure:
     """A share with Wilson's score interval, which stays inside 0 and 1 and has a width where the share is 0 or 1.
 
-    With p the share of n trials: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-
     Args:
         share: Between 0 and 1.
         trials: Independent ones; any number above 0.
     """
-    square = Z * Z / trials
-    centre = (share + square / 2) / (1 + square)
-    half = Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    # At the ends the two terms are equal, but for rounding.
-    return Figure(share, 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half)
+    low, high = wilson_interval(share * trials, trials)
+    # At the ends two terms of it are equal, but for rounding.
+    return Figure(share, 0.0 if share == 0 else low, 1.0 if share == 1 else high)
 
 
 def share_of(values: Floats, groups: Groups) -> Figure:
