@@ -42,7 +42,8 @@ def evaluate_command(
     beta: Annotated[
         float | None,
         typer.Option(
-            help="Of the probabilities sigmoid(beta * margin). Default: the checkpoint's, else 0.1.", show_default=False
+            help="Of the probabilities sigmoid(beta * margin). Default: that of each one's DPO, else 0.1.",
+            show_default=False,
         ),
     ] = None,
     reference: Annotated[
@@ -71,7 +72,13 @@ def evaluate_command(
         bool, typer.Option("--judge-each", "--judge_each", help="Start the command for each comparison, not once.")
     ] = False,
     judge_timeout: Annotated[
-        float, typer.Option("--judge-timeout", "--judge_timeout", help="Most seconds of a comparison.")
+        float,
+        typer.Option(
+            "--judge-timeout",
+            "--judge_timeout",
+            help="Most seconds without a verdict, from the start or the last verdict; a judge that answers only at the "
+            "end needs as many as all comparisons take.",
+        ),
     ] = 60.0,
     both_orders: Annotated[
         bool, typer.Option("--both-orders", "--both_orders", help="Judge each pair of answers in both orders.")

@@ -44,10 +44,10 @@ def merge_command(
 
         from agiledpo.adapters.files import AdapterFileError
         from agiledpo.checkpoint import CheckpointError, merge
-        from agiledpo.evaluation.subjects import Subject, model_path
+        from agiledpo.evaluation.subjects import model_path, policy_path
 
         try:
-            path = Subject.open(checkpoint).path
+            path = policy_path(checkpoint)
             if path is None:
                 raise ValueError("The base model itself has nothing to merge; pass a checkpoint.")
             merge(

@@ -11,7 +11,7 @@ from agiledpo.algorithms import DPO
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.embedded.rule import count_words, judge
 from agiledpo.embedded.sampling import Answer, sample_answers
-from agiledpo.evaluation.kl import kl_from_base
+from agiledpo.evaluation.kl import kl_of
 
 MAX_NEW_TOKENS = 160
 _TEMPERATURE = 0.7
@@ -85,7 +85,7 @@ def _mean_kl(
         start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
         before.append(torch.tensor(tokenizer.encode(str(start), add_special_tokens=False)))
         after.append(torch.tensor([*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]))
-    return float(kl_from_base(agent, before, after).sum()) / max(sum(map(len, after)), 1)
+    return float(kl_of(agent, before, after).sum()) / max(sum(map(len, after)), 1)
 
 
 def _share(flags: Any) -> float:

@@ -46,9 +46,9 @@ class Calibration:
         bins: The bins that hold pairs.
         best_beta: The beta, not negative, whose probabilities make these preferences most likely: temperature scaling
             (Guo et al. 2017, section 4.2) with 1 / beta as the temperature. 0 where margins point the wrong way on
-            average; infinite where all pairs are ranked right, as no beta is then too sure; NaN where all margins are
-            0, as those of the base model against itself, which say nothing of beta.
-        best_log_loss: ``log_loss`` at ``best_beta``.
+            average; infinite where no pair is ranked wrong, as no beta is then too sure; NaN where all margins are 0,
+            as those of the base model against itself, which say nothing of beta.
+        best_log_loss: ``log_loss`` at ``best_beta``; where that is infinite its limit, ln 2 times the share of ties.
     """
 
     beta: float
@@ -79,7 +79,9 @@ def calibration_of(margins: Floats, groups: Groups, beta: float) -> Calibration:
         log_loss=mean_of(log_losses(beta * margins), groups),
         bins=bins,
         best_beta=best,
-        best_log_loss=0.0 if math.isinf(best.value) else float(log_losses(np.nan_to_num(best.value) * margins).mean()),
+        best_log_loss=math.log(2) * float((margins == 0).mean())
+        if math.isinf(best.value)
+        else float(log_losses(np.nan_to_num(best.value) * margins).mean()),
     )
 
 

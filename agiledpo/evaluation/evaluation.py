@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agiledpo.algorithms import DPO
+from agiledpo.algorithms import DPO, GRPO
 from agiledpo.data import RowSource
 from agiledpo.evaluation.answers import PolicyAnswer, sample_policy
 from agiledpo.evaluation.calibration import Calibration, calibration_of, hits
 from agiledpo.evaluation.duel import WinRate, compare
 from agiledpo.evaluation.held_out import HeldOutPairs, HeldOutPrompt
-from agiledpo.evaluation.intervals import Figure, Floats, Groups, mean_of, share_of, wilson
+from agiledpo.evaluation.intervals import Figure, Floats, Groups, difference_of, mean_of, share_of, wilson
 from agiledpo.evaluation.judges import CommandJudge, Judge, RewardJudge
-from agiledpo.evaluation.kl import Divergence, kl_from_base
+from agiledpo.evaluation.kl import Divergence, kl_of
 from agiledpo.evaluation.length_control import LengthControl, length_control_of
 from agiledpo.evaluation.pairs import ScoredPairs, score_pairs
-from agiledpo.evaluation.subjects import DEFAULT_BETA, ReferenceName, Subject, load_base
+from agiledpo.evaluation.subjects import DEFAULT_BETA, ReferenceName, Subject, check_device, load_base
 from agiledpo.generation import SamplingSettings
 from agiledpo.llm_envs.rewards import RewardFunctions
 from agiledpo.losses.checks import check_number, check_whole_number
@@ -212,7 +212,7 @@ def evaluate(
         against: Another checkpoint on the same base model, to be compared with; None for none.
         model: The base model: the model itself, its name or path, or "embedded"; None for what the checkpoint names.
         tokenizer: The tokenizer; None for the one in the checkpoint, or the base model's.
-        beta: Of the probabilities sigmoid(beta * margin); None for what the checkpoint was trained with, else 0.1.
+        beta: Of the probabilities sigmoid(beta * margin); None for what each policy was trained with by DPO, else 0.1.
         reference: "own": the reference that a policy was trained against, which is the base where none was saved;
             "base": the base model.
         samples: Held-out prompts to answer, each once, for the KL from the base and the win rate; 0 for none.
@@ -220,7 +220,7 @@ def evaluate(
         judge: Decides who wins: a command, see :class:`agiledpo.evaluation.judges.CommandJudge`, or an object with
             the method ``judge``.
         judge_each: Start the command for each comparison, instead of once.
-        judge_timeout: Most seconds of the command for a comparison.
+        judge_timeout: Most seconds without a verdict of the command, counted from its start or its last verdict.
         both_orders: Have each pair of answers judged in both orders.
         max_new_tokens: Most tokens of an answer.
         temperature: Of the sampling; 0 takes the likeliest token. Anything but 1 (and ``top_p`` 1) makes the KL one on
@@ -240,10 +240,11 @@ def evaluate(
         ValueError: Arguments are out of range or do not go together; or no base model is known.
 
     Warns:
-        UserWarning: Pairs were left out.
+        UserWarning: Pairs were left out; there are fewer prompts than samples; or a policy's beta is not that of DPO.
     """
     sources = dict(data) if isinstance(data, Mapping) else {"test": data}
     _check(sources, reference, samples, against, reward, judge, beta, batch_size, max_rows)
+    check_device(device)
     settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     decider = _decider(reward, judge, judge_each, judge_timeout)
     subjects = [Subject.open(name) for name in ((checkpoint,) if against is None else (checkpoint, against))]
@@ -254,10 +255,12 @@ def evaluate(
     else:
         base, found = load_base(subjects, model, dtype=dtype, device=device)
         chosen = found if tokenizer is None else tokenizer
-    used = next((one for one in (beta, *(subject.beta for subject in subjects)) if one is not None), DEFAULT_BETA)
-    agents = [subject.agent(base, beta=used, batch_size=batch_size, reference=reference) for subject in subjects]
+    betas = [_beta(subject, beta) for subject in subjects]
+    agents: list[DPO] = []
     try:
-        limit = agents[0].lm.max_positions if max_length is None else max_length
+        for subject, used in zip(subjects, betas, strict=True):
+            agents.append(subject.agent(base, beta=used, batch_size=batch_size, reference=reference))
+        limit = _limit(max_length, agents[0].lm.max_positions, samples)
         pairs = [
             HeldOutPairs.load(
                 name,
@@ -284,7 +287,7 @@ def evaluate(
                 preferences={one.name: PreferenceFigures.of(own, used) for one, own in zip(pairs, scores, strict=True)},
                 answers=_answer_figures(agent, prompts, given) if given else None,
             )
-            for subject, agent, scores, given in zip(subjects, agents, scored, answers, strict=True)
+            for subject, agent, used, scores, given in zip(subjects, agents, betas, scored, answers, strict=True)
         ]
     finally:
         for agent in agents:
@@ -303,7 +306,8 @@ def evaluate(
             "dtype": str(base.dtype).removeprefix("torch."),
             "device": str(base.device),
             "data": {one.name: len(one.rows) for one in pairs},
-            "beta": used,
+            "beta": betas[0],
+            "against_beta": None if against is None else betas[1],
             "reference": reference,
             "samples": len(prompts),
             "max_new_tokens": max_new_tokens,
@@ -356,6 +360,29 @@ def _decider(reward: RewardFunctions | None, judge: str | Judge | None, each: bo
     return CommandJudge(judge, each=each, timeout=timeout) if isinstance(judge, str) else judge
 
 
+def _beta(subject: Subject, beta: float | None) -> float:
+    """Of a policy's probabilities: the user's, its own, or else the default."""
+    if beta is not None:
+        return beta
+    if subject.beta is None and subject.algorithm == GRPO.__name__:
+        warnings.warn(
+            f"{subject.name} was trained by GRPO, whose beta weighs the KL and is no scale of preferences: its "
+            f"calibration is measured at beta {DEFAULT_BETA}; pass beta (--beta) for another.",
+            stacklevel=3,
+        )
+    return DEFAULT_BETA if subject.beta is None else subject.beta
+
+
+def _limit(max_length: int | None, positions: int | None, samples: int) -> int | None:
+    """Most tokens of a pair."""
+    if max_length is not None and positions is not None and samples and max_length > positions:
+        raise ValueError(
+            f"max_length (--max-length) is {max_length}, and the model reads {positions} tokens: to longer prompts "
+            f"there is no answer to sample. Pass at most {positions}, or no samples (--samples)."
+        )
+    return positions if max_length is None else max_length
+
+
 def _prompts(
     pairs: Sequence[HeldOutPairs],
     samples: int,
@@ -365,10 +392,19 @@ def _prompts(
     told: Mapping[str, Any] | None,
 ) -> list[HeldOutPrompt]:
     """As many prompts of all datasets together, as evenly as they have them."""
-    prompts: list[HeldOutPrompt] = []
-    for number, one in enumerate(pairs):
-        share = -(-(samples - len(prompts)) // (len(pairs) - number))
-        prompts += one.prompts(share, tokenizer, seed=seed, chat_template_kwargs=told) if share else []
+    if not samples:
+        return []
+    sizes = [one.different_prompts for one in pairs]
+    shares = [0] * len(pairs)
+    # The smallest first, so that the others can make up for it.
+    for number, place in enumerate(sorted(range(len(pairs)), key=sizes.__getitem__)):
+        shares[place] = min(sizes[place], -(-(samples - sum(shares)) // (len(pairs) - number)))
+    prompts = [
+        prompt
+        for one, share in zip(pairs, shares, strict=True)
+        if share
+        for prompt in one.prompts(share, tokenizer, seed=seed, chat_template_kwargs=told)
+    ]
     if len(prompts) < samples:
         warnings.warn(f"The data have {len(prompts)} different prompts, fewer than samples={samples}.", stacklevel=3)
     return prompts
@@ -377,7 +413,7 @@ def _prompts(
 def _answer_figures(agent: DPO, prompts: Sequence[HeldOutPrompt], answers: Sequence[PolicyAnswer]) -> AnswerFigures:
     own = np.arange(len(answers))
     lengths = np.array([len(answer.tokens) for answer in answers], dtype=np.float64)
-    totals = kl_from_base(agent, [prompt.tokens for prompt in prompts], [answer.tokens for answer in answers])
+    totals = kl_of(agent, [prompt.tokens for prompt in prompts], [answer.tokens for answer in answers])
     return AnswerFigures(
         answers=len(answers),
         tokens=mean_of(lengths, own),
@@ -387,7 +423,15 @@ def _answer_figures(agent: DPO, prompts: Sequence[HeldOutPrompt], answers: Seque
 
 
 def _gain(policy: ScoredPairs, other: ScoredPairs) -> Figure:
-    return mean_of(hits(policy.margins) - hits(other.margins), policy.groups)
+    """The difference of accuracies; over a policy that is its own reference, and so ties always, it is less by 0.5."""
+    own, others = hits(policy.margins), hits(other.margins)
+    if not other.margins.any():
+        accuracy = share_of(own, policy.groups)
+        return Figure(accuracy.value - 0.5, accuracy.low - 0.5, accuracy.high - 0.5)
+    if not policy.margins.any():
+        accuracy = share_of(others, policy.groups)
+        return Figure(0.5 - accuracy.value, 0.5 - accuracy.high, 0.5 - accuracy.low)
+    return difference_of(own - others, policy.groups)
 
 
 def _plain(value: Any) -> Any:

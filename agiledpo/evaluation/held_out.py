@@ -79,7 +79,7 @@ class HeldOutPairs:
             DatasetError: They cannot be read, or are no pairs.
         """
         loaded = (
-            source.named(name)
+            _first(source.named(name), max_rows)
             if isinstance(source, LoadedRows)
             else load_preferences(source, dataset_name=name, max_rows=max_rows)
         ).expect(Layout.completions, remedy="Pass preference pairs.")
@@ -87,6 +87,11 @@ class HeldOutPairs:
             tokenizer, max_context_length=max_context_length, chat_template_kwargs=chat_template_kwargs
         )
         return HeldOutPairs(name, rows, _groups(loaded), loaded)
+
+    @property
+    def different_prompts(self) -> int:
+        """How many different prompts the pairs have."""
+        return len(np.unique(self.groups[self._numbers()]))
 
     def prompts(
         self,
@@ -104,12 +109,15 @@ class HeldOutPairs:
             seed: Of the draw.
             chat_template_kwargs: What the chat template is told.
         """
-        places = np.arange(len(self.rows))
-        numbers = np.asarray(self.rows.take(places)["row"])
+        numbers = self._numbers()
         _, first = np.unique(self.groups[numbers], return_index=True)
         chosen = np.random.default_rng(seed).permutation(first)[:count]
         lone = isolated_copy(tokenizer)
         return [self._prompt(int(row), lone, chat_template_kwargs or {}) for row in np.sort(numbers[chosen])]
+
+    def _numbers(self) -> Groups:
+        """(pairs,) the number of each one's row."""
+        return np.asarray(self.rows.take(np.arange(len(self.rows)))["row"])
 
     def _prompt(self, row: int, tokenizer: PreTrainedTokenizerBase, told: Mapping[str, Any]) -> HeldOutPrompt:
         form = self.loaded.layout.form(self.loaded.dataset, name=self.name)
@@ -123,6 +131,10 @@ class HeldOutPairs:
             written = example.prompt
         prompt: str | list[Message] = written if isinstance(written, str) else without_none(written)  # type: ignore[arg-type]
         return HeldOutPrompt(row, prompt, _asked(prompt), values.get(ANSWER), torch.tensor(ids, dtype=torch.int64))
+
+
+def _first(loaded: LoadedRows, count: int | None) -> LoadedRows:
+    return loaded if count is None else loaded.select(np.arange(min(count, len(loaded.dataset))))
 
 
 def _asked(prompt: str | Sequence[Message]) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agiledpo.data.checks.length_bias import Z95, wilson_interval
+
 # Of the normal distribution, for 95 %.
-Z = 1.959963984540054
+Z = Z95
 
 Floats = NDArray[np.float64]
 Groups = NDArray[np.int64]
@@ -42,18 +44,13 @@ class Figure:
 def wilson(share: float, trials: float) -> Figure:
     """A share with Wilson's score interval, which stays inside 0 and 1 and has a width where the share is 0 or 1.
 
-    With p the share of n trials: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-
     Args:
         share: Between 0 and 1.
         trials: Independent ones; any number above 0.
     """
-    square = Z * Z / trials
-    centre = (share + square / 2) / (1 + square)
-    half = Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    # At the ends the two terms are equal, but for rounding.
-    return Figure(share, 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half)
+    low, high = wilson_interval(share * trials, trials)
+    # At the ends two terms of it are equal, but for rounding.
+    return Figure(share, 0.0 if share == 0 else low, 1.0 if share == 1 else high)
 
 
 def share_of(values: Floats, groups: Groups) -> Figure:
@@ -91,6 +88,32 @@ def share_with_error(value: float, error: float, *, most: float, groups: int) ->
     # As n - 1 divides the error's square, independent values come out as n trials.
     trials = most if error == 0 else spread / error**2 * (most / (most - 1) if most > 1 else 1.0)
     return wilson(value, min(most, trials))
+
+
+def difference_of(values: Floats, groups: Groups) -> Figure:
+    """The mean of paired differences of hits, in [-1, 1], with an interval that has a width where all of them agree.
+
+    Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data": the mean and the variance are taken with one difference of 1 and one of -1 added to the n that there are.
+    Where values of a group resemble each other, n is divided by the design effect, as for `share_of`. Unlike an
+    interval for the share (1 + d) / 2 it is narrow for policies that mostly agree, which is what pairing is for.
+
+    Args:
+        values: (n,).
+        groups: (n,) the number of each one's group.
+    """
+    if not len(values):
+        return Figure(math.nan)
+    count, value, square = len(values), float(values.mean()), float((values**2).mean())
+    error = group_error((values - value) / count, groups)
+    spread = square - value**2
+    if math.isnan(error) or spread <= 0:
+        trials = float(min(count, len(np.unique(groups))))
+    else:
+        trials = float(count) if error == 0 else min(count, spread / error**2 * count / max(count - 1, 1))
+    centre = trials * value / (trials + 2)
+    half = Z * math.sqrt(((trials * square + 2) / (trials + 2) - centre**2) / (trials + 2))
+    return Figure(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
 
 
 def mean_of(values: Floats, groups: Groups) -> Figure:

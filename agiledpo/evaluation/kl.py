@@ -1,7 +1,9 @@
 """How far a policy has moved from the base model, on texts."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from torch import Tensor
 from agiledpo.adapters.modes import modes
 from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.evaluation.intervals import Figure, Floats, Groups, mean_of, ratio_of
+
+# Positions whose whole vocabulary is in memory as float32 at a time.
+_POSITIONS = 64
 
 
 @dataclass(frozen=True)
@@ -42,29 +47,46 @@ class Divergence:
 
 
 @torch.inference_mode()
-def kl_from_base(agent: LLMAlgorithm, prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> Tensor:
+def kl_of(
+    agent: LLMAlgorithm,
+    prompts: Sequence[Tensor],
+    completions: Sequence[Tensor],
+    *,
+    against: Literal["base", "reference"] = "base",
+) -> Tensor:
     """KL(actor || base) of completions, over the whole vocabulary at each of their tokens and summed over these.
 
     Args:
         agent: The agent; it computes without dropout, and what was active on its model is restored.
         prompts: N prompts, int64 (prompt tokens,).
         completions: What followed each, int64 (tokens,), at least one.
+        against: "base": the base model; "reference": the agent's reference, which is the base if it has none.
 
     Returns:
         Nats, float64 (N,).
     """
-    totals = []
+    totals = torch.zeros(len(prompts), dtype=torch.float64)
     with modes(agent.base, None, training=False, checkpointing=False):
-        for prompt, completion in zip(prompts, completions, strict=True):
+        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             ids = torch.cat([prompt, completion[:-1]])[None].to(agent.device)
             with agent.adapters.evaluate("actor"):
-                policy = _log_probs(agent, ids, len(completion))
-            with agent.base.active(None):
-                base = _log_probs(agent, ids, len(completion))
-            totals.append((policy.exp() * (policy - base)).sum())
-    return torch.tensor([float(total) for total in totals], dtype=torch.float64)
+                policy = _logits(agent, ids, len(completion))
+            with agent.base.active(None) if against == "base" else agent.adapters.evaluate("reference"):
+                other = _logits(agent, ids, len(completion))
+            for own, others in zip(policy.split(_POSITIONS), other.split(_POSITIONS), strict=True):
+                totals[place] += _kl(own, others)
+    return totals
 
 
-def _log_probs(agent: LLMAlgorithm, ids: Tensor, last: int) -> Tensor:
-    """Log-probabilities of the whole vocabulary at the last positions, float32 (last, V)."""
-    return torch.log_softmax(agent.base.model(input_ids=ids, logits_to_keep=last).logits[0].float(), dim=-1)
+def _kl(policy: Tensor, other: Tensor) -> float:
+    """KL between the distributions of logits (positions, V), summed over the positions."""
+    policy, other = (torch.log_softmax(logits.float(), dim=-1) for logits in (policy, other))
+    return float((policy.exp() * (policy - other)).sum())
+
+
+def _logits(agent: LLMAlgorithm, ids: Tensor, last: int) -> Tensor:
+    """Logits at the last positions, (last, V), and at no others where the model can leave them out."""
+    model = agent.lm.model
+    kept = {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    logits: Tensor = model(input_ids=ids, use_cache=False, **kept).logits
+    return logits[0, -last:]

@@ -43,8 +43,11 @@ class LengthControl:
             logit P(ranked right) = a + b tanh(d / s), with d the length of chosen minus that of rejected in tokens and
             s the standard deviation of d over the pairs; the figure is sigmoid(a). Both kinds of pairs weigh the same
             in it, however many there are, so that it too is 0.5 for a policy that ranks by length. NaN unless there
-            are both.
-        length_effect: The coefficient b: above 0 the policy ranks right more often where chosen is longer.
+            are both. Its interval is Wilson's with as many trials as have its standard error, as a normal one of a
+            would collapse near 0 and 1. Where length separates right from wrong the likelihood has no maximum: it is
+            then ``balanced`` if each kind is all right or all wrong, and else NaN.
+        length_effect: The coefficient b: above 0 the policy ranks right more often where chosen is longer. Without an
+            interval where length separates right from wrong.
     """
 
     chosen_longer: Figure
@@ -70,13 +73,16 @@ def length_control_of(margins: Floats, differences: Floats, groups: Groups) -> L
     pairs = tuple(int(kind.sum()) for kind in kinds)
     absent = Figure(math.nan)
     both = pairs[0] > 0 and pairs[1] > 0
+    balanced = _balanced(right, kinds[0], kinds[1], groups) if both else absent
     at_equal, effect = _regression(right, differences, groups) if both else (absent, absent)
+    if both and _separated(right, differences):
+        at_equal, effect = balanced, Figure(effect.value)
     return LengthControl(
         chosen_longer=longer,
         chosen_shorter=shorter,
         same_length=same,
         pairs=(pairs[0], pairs[1], pairs[2]),
-        balanced=_balanced(right, kinds[0], kinds[1], groups) if both else absent,
+        balanced=balanced,
         at_equal_length=at_equal,
         length_effect=effect,
     )
@@ -119,8 +125,22 @@ def _regression(right: Floats, differences: Floats, groups: Groups) -> tuple[Fig
     influences = np.linalg.solve(curvature, design.T * (weights * (right - expected))).T
     errors = [group_error(influences[:, place], groups) for place in range(2)]
     level, effect = (float(value) for value in coefficients)
-    ends = sigmoid(np.array([level, level - Z * errors[0], level + Z * errors[0]]))
-    return Figure(*(float(end) for end in ends)), Figure(effect, effect - Z * errors[1], effect + Z * errors[1])
+    share = float(sigmoid(np.array(level)))
+    at_equal = share_with_error(
+        share,
+        share * (1 - share) * errors[0],
+        most=float(weights.sum() ** 2 / (weights**2).sum()),
+        groups=len(np.unique(groups)),
+    )
+    return at_equal, Figure(effect, effect - Z * errors[1], effect + Z * errors[1])
+
+
+def _separated(right: Floats, differences: Floats) -> bool:
+    """Whether one length parts the pairs that are ranked right from those that are not; a tie is of both."""
+    rights, wrongs = differences[right > 0], differences[right < 1]
+    if not len(rights) or not len(wrongs):
+        return True
+    return bool(rights.min() >= wrongs.max() or rights.max() <= wrongs.min())
 
 
 def _weights(differences: Floats) -> Floats:

@@ -21,11 +21,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """
     policies = [one for one in (evaluation.policy, evaluation.against) if one is not None]
     settings = evaluation.settings
+    betas = dict.fromkeys(settings[key] for key in ("beta", "against_beta") if settings.get(key) is not None)
     console.print(
         Text(
             f"{' against '.join(one.name for one in policies)}\n"
             f"base model {settings['model']} in {settings['dtype']} on {settings['device']}, "
-            f"beta {settings['beta']:g}, reference: {settings['reference']}"
+            f"beta {' and '.join(f'{beta:g}' for beta in betas)}, reference: {settings['reference']}"
         )
     )
     for name in evaluation.policy.preferences:
@@ -33,7 +34,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for one in policies:
         for name, figures in one.preferences.items():
             if not _is_reference(figures):
-                console.print(_bins(f"reliability of {one.name} on {name}, beta {settings['beta']:g}", figures))
+                console.print(_bins(f"reliability of {one.name} on {name}, beta {figures.calibration.beta:g}", figures))
     if evaluation.policy.answers is not None:
         console.print(_answers(policies))
     if evaluation.win_rate is not None:
@@ -63,7 +64,7 @@ def _preferences(name: str, policies: list[PolicyFigures], gain: dict[str, Figur
 
     held_against("preference accuracy", lambda c: str(c.accuracy))
     if gain is not None:
-        add("  gain over the other", [_signed(gain[name]), ""])
+        add("  gain over the other", ["-" if any(map(_is_reference, columns)) else _signed(gain[name]), ""])
     held_against("  by length-normalised margins", lambda c: str(c.margins_per_token.accuracy))
     add("  by log p, no reference", [str(c.likelihood_accuracy) for c in columns])
     add("  by log p per token", [str(c.likelihood_accuracy_per_token) for c in columns])
@@ -154,7 +155,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 def _best(figures: PreferenceFigures) -> str:
     best = figures.calibration.best_beta
     if math.isinf(best.value):
-        return "none is too large: all pairs are ranked right"
+        return f"none is too large: no pair is ranked wrong, log loss {figures.calibration.best_log_loss:.3f}"
     if best.value == 0:
         return "0: margins point the wrong way"
     return f"{best}, log loss {figures.calibration.best_log_loss:.3f}"

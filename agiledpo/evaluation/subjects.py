@@ -39,7 +39,8 @@ class Subject:
         name: As it was asked for: a path, or "base".
         saved: The trained policy; None for the base model itself.
         algorithm: What it was trained with; None where nothing says.
-        beta: What it was trained with; None where nothing says.
+        beta: Beta of the DPO that it was trained with; None where nothing says, and for other algorithms, whose beta,
+            if they have one, is no scale of preferences.
     """
 
     name: str
@@ -60,22 +61,17 @@ class Subject:
             CheckpointError: There is none, or it is damaged.
             AdapterFileError: There is no adapter in the directory, or it is damaged.
         """
-        path = Path(name).expanduser()
-        if str(name) == BASE and not path.exists():
+        path = policy_path(name)
+        if path is None:
             return Subject(BASE, None)
-        if not path.exists():
-            settle(path)
-        if not path.is_dir():
-            raise CheckpointError(
-                f"{name} is no directory. Pass the directory of a checkpoint, an adapter or a run, or 'base'."
-            )
-        saved = SavedPolicy.read(_policy_in(path))
+        saved = SavedPolicy.read(path)
         if saved.manifest is None:
             return Subject(str(name), saved)
         hyperparameters = read_attributes(saved.path, required=("hyperparameters",))["hyperparameters"]
         beta = hyperparameters.get("beta") if isinstance(hyperparameters, dict) else None
-        usable = isinstance(beta, float) and math.isfinite(beta) and beta > 0
-        return Subject(str(name), saved, saved.manifest.algorithm, beta if usable else None)
+        usable = isinstance(beta, int | float) and not isinstance(beta, bool) and math.isfinite(beta) and beta > 0
+        trained = saved.manifest.algorithm
+        return Subject(str(name), saved, trained, float(beta) if usable and trained == DPO.__name__ else None)
 
     @property
     def path(self) -> Path | None:
@@ -105,8 +101,12 @@ class Subject:
             gradient_checkpointing=False,
             reference_cache=None,
         )
-        if self.saved is not None:
-            agent.load_checkpoint(self.saved.path, overwrite_reference_adapter=False, merge_lora_configs=True)
+        try:
+            if self.saved is not None:
+                agent.load_checkpoint(self.saved.path, overwrite_reference_adapter=False, merge_lora_configs=True)
+        except BaseException:
+            agent.clean_up()
+            raise
         if reference == "base":
             agent.adapters.clear_reference()
         return agent
@@ -163,8 +163,61 @@ def model_path(name: str | Path) -> str:
 
     Args:
         name: Its name or path, or "embedded" for the embedded model.
+
+    Raises:
+        ValueError: It is the path of no directory.
     """
-    return str(embedded_model_path()) if str(name) == EMBEDDED and not Path(name).exists() else str(name)
+    path = Path(name).expanduser()
+    if str(name) == EMBEDDED and not path.exists():
+        return str(embedded_model_path())
+    # What is no path is a name on the Hub, which may have one slash.
+    if not path.is_dir() and (path.is_absolute() or str(name).startswith(("./", "../")) or len(path.parts) > 2):
+        raise ValueError(f"model (--model): there is no directory {str(name)!r}.")
+    return str(path) if path.is_dir() else str(name)
+
+
+def policy_path(name: str | Path) -> Path | None:
+    """Where the policy is that a name stands for, as :meth:`Subject.open` takes it; it is not read.
+
+    Args:
+        name: The name.
+
+    Returns:
+        Its directory; None for the base model.
+
+    Raises:
+        CheckpointError: There is none.
+        AdapterFileError: The directory holds a whole model.
+    """
+    path = Path(name).expanduser()
+    if str(name) == BASE and not path.exists():
+        return None
+    if not path.exists():
+        settle(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{name} is no directory. Pass the directory of a checkpoint, an adapter or a run, or 'base'."
+        )
+    return _policy_in(path)
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that there is none of.
+
+    Args:
+        device: Where to compute; None for whatever there is.
+
+    Raises:
+        ValueError: This machine, or this build of PyTorch, does not have it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which of them depends on PyTorch's build
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device (--device) is {str(device)!r}, which cannot be used here ({reason}). Leave it out for the first"
+            " GPU or else the CPU, or pass 'cpu', 'cuda' or 'cuda:1'."
+        ) from None
 
 
 def _policy_in(path: Path) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,6 +16,7 @@ from agiledpo.algorithms.core.llm import LLMAlgorithm
 from agiledpo.algorithms.core.randomness import TorchRandomStream
 from agiledpo.data.examples import Message, Turns
 from agiledpo.data.messages import without_none
+from agiledpo.evaluation.kl import kl_of
 from agiledpo.generation import SamplingSettings, TransformersGenerator
 from agiledpo.journal import Journal
 from agiledpo.llm_envs.dataset_gym import DatasetGym
@@ -24,8 +24,6 @@ from agiledpo.losses.checks import check_whole_number
 from agiledpo.training.observer import Observer, Outline
 from agiledpo.training.population import Population
 
-# Positions whose whole vocabulary is in memory as float32 at a time.
-_POSITIONS = 64
 # Rows that are looked at together in the search for prompts.
 _LOOKED_AT = 64
 
@@ -216,7 +214,6 @@ class Samples(Observer):
         return b"".join(lines)
 
 
-@torch.no_grad()
 def kl_per_token(agent: LLMAlgorithm, prompt: Tensor, answer: Tensor) -> float:
     """Mean of KL(actor || reference) over the tokens of an answer, over the whole vocabulary at each; nats.
 
@@ -225,16 +222,7 @@ def kl_per_token(agent: LLMAlgorithm, prompt: Tensor, answer: Tensor) -> float:
         prompt: int64 (prompt tokens,).
         answer: int64 (tokens,), what followed it, at least one token.
     """
-    ids = torch.cat([prompt, answer[:-1]]).to(agent.device)[None]
-    logits = []
-    for role in ("actor", "reference"):
-        with agent.adapters.evaluate(role):
-            logits.append(agent.lm.model(input_ids=ids, use_cache=False).logits[0, -len(answer) :])
-    total = 0.0
-    for policy, reference in zip(*(part.split(_POSITIONS) for part in logits), strict=True):
-        policy, reference = (torch.log_softmax(part.float(), dim=-1) for part in (policy, reference))
-        total += float((policy.exp() * (policy - reference)).sum())
-    return total / len(answer)
+    return float(kl_of(agent, [prompt], [answer], against="reference")) / len(answer)
 
 
 def _prompt_tokens(batch: Mapping[str, Any]) -> list[Tensor]:

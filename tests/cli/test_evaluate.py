@@ -43,6 +43,9 @@ def test_table_file_and_json(place) -> None:
     rate = content["win_rate"]
     assert rate["wins"] + rate["ties"] + rate["losses"] == 4
     assert f"{rate['wins']}, {rate['ties']}, {rate['losses']}" in table.output
+    # Over a policy that is its own reference a gain says what the accuracy says.
+    gain = next(line for line in table.output.splitlines() if "gain over the other" in line)
+    assert gain.split()[-1] == "-"
     again = run(*command, "--output", output)
     assert again.exit_code == 1
     assert "--overwrite" in again.output
@@ -61,6 +64,9 @@ def test_what_is_wrong_is_said_in_a_sentence(place) -> None:
         ((place / "agent", *data, *data), 2, "twice"),
         ((place / "agent", *data, "--judge", "true"), 2, "against"),
         ((place / "agent",), 2, "--data"),
+        ((place / "agent", *data, "--against", "base", "--samples", 1, "--judge", "no-such-judge"), 2, "--judge"),
+        ((place / "agent", *data, "--against", "base", "--samples", 1, "--judge", "a 'b"), 2, "--judge"),
+        ((place / "agent", *data, "--device", "gpu"), 2, "--device"),
     ):
         done = run("evaluate", *arguments)
         assert done.exit_code == status, done.output

@@ -52,6 +52,13 @@ def test_a_policy_that_knows_nothing() -> None:
     assert found.log_loss.value == pytest.approx(math.log(2))
 
 
+def test_ties_cost_ln_2_however_sure_the_others_are() -> None:
+    found = calibration_of(np.array([1.0, 2.0, 0.0, 0.0, 3.0]), np.arange(5), 0.1)
+    assert math.isinf(found.best_beta.value)
+    assert found.best_log_loss == pytest.approx(0.4 * math.log(2))
+    assert calibration_of(np.array([0.5, 2.0]), np.arange(2), 0.1).best_log_loss == 0.0
+
+
 def test_ends_of_beta() -> None:
     assert math.isinf(calibration_of(np.array([0.5, 2.0]), np.arange(2), 0.1).best_beta.value)
     assert calibration_of(np.array([-3.0, 2.0]), np.arange(2), 0.1).best_beta.value == 0.0

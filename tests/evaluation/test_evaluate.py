@@ -12,8 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from agiledpo.adapters.files import AdapterFileError
-from agiledpo.algorithms import DPO
+from agiledpo.algorithms import DPO, GRPO
 from agiledpo.checkpoint import CheckpointError
+from agiledpo.data import load_preferences
 from agiledpo.evaluation import evaluate
 from agiledpo.llm_envs import PreferenceGym
 from agiledpo.training.train_llm import finetune_llm_preference
@@ -124,6 +125,7 @@ def test_kl_and_win_rate(place, tiny_tokenizer) -> None:
     assert found.accuracy_gain is not None
     accuracy = found.policy.preferences["test"].accuracy.value
     assert found.accuracy_gain["test"].value == pytest.approx(accuracy - 0.5)
+    assert found.accuracy_gain["test"].high == found.policy.preferences["test"].accuracy.high - 0.5
     rate = found.win_rate
     assert rate is not None
     lengths = [(len(match.answer.split()), len(match.other.split())) for match in rate.matches]
@@ -142,11 +144,11 @@ def test_kl_and_win_rate(place, tiny_tokenizer) -> None:
 
 
 def test_kl_against_a_sum_over_the_vocabulary(place, tiny_tokenizer) -> None:
-    from agiledpo.evaluation.kl import kl_from_base
+    from agiledpo.evaluation.kl import kl_of
 
     agent = DPO.load(place / "agent")
     prompt, completion = torch.tensor([1, 9, 30]), torch.tensor([50, 7, 2])
-    found = kl_from_base(agent, [prompt], [completion])
+    found = kl_of(agent, [prompt], [completion])
     base = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float64)
     with torch.no_grad():
         ids = torch.cat([prompt, completion])[None]
@@ -194,6 +196,8 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(place) -> None:
         ({"beta": 0.0}, "beta"),
         ({"reference": "old"}, "'own' or 'base'"),
         ({"samples": -1}, "samples"),
+        ({"device": "gpu"}, r"device \(--device\) is 'gpu'"),
+        ({"device": "cuda:99"}, r"device \(--device\) is 'cuda:99'"),
     ):
         with pytest.raises(ValueError, match=said):
             evaluate(place / "no-such", data, **arguments)
@@ -205,6 +209,40 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(place) -> None:
         evaluate(place / "model", data)
     with pytest.raises(ValueError, match="Nothing says which base model base is on"):
         evaluate("base", data)
+    with pytest.raises(ValueError, match=r"model \(--model\): there is no directory '/nope'"):
+        evaluate("base", data, model="/nope")
+    with pytest.raises(ValueError, match=r"max_length \(--max-length\) is 4096, and the model reads"):
+        evaluate("base", data, model=place / "model", samples=2, max_length=4096)
+
+
+def test_each_policy_has_its_own_beta(place, tiny_model, tiny_tokenizer, lora) -> None:
+    """A whole number is one too; GRPO's is another thing."""
+    model = AutoModelForCausalLM.from_pretrained(place / "model")
+    DPO(actor_network=model, lora_config=lora, beta=1).save_checkpoint(place / "one")
+    found = evaluate(place / "agent", place / "pairs.jsonl", against=place / "one")
+    assert found.against is not None
+    betas = [each.preferences["test"].calibration.beta for each in (found.policy, found.against)]
+    assert betas == [BETA, 1.0] == [found.settings["beta"], found.settings["against_beta"]]
+    grpo = GRPO(actor_network=model, pad_token_id=tiny_tokenizer.pad_token_id, lora_config=lora, beta=0.04)
+    grpo.save_checkpoint(place / "grpo")
+    with pytest.warns(UserWarning, match="trained by GRPO, whose beta weighs the KL"):
+        found = evaluate(place / "grpo", place / "pairs.jsonl")
+    assert found.settings["beta"] == 0.1
+
+
+def test_prompts_and_rows_of_several_datasets(place) -> None:
+    lines = (place / "pairs.jsonl").read_text().splitlines()
+    (place / "few.jsonl").write_text(lines[0] + "\n")
+    data = {"few": load_preferences(place / "few.jsonl"), "many": load_preferences(place / "pairs.jsonl")}
+    for names in (["few", "many"], ["many", "few"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            found = evaluate(
+                "base", {name: data[name] for name in names}, model=place / "model", samples=7, max_new_tokens=1
+            )
+        assert found.settings["samples"] == 7
+    found = evaluate("base", data, model=place / "model", max_rows=5)
+    assert found.settings["data"] == {"few": 1, "many": 5}
 
 
 def test_fewer_prompts_than_samples_is_said(place) -> None:

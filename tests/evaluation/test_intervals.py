@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agiledpo.evaluation.intervals import Z, group_error, mean_of, ratio_of, share_of, share_with_error, wilson
+from agiledpo.evaluation.intervals import (
+    Z,
+    difference_of,
+    group_error,
+    mean_of,
+    ratio_of,
+    share_of,
+    share_with_error,
+    wilson,
+)
 
 
 def test_wilson_by_hand() -> None:
@@ -77,3 +86,30 @@ def test_coverage_where_pairs_share_prompts() -> None:
         naive += plain.low <= 0.75 <= plain.high
     assert 0.925 < inside / runs < 0.975
     assert naive / runs < 0.85
+
+
+def test_paired_differences_by_hand() -> None:
+    # With 7 wins, 2 losses and 11 of neither the added pair makes (8 - 3) / 22 and sqrt((11 / 22 - (5 / 22)^2) / 22).
+    found = difference_of(np.array([1.0] * 7 + [-1.0] * 2 + [0.0] * 11), np.arange(20))
+    half = Z * math.sqrt((11 / 22 - (5 / 22) ** 2) / 22)
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 5 / 22 - half, 5 / 22 + half))
+    # Nothing differs, or all does: the interval has a width, and stays in [-1, 1].
+    for value in (-1.0, 0.0, 1.0):
+        same = difference_of(np.full(10, value), np.arange(10))
+        assert -1 <= same.low <= value <= same.high <= 1
+        assert same.high - same.low > 0.4
+    # Copies of a prompt tell next to nothing new.
+    once = np.array([1.0, 0, 0, -1, 1, 0, 0, 1, 0, 0])
+    copies = difference_of(np.repeat(once, 5), np.repeat(np.arange(10), 5))
+    alone = difference_of(once, np.arange(10))
+    assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+@pytest.mark.parametrize(("pairs", "policy", "other"), [(30, 0.97, 0.93), (30, 0.7, 0.6), (100, 0.99, 0.99)])
+def test_coverage_of_paired_differences(pairs: int, policy: float, other: float) -> None:
+    random, runs, inside = np.random.default_rng(5), 400, 0
+    for _ in range(runs):
+        values = (random.random(pairs) < policy).astype(float) - (random.random(pairs) < other)
+        found = difference_of(values, np.arange(pairs))
+        inside += found.low <= policy - other <= found.high
+    assert inside / runs > 0.93

@@ -97,7 +97,7 @@ def test_greedy_answers_are_the_elites(make_env, make_population, tiny_tokenizer
         assert line["tokens"] == ids.shape[1] - start
 
 
-def test_kl_is_the_sum_over_the_vocabulary_in_float64(make_population, randomise):
+def test_kl_is_the_sum_over_the_vocabulary_in_float64(make_population, randomise, monkeypatch):
     (agent,) = make_population(1)
     randomise(agent, "actor")
     prompt, answer = torch.arange(4, 9), torch.arange(30, 40)
@@ -110,6 +110,15 @@ def test_kl_is_the_sum_over_the_vocabulary_in_float64(make_population, randomise
     agent.base.model.float()
     assert kl_per_token(agent, prompt, answer) == pytest.approx(float(expected), rel=1e-5)
     assert float(expected) > 0.01
+    # Several blocks of positions add up, and no logits of the prompt are made.
+    shapes = []
+    hook = agent.lm.model.get_output_embeddings().register_forward_hook(
+        lambda module, given, made: shapes.append(made.shape[1])
+    )
+    monkeypatch.setattr("agiledpo.evaluation.kl._POSITIONS", 3)
+    assert kl_per_token(agent, prompt, answer) == pytest.approx(float(expected), rel=1e-5)
+    hook.remove()
+    assert shapes == [10, 10]
 
 
 def test_a_resumed_run_writes_the_same_samples(make_env, make_population, tmp_path):

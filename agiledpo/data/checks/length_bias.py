@@ -89,14 +89,14 @@ def length_bias(chosen: NDArray[np.int32], rejected: NDArray[np.int32]) -> Lengt
     )
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
     """Confidence interval of a proportion: all p with (p̂ - p)² ≤ z² p (1 - p) / n.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927) 209-212.
 
     Args:
-        successes: How many.
-        trials: Of how many; none gives (0, 1).
+        successes: How many; a tie may count one half.
+        trials: Of how many, as independent ones count; none gives (0, 1).
         z: Quantile of the standard normal distribution.
     """
     if trials == 0:
