@@ -100,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file.unlink(missing_ok=True)  # of the demo before this one
     started = time.perf_counter()
     with directory.recorded("dpo", processes=1) as about:
-        about["model"] = {"name": MODEL_NAME, "parameters": model.num_parameters()}
-        about["data"] = {split: {"rows": len(env.lengths(split))} for split in ("train", "test", "final")}
+        about.values["model"] = {"name": MODEL_NAME, "parameters": model.num_parameters()}
+        about.values["data"] = {split: {"rows": len(env.lengths(split))} for split in ("train", "test", "final")}
         population, _ = finetune_llm_preference(
             agents,
             env,

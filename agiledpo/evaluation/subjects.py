@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
@@ -69,9 +69,8 @@ class Subject:
             return Subject(str(name), saved)
         hyperparameters = read_attributes(saved.path, required=("hyperparameters",))["hyperparameters"]
         beta = hyperparameters.get("beta") if isinstance(hyperparameters, dict) else None
-        usable = isinstance(beta, int | float) and not isinstance(beta, bool) and math.isfinite(beta) and beta > 0
         trained = saved.manifest.algorithm
-        return Subject(str(name), saved, trained, float(beta) if usable and trained == DPO.__name__ else None)
+        return Subject(str(name), saved, trained, _positive(beta) if trained == DPO.__name__ else None)
 
     @property
     def path(self) -> Path | None:
@@ -252,3 +251,10 @@ def _fittest_in(path: Path) -> Path:
         return -math.inf if math.isnan(history[-1]) else history[-1]
 
     return places[max(places, key=fitness)]
+
+
+def _positive(beta: Any) -> float | None:
+    """A beta that can be one; None otherwise."""
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not math.isfinite(beta) or beta <= 0:
+        return None
+    return float(beta)
