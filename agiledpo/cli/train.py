@@ -164,7 +164,6 @@ def _run(config: "Config", run: Path | None, *, resume: bool) -> None:
     from agiledpo.launch.directory import RunDirectory, fresh_directory
     from agiledpo.launch.model import launched_accelerator
     from agiledpo.launch.train import set_threads, train_checked
-    from agiledpo.training.interruption import TrainingInterrupted
 
     set_threads(config)
     accelerator = launched_accelerator()
@@ -182,12 +181,8 @@ def _run(config: "Config", run: Path | None, *, resume: bool) -> None:
     with _run_errors():
         team.leader_does(lambda: directory.check_usable(resume=resume))
     say(f"The run is in {shown}")
-    try:
-        with _run_errors(), _terminable(), _plain_warnings():
-            train_checked(config, directory, resume=resume, accelerator=accelerator)
-    except TrainingInterrupted:
-        say(f"To go on: agiledpo resume {shown}")
-        raise
+    with _run_errors(), _terminable(), _plain_warnings():
+        train_checked(config, directory, resume=resume, accelerator=accelerator)
     if config.values["train"]["save_elite"]:
         say(f"The fittest agent's adapter is in {shown}/elite/actor.")
     say(f"To look at the run: agiledpo report {shown}")

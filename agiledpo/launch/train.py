@@ -1,5 +1,6 @@
 """Train as a configuration says, and write the run's directory."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -90,6 +91,11 @@ class _Acceptance(Observer):
 
     def __init__(self, config: Config, directory: RunDirectory, about: About | None) -> None:
         self._config, self._directory, self._about = config, directory, about
+
+    @property
+    @override
+    def resume_command(self) -> str:
+        return f"agiledpo resume {shlex.quote(str(self._directory.path))}"
 
     @override
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:

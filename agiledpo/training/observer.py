@@ -67,6 +67,11 @@ class Observer:
         """Files that it writes: a new run finds them empty or absent."""
         return ()
 
+    @property
+    def resume_command(self) -> str | None:
+        """What a person types to go on with the run after it was stopped, if more than the Python call makes it."""
+        return None
+
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:
         """A run of these agents begins, or goes on."""
 
@@ -139,6 +144,12 @@ class Observers(Observer):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+    @property
+    @override
+    def resume_command(self) -> str | None:
+        commands = (observer.resume_command for observer in self._observers.values())
+        return next((command for command in commands if command is not None), None)
 
     @override
     def begins(self, outline: Outline, agents: Sequence[LLMAlgorithm]) -> None:

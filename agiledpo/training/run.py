@@ -327,7 +327,9 @@ class TrainingRun(Generic[Agent]):
         newest = self.checkpoints.last()
         if saved is None:
             how += "It could not be saved. " if newest is None else f"Only {newest} could be saved. "
-        if newest is not None:
+        if newest is not None and (command := self.observer.resume_command) is not None:
+            how += f"To go on: {command}"
+        elif newest is not None:
             how += f"To go on, make the same call with resume_from='latest', or '{newest}'."
         # Not only above the bar: whoever runs with verbose=False has to know as well.
         if self.team.leads:

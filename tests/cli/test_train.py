@@ -110,7 +110,8 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(here: Path) -> None
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "To go on: agiledpo resume stopped" in output
+    assert output.count("To go on") == 1
+    assert "pairs. To go on: agiledpo resume stopped" in output
     assert json.loads(Path("stopped/about.json").read_text())["status"] == "interrupted"
     saved = [int(path.name.removeprefix("step_")) for path in Path("stopped/checkpoints").glob("step_*")]
     assert 0 < max(saved) < 240
