@@ -62,7 +62,7 @@ def _preferences(name: str, policies: list[PolicyFigures], gain: dict[str, Figur
         add(label, ["-" if _is_reference(column) else cell(column) for column in columns])
 
     held_against("preference accuracy", lambda c: str(c.accuracy))
-    if gain is not None:
+    if gain is not None and not any(map(_is_reference, columns)):
         add("  gain over the other", [_signed(gain[name]), ""])
     held_against("  by length-normalised margins", lambda c: str(c.margins_per_token.accuracy))
     add("  by log p, no reference", [str(c.likelihood_accuracy) for c in columns])
