@@ -177,7 +177,7 @@ def test_what_user_code_raises_can_be_traced(here: Path) -> None:
     assert result.exit_code == 1
     assert "The traceback is in r/about.json." in result.output
     assert "return float('much')" in json.loads(begun("r"))["traceback"]
-    refused = train("dpo", "data.max_rows=0", "--run", "s")
+    refused = train("dpo", "data.train=missing.jsonl", "--run", "s")
     assert "traceback" not in refused.output
     assert json.loads(begun("s"))["traceback"] is None
 
