@@ -63,13 +63,8 @@ def _preferences(name: str, policies: list[PolicyFigures], gain: dict[str, Figur
         add(label, ["-" if _is_reference(column) else cell(column) for column in columns])
 
     held_against("preference accuracy", lambda c: str(c.accuracy))
-<<<<<<< HEAD
     if gain is not None:
         add("  gain over the other", ["-" if any(map(_is_reference, columns)) else _signed(gain[name]), ""])
-=======
-    if gain is not None and not any(map(_is_reference, columns)):
-        add("  gain over the other", [_signed(gain[name]), ""])
->>>>>>> wip-C
     held_against("  by length-normalised margins", lambda c: str(c.margins_per_token.accuracy))
     add("  by log p, no reference", [str(c.likelihood_accuracy) for c in columns])
     add("  by log p per token", [str(c.likelihood_accuracy_per_token) for c in columns])
