@@ -13,7 +13,10 @@ def report_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write.  [default: report.html in the first run]", show_default=False
+            "--output",
+            "-o",
+            help="File to write.  [default: report.html in the run; of several report-with-<others>.html in the first]",
+            show_default=False,
         ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,

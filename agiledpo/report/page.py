@@ -63,7 +63,8 @@ def write_report(runs: RunRecord | Sequence[RunRecord], output: str | Path | Non
 
     Args:
         runs: A run, or up to six.
-        output: The file; None for ``report.html`` in the first run's directory. A file that is there is replaced.
+        output: The file; None for ``report.html`` in the run's directory, or in the first one's, of several,
+            ``report-with-<names of the others>.html``. A file that is there is replaced.
 
     Returns:
         The file.
@@ -76,7 +77,8 @@ def write_report(runs: RunRecord | Sequence[RunRecord], output: str | Path | Non
     shown = [runs] if isinstance(runs, RunRecord) else list(runs)
     if not 1 <= len(shown) <= MOST_RUNS:
         raise ValueError(f"A report is of 1 to {MOST_RUNS} runs, got {len(shown)}.")
-    path = shown[0].path / "report.html" if output is None else Path(output)
+    names = "".join(f"-{run.path.resolve().name}" for run in shown[1:])
+    path = shown[0].path / (f"report-with{names}.html" if names else "report.html") if output is None else Path(output)
     page = _render(_distinct(shown))
     with complete_or_absent(path, overwrite=True) as draft:
         draft.write(page.encode(errors="replace"))  # half a surrogate pair in an answer is no character

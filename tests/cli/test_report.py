@@ -32,6 +32,14 @@ def test_several_runs_into_a_file(run, tmp_path):
     assert "2 runs compared" in output.read_text()
 
 
+def test_a_comparison_leaves_the_report_of_a_run_alone(run):
+    assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
+    alone = (run / "report.html").read_text()
+    assert CliRunner().invoke(app, ["report", str(run), str(run)]).exit_code == 0
+    assert (run / "report.html").read_text() == alone
+    assert "2 runs compared" in (run / f"report-with-{run.name}.html").read_text()
+
+
 @pytest.mark.parametrize(("line", "told"), [("{", "metrics.jsonl, line 3: it is not JSON"), (None, "is no directory")])
 def test_what_is_wrong_is_said_in_a_sentence(run, line, told):
     if line is None:
