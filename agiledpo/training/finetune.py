@@ -183,7 +183,7 @@ def finetune(
         observer.begins(replace(outline, resumes=found is not None), run.population)
         if found is not None and checkpoints is not None:
             checkpoints.take_up(run, *found)
-            observer.said(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} rows.")
+            observer.said(f"Going on from {found[0]}, after {run.rows_done} of {schedule.total_rows} {practice.unit}s.")
         elif resume_from is not None:
             observer.said("Nothing has been saved yet, so the run begins at its beginning.")
             for line in team.leader_does(lambda: [_moved_aside(file) for file in files.values() if file.exists()]):
