@@ -11,6 +11,9 @@ from rich.text import Text
 from agiledpo.evaluation.evaluation import Evaluation, PolicyFigures, PreferenceFigures
 from agiledpo.evaluation.intervals import Figure
 
+# Characters of "0.875 [0.640, 0.965] of 16": a long name of a policy is folded before its figures are.
+_FIGURE = 26
+
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print an evaluation.
@@ -48,7 +51,7 @@ def _table(title: str, policies: list[PolicyFigures]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column(no_wrap=True)
     for one in policies:
-        table.add_column(Text(one.name, overflow="fold"), justify="left")
+        table.add_column(Text(one.name, overflow="fold"), justify="left", min_width=_FIGURE)
     return table
 
 

@@ -113,11 +113,16 @@ def test_a_judge_that_hangs_keeps_what_it_said(script) -> None:
 
 @pytest.mark.parametrize("each", [False, True])
 def test_ctrl_c_keeps_what_was_said(script, each: bool) -> None:
+    # A process in the background of a shell ignores Ctrl-C, and so would this one there.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     text = LONGER.replace("    a, b", "    if row['id'] == 2:\n        __import__('time').sleep(60)\n    a, b")
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    verdicts = CommandJudge(script(text), each=each).judge(comparisons((3, 1), (1, 2), (5, 5), (3, 1)))
-    timer.join()
+    try:
+        verdicts = CommandJudge(script(text), each=each).judge(comparisons((3, 1), (1, 2), (5, 5), (3, 1)))
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert [verdict.winner for verdict in verdicts] == ["a", "b", None, None]
     assert [verdict.problem for verdict in verdicts[2:]] == ["interrupted"] * 2
 
