@@ -50,7 +50,7 @@ class MetricsLog(Recorder):
 
     @override
     def record(self, step: int, figures: Mapping[str, Number]) -> None:
-        line = {"step": step, **{name: _json(value) for name, value in figures.items()}}
+        line = {"step": step, **{name: json_number(value) for name, value in figures.items()}}
         try:
             self._journal.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         except FileExistsError:  # another run's lines, not a matter of the disk
@@ -81,7 +81,8 @@ class MetricsLog(Recorder):
             self._journal.load_state_dict(state["file"])
 
 
-def _json(value: Number) -> Number | str:
+def json_number(value: Number) -> Number | str:
+    """A number as JSON can hold it: NaN and infinities by the names that ``float`` reads."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,7 +1,6 @@
 """Answers to a few held-out prompts, before training and whenever agents are measured."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from agiledpo.generation import SamplingSettings, TransformersGenerator
 from agiledpo.journal import Journal
 from agiledpo.llm_envs.dataset_gym import DatasetGym
 from agiledpo.losses.checks import check_whole_number
+from agiledpo.training.metrics_log import json_number
 from agiledpo.training.observer import Observer, Outline
 from agiledpo.training.population import Population
 
@@ -205,9 +205,7 @@ class Samples(Observer):
                     "answer": str(self._env.tokenizer.decode(tokens, skip_special_tokens=True)),
                     "tokens": len(tokens),
                     "finished": bool(finished),
-                    "kl_per_token": kl
-                    if math.isfinite(kl)
-                    else str(kl).replace("nan", "NaN").replace("inf", "Infinity"),
+                    "kl_per_token": json_number(kl),
                     "chosen": prompt.chosen,
                 }
                 lines.append(json.dumps(answer, allow_nan=False, default=str).encode() + b"\n")
